@@ -1,0 +1,41 @@
+# Every command that the README names. Bare `make` explains them.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench real chaos lint clean
+
+python := .venv/bin/python
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## make .venv and fetch Delta's jars; nothing to do when nothing changed (PYTHON=/path/to/python3.11)
+	@PYTHON='$(PYTHON)' /bin/sh infra/setup/setup.sh
+
+demo: setup ## make a synthetic Commonwealth, ingest its deliveries and show what came of them
+	@$(python) -m concord.demo $(DEMO)
+
+# Two workers: a Spark session keeps one core busy with planning most of the time, so two of them, at
+# about 1.5 GB each, use a small machine well. loadgroup, because tests that share a dear fixture (the
+# demo, a finished set-up) name an xdist_group and so pay for it once. Here and not in pyproject.toml,
+# so that a plain pytest stays in one process, for a debugger.
+test: setup ## run every test, lint included (TEST="-k name tests/unit" narrows it)
+	@$(python) -m pytest -n 2 --dist loadgroup $(TEST)
+
+bench: setup ## measure synthesis and ingestion, and write docs/benchmarks.md (BENCH="--help" for sizes)
+	@$(python) -m tests.bench $(BENCH)
+
+real: setup ## load data that this project did not make: the pseudopeople sample population
+	@tests/real/run.sh
+
+chaos: setup ## kill and rerun jobs at random for a longer while than `make test` does
+	@$(python) -m pytest -m chaos $(TEST)
+
+lint: setup ## ruff, mypy and the import rules alone
+	@$(python) -m pytest tests/unit/test_lint.py
+
+clean: ## remove what was built and caches, never a lake in data/ (CLEAN=all: .venv and the jars too)
+	@rm -rf build dist metastore_db spark-warehouse derby.log
+	@rm -rf .pytest_cache .hypothesis .ruff_cache .mypy_cache .import_linter_cache
+	@find libs models jobs tests infra -name __pycache__ -type d -prune -exec rm -rf {} +
+ifeq ($(CLEAN),all)
+	@rm -rf .venv infra/jars/*.jar infra/jars/arriving infra/jars/fetch.log
+endif

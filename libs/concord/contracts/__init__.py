@@ -1,0 +1,1 @@
+"""Contracts of feeds: ODCS files read into types, compared, documented and drafted."""

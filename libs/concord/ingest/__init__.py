@@ -1,0 +1,1 @@
+"""From an agency's delivery to curated tables, the vault and quarantine."""

@@ -1,0 +1,343 @@
+"""From an audited stage to the tables: curated facts, identifiers, quarantine.
+
+One Delta commit per table, each under the delivery's sequence number, so that a rerun after a
+crash skips what is done and goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from concord.contracts.model import IDENTIFIERS, MULTI_VALUED, Contract
+from concord.contracts.model import Table as Source
+from concord.ingest import readers, rules, tables
+from concord.ingest.ledger import FeedState
+from concord.ingest.manifest import first_day
+from concord.ingest.stage import Stage
+from concord.lake import scd2
+from concord.lake.points import reach
+from concord.lake.registry import Table
+from concord.lake.storage import join
+from concord.lake.tables import (
+    Append,
+    Changes,
+    How,
+    Lake,
+    Merge,
+    ReplaceWhere,
+    Stamp,
+    Transaction,
+    Written,
+    isin,
+)
+from concord.privacy.records import source_key
+
+Labels = Callable[[Table], Mapping[str, str]]
+Content = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What one delivery writes, and as what."""
+
+    lake: Lake
+    contract: Contract
+    delivery_id: str
+    sequence: int
+    stamp: Stamp
+    labels: Labels
+    state: FeedState
+    work: str
+    again: bool = False
+
+    def write(self, rows: DataFrame, table: Table, how: How, *, part: str = "") -> Written:
+        """One commit; `part` names the source table where several share the target."""
+        application = f"ingest/{table.name}/{part}" if part else f"ingest/{table.name}"
+        written = self.lake.write(
+            rows,
+            table,
+            how,
+            stamp=self.stamp,
+            transaction=Transaction(application, self.sequence),
+            labels=self.labels(table),
+        )
+        reach(f"ingest.wrote.{table.name}")
+        return written
+
+    def targets(self, source: Source) -> list[Target]:
+        """Where the rows of a source table go."""
+        found = [Target(tables.curated(self.contract, source), source, vault=False)]
+        people = tables.identifiers(self.contract)
+        if people and tables.describes(source):
+            found.append(Target(people, source, vault=True))
+        return found
+
+
+@dataclass(frozen=True)
+class Target:
+    """A table that rows of a source table go to. The vault's is shared by the feed's tables."""
+
+    table: Table
+    source: Source
+    vault: bool
+
+    @property
+    def part(self) -> str:
+        return self.source.name if self.vault else ""
+
+    @property
+    def key(self) -> list[str]:
+        return [name for name in self.table.key if name != scd2.VALID_FROM]
+
+    def project(self, rows: DataFrame) -> DataFrame:
+        return identified(self.source, rows) if self.vault else rows
+
+    def present(self, lake: Lake) -> DataFrame:
+        """What the target holds of the source table."""
+        rows = lake.read(self.table)
+        return rows.where(F.col("source_table") == self.source.name) if self.vault else rows
+
+    def where(self, condition: str) -> ReplaceWhere:
+        own = f" AND source_table = '{self.source.name}'" if self.vault else ""
+        return ReplaceWhere(condition + own)
+
+
+def publish(to: Publication, staged: Stage, contents: frozenset[Content]) -> list[Written]:
+    """Writes the good rows of the given (table, period) pairs to curated tables and the vault."""
+    written = []
+    for source in to.contract.tables:
+        periods = sorted(period for name, period in contents if name == source.name)
+        if not periods or source.name not in staged.tables:
+            continue
+        rows = staged.good(source.name).where(F.col("_period").isin(periods))
+        if source.policy == "upsert" and len(periods) > 1:
+            rows = _newest(rows, source.key)
+        rows = originated(rules.with_derived(rows, source), to.delivery_id, to.sequence)
+        for target in to.targets(source):
+            written.append(_load(to, target, target.project(rows), periods))
+    return written
+
+
+def quarantine(to: Publication, staged: Stage) -> Written | None:
+    """Writes the other rows to the feed's quarantine table; None when there are none."""
+    table = tables.quarantine(to.contract)
+    parts = [
+        _quarantined(to, staged, name)
+        for name in staged.tables
+        if any(file.quarantined for file in staged.files if file.table == name)
+    ]
+    if to.again:
+        parts.append(_released(to, staged, table))
+        where = ReplaceWhere(isin("delivery_id", (to.delivery_id,)))
+        return to.write(_union(parts), table, where)
+    return to.write(_union(parts), table, Append()) if parts else None
+
+
+def withdraw(
+    to: Publication,
+    target: str,
+    contents: frozenset[Content],
+    survivors: Callable[[Source], DataFrame | None],
+) -> list[Written]:
+    """Takes a delivery's rows back, as if its periods had never been sent.
+
+    `survivors` gives, for an upsert table, the rows of the deliveries that stay (derived columns
+    and origin included), from which keys that rested on the withdrawn one are filled again.
+    """
+    written = []
+    for source in to.contract.tables:
+        periods = sorted(period for name, period in contents if name == source.name)
+        if not periods:
+            continue
+        others = survivors(source) if source.policy == "upsert" else None
+        for written_to in to.targets(source):
+            written.append(_take_back(to, written_to, target, periods, others))
+    table = tables.quarantine(to.contract)
+    if to.lake.exists(table):
+        empty = to.lake.read(table).limit(0)
+        written.append(to.write(empty, table, ReplaceWhere(isin("delivery_id", (target,)))))
+    return written
+
+
+def originated(rows: DataFrame, delivery_id: str, sequence: int) -> DataFrame:
+    """Adds the columns that say which delivery a row came with."""
+    return rows.withColumn("_delivery_id", F.lit(delivery_id)).withColumn(
+        "_sequence", F.lit(sequence).cast("bigint")
+    )
+
+
+def identified(source: Source, rows: DataFrame) -> DataFrame:
+    """One row per described subject of each row: who it is, in the vault's columns."""
+    parts = []
+    for subject in source.subjects:
+        if subject.identifiers is None:
+            continue
+        parts.append(
+            rows.where(F.col(subject.record_id).isNotNull()).select(
+                F.col(subject.record_id).alias("record_id"),
+                F.lit(subject.role).alias("role"),
+                F.lit(subject.kind).alias("kind"),
+                source_key([F.col(name) for name in subject.key]).alias("source_key"),
+                F.lit(source.name).alias("source_table"),
+                source_key([F.col(name) for name in source.key]).alias("source_row"),
+                *[_identifier(name, subject.identifiers.get(name)) for name in IDENTIFIERS],
+                "_period",
+                "_delivery_id",
+                "_sequence",
+            )
+        )
+    return _union(parts)
+
+
+def _load(to: Publication, target: Target, rows: DataFrame, periods: Sequence[str]) -> Written:
+    match target.source.policy:
+        case "full_refresh":
+            how: How = target.where(isin("_period", periods))
+        case "append_only" if to.again:
+            how = target.where(isin("_delivery_id", (to.delivery_id,)))
+        case "append_only":
+            how = Append()
+        case "upsert":
+            how = Merge(newer=("_period", "_sequence"))
+        case "snapshot":
+            own = {first_day(period): (to.delivery_id, to.sequence) for period in periods}
+            timeline = {**to.state.timeline(target.source.name), **own}
+            return _snapshot(to, target, rows, timeline, periods)
+    return to.write(rows, target.table, how, part=target.part)
+
+
+def _take_back(
+    to: Publication,
+    target: Target,
+    delivery: str,
+    periods: Sequence[str],
+    others: DataFrame | None,
+) -> Written:
+    empty = target.present(to.lake).limit(0)
+    match target.source.policy:
+        case "full_refresh":
+            how: How = target.where(isin("_period", periods))
+            return to.write(empty, target.table, how, part=target.part)
+        case "append_only":
+            how = target.where(isin("_delivery_id", (delivery,)))
+            return to.write(empty, target.table, how, part=target.part)
+        case "snapshot":
+            gone = {first_day(period) for period in periods}
+            known = to.state.timeline(target.source.name)
+            timeline = {day: stamp for day, stamp in known.items() if day not in gone}
+            nobody = empty.withColumn("_period", F.lit(None).cast("string"))
+            return _snapshot(to, target, nobody, timeline, periods)
+        case "upsert":
+            resting = target.present(to.lake).where(F.col("_delivery_id") == delivery)
+            back = resting.limit(0)
+            if others is not None:
+                mine = target.project(others).join(
+                    resting.select(*target.key), target.key, "left_semi"
+                )
+                back = _newest(mine, target.key).select(*target.table.column_names)
+            gone_rows = resting.join(back.select(*target.key), target.key, "left_anti")
+            changes = back.withColumn(scd2.OPERATION, F.lit("put")).unionByName(
+                gone_rows.withColumn(scd2.OPERATION, F.lit("delete"))
+            )
+            return to.write(changes, target.table, Changes(), part=target.part)
+
+
+def _snapshot(
+    to: Publication,
+    target: Target,
+    rows: DataFrame,
+    timeline: Mapping[date, tuple[str, int]],
+    periods: Sequence[str],
+) -> Written:
+    changes = scd2.change(
+        target.present(to.lake),
+        rows.withColumn("_date", _date_of(periods)),
+        key=target.key,
+        timeline=timeline,
+        assigned=[first_day(period) for period in periods],
+    )
+    # MERGE reads its source twice; the changes are few and cost much to find.
+    kept = join(to.work, f"_changes_{'vault' if target.vault else 'curated'}_{target.source.name}")
+    changes.write.mode("overwrite").parquet(kept)
+    changes = to.lake.spark.read.schema(changes.schema).parquet(kept)
+    return to.write(changes, target.table, Changes(), part=target.part)
+
+
+def _date_of(periods: Sequence[str]) -> Column:
+    if not periods:
+        return F.lit(None).cast("date")
+    pairs = [F.lit(x) for period in periods for x in (period, first_day(period))]
+    return F.create_map(*pairs)[F.col("_period")]
+
+
+def _newest(rows: DataFrame, key: Sequence[str]) -> DataFrame:
+    """Of rows with one key, that of the newest period, and of it that of the newest delivery."""
+    order = [F.col("_period").desc()]
+    if "_sequence" in rows.columns:
+        order.append(F.col("_sequence").desc())
+    ranked = Window.partitionBy(*key).orderBy(*order)
+    return rows.withColumn("_rank", F.row_number().over(ranked)).where("_rank = 1").drop("_rank")
+
+
+def _identifier(name: str, columns: str | tuple[str, ...] | None) -> Column:
+    if name in MULTI_VALUED:
+        given = (columns,) if isinstance(columns, str) else columns or ()
+        values = F.array_distinct(
+            F.array_compact(F.array(*[F.col(column).cast("string") for column in given]))
+        ).cast("array<string>")
+        return F.when(F.size(values) > 0, values).alias(name)
+    kind = "date" if name == "birth_date" else "string"
+    value = F.col(columns) if isinstance(columns, str) else F.lit(None)
+    return value.cast(kind).alias(name)
+
+
+def _quarantined(to: Publication, staged: Stage, name: str) -> DataFrame:
+    offsets = readers.row_numbers(staged.tables[name])
+    return (
+        staged.bad(name)
+        .join(F.broadcast(offsets), ["_file", "_block"])
+        .select(
+            F.lit(to.delivery_id).alias("delivery_id"),
+            F.lit(name).alias("source_table"),
+            F.col("_period").alias("period"),
+            F.col("_file").alias("file"),
+            (F.col("_index") + F.col("_offset")).alias("row_number"),
+            F.col("_raw").alias("raw"),
+            F.col("_violations").alias("violations"),
+            F.lit(to.contract.version).alias("contract_version"),
+            F.lit(to.sequence).cast("bigint").alias("sequence"),
+            F.lit(None).cast("string").alias("released_by"),
+        )
+    )
+
+
+def _released(to: Publication, staged: Stage, table: Table) -> DataFrame:
+    """Rows that were in quarantine and pass now: kept as a trace, their raw text gone."""
+    still = _union([_quarantined(to, staged, name) for name in staged.tables])
+    before = to.lake.read(table).where(F.col("delivery_id") == to.delivery_id)
+    key = ["file", "row_number"]
+    passed = before.join(still.select(*key), key, "left_anti")
+    now = F.coalesce(F.col("released_by"), F.lit(to.stamp.run_id))
+    return passed.select(
+        *[
+            F.lit(None).cast("string").alias("raw")
+            if name == "raw"
+            else now.alias(name)
+            if name == "released_by"
+            else F.col(name)
+            for name in table.column_names
+        ]
+    )
+
+
+def _union(parts: Sequence[Any]) -> DataFrame:
+    whole: DataFrame = parts[0]
+    for part in parts[1:]:
+        whole = whole.unionByName(part)
+    return whole

@@ -1,0 +1,1 @@
+"""The lake: session, storage, table registry, idempotent writes, locks, ledgers, upkeep."""

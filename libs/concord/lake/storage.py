@@ -1,0 +1,212 @@
+"""Files of the lake and the landing area, through Hadoop's FileSystem.
+
+Every path is a URI or plain path that Spark understands (`/data/lake`, `s3a://…`, `abfss://…`,
+`viewfs://…`); nothing here assumes a local disk, but for `put_if_absent`, which says why.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import SparkSession
+
+from concord.errors import InfrastructureError
+
+COPY_BUFFER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One entry of a folder. `modified` is the store's own milliseconds since 1970."""
+
+    path: str
+    name: str
+    bytes: int
+    modified: int
+    is_folder: bool
+
+
+def join(root: str, *parts: str) -> str:
+    """`root` and `parts` as one path, with single slashes between."""
+    return "/".join([root.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+class Storage:
+    """The file operations that Concord needs, over one Spark session's Hadoop configuration.
+
+    Every method raises InfrastructureError (exit 20) when the store fails.
+    """
+
+    def __init__(self, spark: SparkSession) -> None:
+        self._jvm: Any = spark._jvm
+        self._conf: Any = spark._jsc.hadoopConfiguration()  # type: ignore[union-attr]
+
+    def exists(self, path: str) -> bool:
+        fs, target = self._open(path)
+        return bool(_try(path, lambda: fs.exists(target)))
+
+    def list(self, path: str) -> list[FileInfo]:
+        """Entries of a folder by name; empty when it does not exist."""
+        fs, target = self._open(path)
+        if not _try(path, lambda: fs.exists(target)):
+            return []
+        found = _try(path, lambda: list(fs.listStatus(target)))
+        entries = [
+            FileInfo(
+                path=status.getPath().toString(),
+                name=status.getPath().getName(),
+                bytes=status.getLen(),
+                modified=status.getModificationTime(),
+                is_folder=status.isDirectory(),
+            )
+            for status in found
+        ]
+        return sorted(entries, key=lambda entry: entry.name)
+
+    def walk(self, path: str) -> Iterator[FileInfo]:
+        """All files below a folder."""
+        for entry in self.list(path):
+            if entry.is_folder:
+                yield from self.walk(entry.path)
+            else:
+                yield entry
+
+    def read(self, path: str, limit: int | None = None) -> bytes:
+        """The file's bytes, or its first `limit`. For small files: the bytes cross to Python."""
+        fs, target = self._open(path)
+        utils = self._jvm.org.apache.commons.io.IOUtils
+
+        def get() -> bytes:
+            stream = fs.open(target)
+            try:
+                if limit is not None:
+                    stream = self._jvm.org.apache.commons.io.input.BoundedInputStream(stream, limit)
+                return bytes(utils.toByteArray(stream))
+            finally:
+                stream.close()
+
+        return bytes(_try(path, get))
+
+    def write(self, path: str, content: bytes) -> None:
+        """Create or replace a small file."""
+        fs, target = self._open(path)
+
+        def put() -> None:
+            stream = fs.create(target, True)
+            try:
+                stream.write(content)
+            finally:
+                stream.close()
+
+        _try(path, put)
+
+    def put_if_absent(self, path: str, content: bytes) -> bool:
+        """Create the file unless it exists; False when it does. Atomic between processes.
+
+        Hadoop's local file system checks first and creates after, so the kernel's exclusive create
+        is used there. Elsewhere Delta's LogStore of the scheme does it, the same primitive that
+        Delta's commits stand on.
+        """
+        local = self.local_path(path)
+        if local is not None:
+            local.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                handle = os.open(local, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                raise InfrastructureError(f"{path}: {error.strerror}") from None
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
+            return True
+        fs, target = self._open(path)
+        store = self._jvm.org.apache.spark.sql.delta.storage.LogStore.apply(
+            self._jvm.org.apache.spark.sql.SparkSession.active().sparkContext()
+        )
+        lines = self._jvm.java.util.ArrayList()
+        lines.append(content.decode("utf-8"))
+        scala = self._jvm.scala.jdk.javaapi.CollectionConverters.asScala(lines.iterator())
+        try:
+            fs.mkdirs(target.getParent())
+            store.write(target, scala, False, self._conf)
+        except Py4JJavaError as error:
+            if "FileAlreadyExists" in error.java_exception.getClass().getName():
+                return False
+            raise InfrastructureError(f"{path}: {_reason(error)}") from None
+        return True
+
+    def sha256(self, path: str) -> str:
+        """SHA-256 of the file's bytes, hex. Read inside the JVM."""
+        fs, target = self._open(path)
+        digest = self._jvm.org.apache.commons.codec.digest.DigestUtils
+
+        def compute() -> str:
+            stream = fs.open(target)
+            try:
+                return str(digest.sha256Hex(stream))
+            finally:
+                stream.close()
+
+        return str(_try(path, compute))
+
+    def gzip_is_whole(self, path: str) -> bool:
+        """Whether a gzip file can be read to its end with its checksum right."""
+        fs, target = self._open(path)
+        stream = _try(path, lambda: fs.open(target))
+        try:
+            unzipped = self._jvm.java.util.zip.GZIPInputStream(stream, COPY_BUFFER_BYTES)
+            self._jvm.org.apache.commons.io.IOUtils.consume(unzipped)
+        except Py4JJavaError as error:
+            name = error.java_exception.getClass().getSimpleName()
+            if name in {"EOFException", "ZipException"}:
+                return False
+            raise InfrastructureError(f"{path}: {_reason(error)}") from None
+        finally:
+            stream.close()
+        return True
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy one file, replacing the target. The bytes stay inside the JVM."""
+        from_fs, from_path = self._open(source)
+        to_fs, to_path = self._open(target)
+        utils = self._jvm.org.apache.hadoop.fs.FileUtil
+        _try(
+            source,
+            lambda: utils.copy(from_fs, from_path, to_fs, to_path, False, True, self._conf),
+        )
+
+    def delete(self, path: str) -> None:
+        """Delete a file or a folder with all below it; nothing happens when it is absent."""
+        fs, target = self._open(path)
+        _try(path, lambda: fs.delete(target, True))
+
+    def local_path(self, path: str) -> Path | None:
+        """The path on this machine's disk when the store is a local one, else None."""
+        parts = urlparse(path)
+        if parts.scheme == "file":
+            return Path(unquote(parts.path))
+        default = str(self._conf.get("fs.defaultFS", "file:///"))
+        return Path(path) if not parts.scheme and default.startswith("file:") else None
+
+    def _open(self, path: str) -> tuple[Any, Any]:
+        target = self._jvm.org.apache.hadoop.fs.Path(path)
+        return _try(path, lambda: target.getFileSystem(self._conf)), target
+
+
+def _try(path: str, action: Any) -> Any:
+    try:
+        return action()
+    except Py4JJavaError as error:
+        raise InfrastructureError(f"{path}: {_reason(error)}") from None
+
+
+def _reason(error: Py4JJavaError) -> str:
+    """The store's own words: they name paths and permissions, never rows."""
+    java = error.java_exception
+    return f"{java.getClass().getSimpleName()}: {java.getMessage()}"

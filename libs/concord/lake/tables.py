@@ -1,0 +1,349 @@
+"""Reading and writing the lake's tables: every byte of table data goes through here.
+
+A write is idempotent: it carries a transaction id (`txnAppId`, `txnVersion`), Delta skips a
+version at or below the last one it recorded for that id, and the table's history, read back, tells
+whether this write was applied now, had been applied before, or was skipped with other data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from concord.errors import ConcordError, InfrastructureError
+from concord.lake import scd2
+from concord.lake.locks import Locks
+from concord.lake.registry import Table
+from concord.lake.storage import Storage, join
+
+HISTORY_LOOKBACK = 1000
+
+
+@dataclass(frozen=True)
+class Append:
+    """Add the rows."""
+
+
+@dataclass(frozen=True)
+class ReplaceWhere:
+    """Replace, in one commit, all rows that meet a SQL condition by the given rows, which must too."""
+
+    condition: str
+
+
+@dataclass(frozen=True)
+class Overwrite:
+    """Replace the whole table."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Update and insert by the table's key; `newer` columns, compared in order, must not go back."""
+
+    newer: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Merge rows with `_operation` (`put` or `delete`) by the table's key (SCD2, withdrawals)."""
+
+
+How = Append | ReplaceWhere | Overwrite | Merge | Changes
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """A write's identity: `application` names who writes what, `version` only ever grows."""
+
+    application: str
+    version: int
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What every commit says of its origin, as Delta's userMetadata."""
+
+    run_id: str
+    job: str
+    code_version: str
+    agreements: tuple[str, ...] = ()
+
+    def encode(self, transaction: Transaction | None) -> str:
+        content: dict[str, Any] = {
+            "run_id": self.run_id,
+            "job": self.job,
+            "code_version": self.code_version,
+            "agreements": list(self.agreements),
+        }
+        if transaction:
+            content["application"] = transaction.application
+            content["version"] = transaction.version
+        return json.dumps(content, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a write did: the table's version that holds it, and whether this call applied it."""
+
+    table: str
+    version: int
+    applied: bool
+
+
+class Lake:
+    """One lake as one job uses it."""
+
+    def __init__(self, spark: SparkSession, root: str, *, locks: Locks, lock_wait: float) -> None:
+        self.spark = spark
+        self.root = root
+        self.storage = Storage(spark)
+        self.locks = locks
+        self.lock_wait = lock_wait
+        self._up_to_date: dict[str, Mapping[str, str]] = {}
+
+    def with_session(self, spark: SparkSession) -> Lake:
+        """The same lake over another session of the same application (one per thread)."""
+        return Lake(spark, self.root, locks=self.locks, lock_wait=self.lock_wait)
+
+    def path(self, table: Table | str) -> str:
+        return join(self.root, table if isinstance(table, str) else table.name)
+
+    def exists(self, table: Table) -> bool:
+        return self.storage.exists(join(self.path(table), "_delta_log"))
+
+    def read(self, table: Table, *, version: int | None = None) -> DataFrame:
+        """The table's rows, at a version or the latest; an empty frame when it was never written."""
+        if not self.exists(table):
+            return self.spark.createDataFrame([], table.schema)
+        reader = self.spark.read.format("delta")
+        if version is not None:
+            reader = reader.option("versionAsOf", version)
+        return reader.load(self.path(table))
+
+    def version(self, table: Table) -> int | None:
+        """The table's latest version, None when it was never written."""
+        if not self.exists(table):
+            return None
+        return int(self._history(table, 1)[0]["version"])
+
+    def create(self, table: Table, labels: Mapping[str, str]) -> None:
+        """Make the table if absent; bring its columns, properties and labels up to what is declared.
+
+        Looked at once per job: the caller holds the table's lock.
+        """
+        wanted = {**table.delta_properties, **labels}
+        if self._up_to_date.get(table.name) == wanted:
+            return
+        if self.exists(table):
+            self._bring_up(table, wanted)
+        else:
+            builder = (
+                DeltaTable.createIfNotExists(self.spark)
+                .location(self.path(table))
+                .comment(table.description)
+                .addColumns(table.schema)
+            )
+            if table.partition_by:
+                builder = builder.partitionedBy(*table.partition_by)
+            for name, value in wanted.items():
+                builder = builder.property(name, value)
+            builder.execute()
+        self._up_to_date[table.name] = wanted
+
+    def _bring_up(self, table: Table, wanted: Mapping[str, str]) -> None:
+        place = f"delta.`{self.path(table)}`"
+        shown = self.spark.sql(f"SHOW TBLPROPERTIES {place}").collect()
+        present = {row["key"]: row["value"] for row in shown}
+        have = set(self.spark.read.format("delta").load(self.path(table)).columns)
+        added = [field for field in table.schema.fields if field.name not in have]
+        if added:
+            columns = ", ".join(f"`{f.name}` {f.dataType.simpleString()}" for f in added)
+            self.spark.sql(f"ALTER TABLE {place} ADD COLUMNS ({columns})")
+        changed = {name: value for name, value in wanted.items() if present.get(name) != value}
+        if changed:
+            pairs = ", ".join(f"'{name}' = {_literal(value)}" for name, value in changed.items())
+            self.spark.sql(f"ALTER TABLE {place} SET TBLPROPERTIES ({pairs})")
+
+    def write(
+        self,
+        rows: DataFrame,
+        table: Table,
+        how: How,
+        *,
+        stamp: Stamp,
+        transaction: Transaction | None,
+        labels: Mapping[str, str],
+    ) -> Written:
+        """Write rows to a table whose lock the caller holds.
+
+        The rows' columns must be the table's (with `_operation` besides for Changes). Raises
+        ConcordError when Delta skipped the transaction although it was never applied here, and
+        InfrastructureError when the store fails; neither repeats a row's values.
+        """
+        self.create(table, labels)
+        note = stamp.encode(transaction)
+        columns = [*table.column_names, *([scd2.OPERATION] if isinstance(how, Changes) else [])]
+        chosen = rows.select(*columns)
+        try:
+            if isinstance(how, Merge | Changes):
+                self._merge(chosen, table, how, note, transaction)
+            else:
+                self._save(chosen, table, how, note, transaction)
+        except Exception as error:
+            # A writer's message can quote rows (a violated constraint does): it is not repeated.
+            raise InfrastructureError(
+                f"{table.name}: writing failed with {described(error)}; the table is as it was. "
+                "Check space and permissions of the lake root, then run this again"
+            ) from None
+        latest = self._history(table, 1)[0]
+        if latest["userMetadata"] == note:
+            return Written(table.name, int(latest["version"]), applied=True)
+        before = self.applied(table, transaction) if transaction else None
+        if before is None:
+            raise ConcordError(
+                f"{table.name}: Delta skipped transaction {transaction}, which is at or below one "
+                "that it has recorded; the feed's sequence went backwards"
+            )
+        return Written(table.name, before, applied=False)
+
+    def append(self, rows: DataFrame, table: Table, *, stamp: Stamp) -> None:
+        """Append to an ops table. Waits its turn instead of refusing.
+
+        Its rows carry their own keys: nothing is lost by not reading the history back.
+        """
+        with self.locks.hold([table.name], wait_seconds=self.lock_wait):
+            self.create(table, {})
+            try:
+                chosen = rows.select(*table.column_names)
+                self._save(chosen, table, Append(), stamp.encode(None), None)
+            except Exception as error:
+                raise InfrastructureError(
+                    f"{table.name}: writing failed with {described(error)}; check space and "
+                    "permissions of the lake root, then run this again"
+                ) from None
+
+    def applied(self, table: Table, transaction: Transaction) -> int | None:
+        """The table version in which the transaction was applied, None when it was not."""
+        if not self.exists(table):
+            return None
+        # An application's versions only grow, so its newest one usually decides within a few commits.
+        for limit in (10, HISTORY_LOOKBACK):
+            entries = self._history(table, limit)
+            for entry in entries:
+                said = _decoded(entry["userMetadata"])
+                if said.get("application") == transaction.application:
+                    if said["version"] == transaction.version:
+                        return int(entry["version"])
+                    if said["version"] < transaction.version:
+                        return None
+            if len(entries) < limit:
+                break
+        return None
+
+    def _history(self, table: Table, limit: int) -> Sequence[Any]:
+        delta = DeltaTable.forPath(self.spark, self.path(table))
+        return delta.history(limit).select("version", "userMetadata").collect()
+
+    def _save(
+        self,
+        rows: DataFrame,
+        table: Table,
+        how: Append | ReplaceWhere | Overwrite,
+        note: str,
+        transaction: Transaction | None,
+    ) -> None:
+        writer = rows.write.format("delta").option("userMetadata", note)
+        if transaction:
+            writer = writer.option("txnAppId", transaction.application)
+            writer = writer.option("txnVersion", str(transaction.version))
+        if isinstance(how, Append):
+            writer = writer.mode("append")
+        else:
+            writer = writer.mode("overwrite")
+        if isinstance(how, ReplaceWhere):
+            writer = writer.option("replaceWhere", how.condition)
+        writer.save(self.path(table))
+
+    def _merge(
+        self,
+        rows: DataFrame,
+        table: Table,
+        how: Merge | Changes,
+        note: str,
+        transaction: Transaction | None,
+    ) -> None:
+        conf = self.spark.conf
+        settings = {"spark.databricks.delta.commitInfo.userMetadata": note}
+        if transaction:
+            settings["spark.databricks.delta.write.txnAppId"] = transaction.application
+            settings["spark.databricks.delta.write.txnVersion"] = str(transaction.version)
+        keys = [*table.key]
+        on = " AND ".join(f"t.`{name}` <=> s.`{name}`" for name in keys)
+        values: dict[str, Any] = {f"`{n}`": F.col(f"s.`{n}`") for n in table.column_names}
+        merge = (
+            DeltaTable.forPath(self.spark, self.path(table)).alias("t").merge(rows.alias("s"), on)
+        )
+        if isinstance(how, Changes):
+            deleting = f"s.{scd2.OPERATION} = 'delete'"
+            merge = merge.whenMatchedDelete(deleting).whenMatchedUpdate(set=values)
+            merge = merge.whenNotMatchedInsert(f"NOT {deleting}", values)
+        else:
+            newer = " OR ".join(_later(how.newer, depth) for depth in range(len(how.newer)))
+            merge = merge.whenMatchedUpdate(newer or None, values).whenNotMatchedInsert(
+                None, values
+            )
+        try:
+            for name, value in settings.items():
+                conf.set(name, value)
+            merge.execute()
+        finally:
+            for name in settings:
+                conf.unset(name)
+
+
+def isin(column: str, values: Sequence[str]) -> str:
+    """A SQL condition for ReplaceWhere: `column` is one of `values`."""
+    return f"{column} in ({', '.join(_literal(value) for value in values)})"
+
+
+def _later(columns: Sequence[str], depth: int) -> str:
+    """One arm of a lexicographic comparison: equal before `depth`, greater at it."""
+    equal = [f"s.`{name}` = t.`{name}`" for name in columns[:depth]]
+    return "(" + " AND ".join([*equal, f"s.`{columns[depth]}` > t.`{columns[depth]}`"]) + ")"
+
+
+def _literal(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _decoded(note: str | None) -> dict[str, Any]:
+    try:
+        content = json.loads(note or "{}")
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def described(error: Exception) -> str:
+    """What failed, in words that cannot hold a row's values.
+
+    Names of exceptions and Spark's own error condition; the message only of what the file system
+    says, which speaks of paths, space and permissions.
+    """
+    getter = getattr(error, "getCondition", None) or getattr(error, "getErrorClass", None)
+    named = getter() if callable(getter) else None
+    java = getattr(error, "java_exception", None) or getattr(error, "_origin", None)
+    words = [f"{type(error).__name__}" + (f" [{named}]" if named else "")]
+    while java is not None and hasattr(java, "getCause"):
+        kind = str(java.getClass().getName())
+        if kind.startswith(("java.io.", "java.nio.file.", "org.apache.hadoop.fs.")):
+            words.append(f"{kind.rsplit('.', 1)[-1]}: {java.getMessage()}")
+        java = java.getCause()
+    return ", ".join(dict.fromkeys(words))

@@ -1,0 +1,234 @@
+"""What a deployment sets: files under `conf/settings`, the environment, arguments.
+
+Also the one way every YAML file under `conf/` is read: typed by pydantic, with all mistakes of
+all files collected, each with its file and line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedBase
+from ruamel.yaml.constructor import RoundTripConstructor
+from ruamel.yaml.error import MarkedYAMLError
+
+from concord.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
+Location = tuple[str | int, ...]
+
+
+class Typed(BaseModel):
+    """A frozen configuration value that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --- reading conf/ files -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in one file: where it is and what to do about it."""
+
+    file: str
+    line: int
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}"
+        return (
+            f"{place}: {self.where}: {self.message}" if self.where else f"{place}: {self.message}"
+        )
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed YAML file that can tell the line of any of its values."""
+
+    file: str
+    data: Any
+
+    def line(self, location: Location) -> int:
+        """Line (from 1) of the deepest part of `location` that the file really has."""
+        node: Any = self.data
+        line = 1
+        for step in location:
+            if not isinstance(node, CommentedBase):
+                break
+            try:
+                key_line, *_ = (
+                    node.lc.key(step) if isinstance(node, Mapping) else node.lc.item(step)
+                )
+                node = cast(Any, node)[step]
+            except (KeyError, IndexError, TypeError):
+                break
+            line = key_line + 1
+        return line
+
+    def problem(self, location: Location, message: str) -> Problem:
+        return Problem(self.file, self.line(location), dotted(location), message)
+
+
+def dotted(location: Location) -> str:
+    """`("schema", 0, "name")` as `schema[0].name`."""
+    text = ""
+    for step in location:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
+    return text
+
+
+class _Constructor(RoundTripConstructor):
+    """Leaves a date that does not exist as text, so that validation can tell its line."""
+
+    def construct_yaml_timestamp(self, node: Any, values: Any = None) -> Any:
+        try:
+            return super().construct_yaml_timestamp(node, values)
+        except ValueError:
+            return node.value
+
+
+_Constructor.add_constructor("tag:yaml.org,2002:timestamp", _Constructor.construct_yaml_timestamp)
+
+
+def read_document(path: Path) -> Document:
+    """Parse one YAML file. Raises ConfigError with file and line when it is not YAML."""
+    try:
+        yaml = YAML(typ="rt")
+        yaml.Constructor = _Constructor
+        with path.open(encoding="utf-8") as stream:
+            data = yaml.load(stream)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise ConfigError(
+            [Problem(str(path), line, "", f"not valid YAML: {error.problem}")]
+        ) from None
+    except FileNotFoundError:
+        raise ConfigError([Problem(str(path), 1, "", "no such file")]) from None
+    except UnicodeDecodeError:
+        raise ConfigError(
+            [Problem(str(path), 1, "", "not UTF-8; save the file as UTF-8")]
+        ) from None
+    return Document(str(path), data)
+
+
+def validate(document: Document, model: type[Model]) -> Model:
+    """The document as `model`. Raises ConfigError listing every mistake with its line."""
+    try:
+        return model.model_validate(document.data)
+    except ValidationError as error:
+        raise ConfigError(problems_of(document, error)) from None
+
+
+def problems_of(document: Document, error: ValidationError, prefix: Location = ()) -> list[Problem]:
+    """pydantic's errors as problems of the document, each with the line of its value."""
+    found = []
+    for item in error.errors(include_url=False, include_input=False):
+        location = prefix + tuple(item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = f"unknown key {location[-1]!r}; remove it or correct its spelling"
+        elif item["type"] == "missing":
+            message = f"{location[-1]!r} is missing; add it"
+            location = location[:-1]
+        found.append(document.problem(location, message))
+    return found
+
+
+def load(path: Path, model: type[Model]) -> Model:
+    """Read and validate one file."""
+    return validate(read_document(path), model)
+
+
+def gather(errors: Iterable[ConfigError]) -> None:
+    """Raise one ConfigError holding all problems of the given ones, if there is any."""
+    problems = [problem for error in errors for problem in error.problems]
+    if problems:
+        raise ConfigError(problems)
+
+
+# --- the settings themselves ---------------------------------------------------------------------
+
+
+class Keys(Typed):
+    """Where the vault's keys come from.
+
+    `file` (development) keeps them in a folder that only its owner may read; `environment` reads
+    the variable named by `variable`, base64, on the driver and on every worker.
+    """
+
+    provider: Literal["file", "environment"] = "file"
+    path: Path | None = None
+    variable: str = "CONCORD_VAULT_KEY"
+    passphrase: SecretStr | None = None
+
+
+class SparkSettings(Typed):
+    """How the session is built. `master` None leaves it to spark-submit."""
+
+    master: str | None = None
+    jars: str | None = None
+    confs: dict[str, str] = {}
+
+
+class Locks(Typed):
+    """A lock whose holder has not renewed it for `stale_after_seconds` may be taken over."""
+
+    stale_after_seconds: int = Field(default=300, ge=5)
+    wait_seconds: int = Field(default=120, ge=0)
+
+
+class Settings(BaseSettings):
+    """Effective settings: arguments over the environment (`CONCORD_LAKE`, `CONCORD_KEYS__PATH`,
+    ...) over the settings file over the defaults here."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CONCORD_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    lake: str
+    landing: str
+    conf: Path = Path("conf")
+    mlflow: str | None = None
+    keys: Keys = Keys()
+    spark: SparkSettings = SparkSettings()
+    locks: Locks = Locks()
+    parallel_feeds: int = Field(default=2, ge=1)
+    catalog: str | None = Field(
+        default=None, description="register tables as <catalog>.<zone>.<table>; None: paths only"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # load_settings() lays the arguments over the environment itself: the file comes in last.
+        return (env_settings, init_settings)
+
+
+def load_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from `path`, the environment and `overrides` (the command line's arguments).
+
+    Raises ConfigError with every mistake; one in the file names its line.
+    """
+    document = read_document(path)
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    data = document.data if isinstance(document.data, Mapping) else {}
+    try:
+        settings = Settings(**data)
+        return settings.model_copy(update=given) if given else settings
+    except ValidationError as error:
+        raise ConfigError(problems_of(document, error)) from None

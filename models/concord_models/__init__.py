@@ -1,0 +1,1 @@
+"""The analytic models themselves: cohorts, features and labels, one package per model."""

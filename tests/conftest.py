@@ -1,0 +1,56 @@
+"""Fixtures that several kinds of tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from concord.lake.session import start
+from concord.settings import Keys, Settings, SparkSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Small queries: interpreted start-up costs more than optimised code ever wins back.
+TEST_CONFS = {
+    "spark.driver.memory": "1500m",
+    "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.sql.shuffle.partitions": "1",
+    "spark.default.parallelism": "2",
+    "spark.databricks.delta.snapshotPartitions": "1",
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
+    "spark.sql.adaptive.enabled": "true",
+}
+
+
+def test_settings(folder: Path, **changes: object) -> Settings:
+    """Settings of a lake of its own below `folder`."""
+    values: dict[str, object] = {
+        "lake": str(folder / "lake"),
+        "landing": str(folder / "landing"),
+        "keys": Keys(path=folder / "keys"),
+        "spark": SparkSettings(
+            master="local[2]", jars=str(ROOT / "infra" / "jars"), confs=TEST_CONFS
+        ),
+        "parallel_feeds": 1,
+    }
+    return Settings.model_validate({**values, **changes})
+
+
+test_settings.__test__ = False  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """One session for all tests of a worker. Only tests that ask for it pay for its start."""
+    os.environ["SPARK_LOCAL_DIRS"] = str(tmp_path_factory.mktemp("spark"))
+    os.environ.setdefault("PYTHONPYCACHEPREFIX", str(ROOT / "build" / "pycache"))
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    session = start(test_settings(tmp_path_factory.mktemp("lake")), application="concord tests")
+    yield session
+    session.stop()

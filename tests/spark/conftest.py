@@ -1,0 +1,86 @@
+"""An agency and an office in miniature: deliveries go in, tables come out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from concord.contracts.model import Contract
+from concord.ingest import tables
+from concord.ingest.job import Outcome, ingest
+from concord.lake.locks import Locks
+from concord.lake.registry import OPS_TABLES
+from concord.lake.run import running
+from concord.lake.tables import Lake
+from concord.reporting import Reporter
+from concord.settings import Settings
+from tests.conftest import test_settings
+from tests.feeds import mou
+
+
+@dataclass
+class Office:
+    """A lake of its own, and the ingest job over it."""
+
+    spark: SparkSession
+    settings: Settings
+    contracts: dict[str, Contract]
+
+    @property
+    def landing(self) -> Path:
+        return Path(self.settings.landing)
+
+    @property
+    def lake(self) -> Lake:
+        locks = Locks.of(
+            self.spark, self.settings.lake, 60, job="test", run_id="test", actor="test"
+        )
+        return Lake(self.spark, self.settings.lake, locks=locks, lock_wait=5)
+
+    def ingest(
+        self,
+        *,
+        feeds: Sequence[str] = (),
+        as_of: date = date(2025, 12, 31),
+        delivery: str | None = None,
+        reprocess: str | None = None,
+        run_id: str = "run-1",
+        dry_run: bool = False,
+    ) -> list[Outcome]:
+        with running(
+            self.settings,
+            "ingest",
+            arguments={},
+            as_of=as_of,
+            run_id=run_id,
+            config_digest="test",
+            dry_run=dry_run,
+            reporter=Reporter(quiet=True),
+            spark=self.spark,
+        ) as run:
+            return ingest(
+                run,
+                self.contracts,
+                mou(*self.contracts),
+                feeds=feeds,
+                delivery=delivery,
+                reprocess=reprocess,
+            )
+
+    def rows(self, name: str) -> DataFrame:
+        known = {t.name: t for t in (*OPS_TABLES, *self._tables().values())}
+        return self.lake.read(known[name])
+
+    def _tables(self) -> Mapping[str, tables.Table]:
+        return {t.name: t for c in self.contracts.values() for t in tables.of_contract(c)}
+
+
+@pytest.fixture
+def office(spark: SparkSession, tmp_path: Path) -> Office:
+    """An office without contracts yet; the test sets `office.contracts`."""
+    return Office(spark, test_settings(tmp_path), {})

@@ -1,0 +1,33 @@
+"""What becomes of deliveries: good ones, and each kind of bad one."""
+
+from __future__ import annotations
+
+from tests import feeds
+from tests.feeds import File, client, deliver
+from tests.spark.conftest import Office
+
+
+def test_a_good_delivery_becomes_curated_rows_and_vault_rows(office: Office) -> None:
+    office.contracts = {"tiny": feeds.contract()}
+    deliver(office.landing, 1, File("2025-05", [client(1), client(2)]))
+
+    (outcome,) = office.ingest()
+
+    assert (outcome.status, outcome.exit_code, outcome.rows) == ("loaded", 0, 2)
+    curated = office.rows("curated/tiny_clients")
+    assert curated.columns == [
+        "client_record_id",
+        "town",
+        "amount",
+        "birth_year",
+        "_period",
+        "_delivery_id",
+        "_sequence",
+    ]
+    assert {row["birth_year"] for row in curated.collect()} == {1911, 1912}
+    vault = office.rows("vault/identifiers_tiny").orderBy("source_key").collect()
+    assert [row["full_name"] for row in vault] == ["Person Number1", "Person Number2"]
+    assert {row["record_id"] for row in vault} == {
+        row["client_record_id"] for row in curated.collect()
+    }
+    assert office.ingest() == []
