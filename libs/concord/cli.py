@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ from concord.lake.storage import Storage
 from concord.reporting import Reporter
 from concord.settings import Settings, gather, load_settings
 
+# Spark confs whose values are not shown.
+SECRET = re.compile(r"(?i)secret|password|passphrase|token|key")
 DEFAULT_SETTINGS = Path("conf/settings/local.yaml")
 
 app = typer.Typer(
@@ -114,6 +117,8 @@ def ingest(
     """Load what agencies delivered into curated tables, the vault and quarantine."""
     if delivery and len(feed or []) != 1:
         raise UsageError("--delivery needs exactly one --feed: the contract to read it by")
+    if reprocess and (feed or delivery):
+        raise UsageError("--reprocess names its feed itself; leave out --feed and --delivery")
     deployment = load_deployment(settings, lake=lake, landing=landing)
     reporter = Reporter(json_logs=json_logs)
     spark = start(deployment.settings, application="concord ingest")
@@ -245,7 +250,12 @@ def show_settings(
 ) -> None:
     """Print the effective settings as JSON, secrets masked, and check every file of conf/."""
     deployment = load_deployment(settings, lake=lake, landing=landing)
-    print(deployment.settings.model_dump_json(indent=2))
+    values = deployment.settings.model_dump(mode="json")
+    confs = values["spark"]["confs"]
+    values["spark"]["confs"] = {
+        name: "******" if SECRET.search(name) else value for name, value in confs.items()
+    }
+    print(json.dumps(values, indent=2))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -25,7 +25,8 @@ from concord.cli import Deployment, load_deployment
 from concord.ingest import tables
 from concord.ingest.job import Outcome, ingest
 from concord.ingest.ledger import fold
-from concord.lake import catalog, run as runs
+from concord.lake import catalog
+from concord.lake import run as runs
 from concord.lake.locks import Locks
 from concord.lake.registry import DELIVERIES
 from concord.lake.run import running

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedBase
@@ -168,7 +168,6 @@ class Keys(Typed):
     provider: Literal["file", "environment"] = "file"
     path: Path | None = None
     variable: str = "CONCORD_VAULT_KEY"
-    passphrase: SecretStr | None = None
 
 
 class SparkSettings(Typed):

@@ -21,12 +21,13 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from concord.agreements.labels import labels
+from concord.agreements.labels import CLASSIFICATION, labels
 from concord.agreements.mou import Mou, contribution, governing
 from concord.contracts.model import Contract
 from concord.contracts.model import Table as Source
 from concord.errors import (
     ConcordError,
+    ConfigError,
     DeliveryError,
     InfrastructureError,
     QualityError,
@@ -43,8 +44,11 @@ from concord.lake.registry import DELIVERIES, Table
 from concord.lake.run import Run, versions
 from concord.lake.storage import join
 from concord.lake.tables import Lake, Written, described
-from concord.privacy.keys import KeySource, vault_key
+from concord.privacy.keys import KeySource, fingerprint, vault_key
 
+# Below this, a delivery's queries are interpreted (measured: half the time at a few thousand rows).
+COMPILE_FROM_BYTES = 4_000_000
+KEY_CHECK = "vault/_key_check"
 ARCHIVE, WORK = "vault/_archive", "vault/_work"
 
 
@@ -73,7 +77,7 @@ class Feed:
     lake: Lake
     contract: Contract
     mou: Mou
-    key: KeySource
+    key: KeySource | None
     events: list[Any]
 
     @property
@@ -86,9 +90,12 @@ class Feed:
         return self.lake.spark
 
     def archive(self, delivery_id: str) -> str:
+        if self.run.dry_run:
+            return f"{self.work(delivery_id)}/_archive"
         return self.lake.path(f"{ARCHIVE}/{self.contract.feed}/{delivery_id}")
 
     def work(self, delivery_id: str) -> str:
+        """A folder for what is made on the way; `_clean` removes it."""
         return self.lake.path(f"{WORK}/{self.contract.feed}/{delivery_id}")
 
     def labels(self, table: Table) -> dict[str, str]:
@@ -103,8 +110,9 @@ class Feed:
             self.contract.tables[0],
         )
         term = contribution(self.mou, self.contract.feed, source.name, today)
-        zone = "vault" if table.zone == "vault" else "curated"
-        return labels(self.contract, source, self.mou, term, zone)
+        found = labels(self.contract, source, self.mou, term)
+        # The vault's tables hold what came with any of the feed's tables, raw rows included.
+        return {**found, CLASSIFICATION: "restricted"} if table.zone == "vault" else found
 
     def publication(
         self, delivery_id: str, sequence: int, state: FeedState, *, again: bool = False
@@ -146,8 +154,7 @@ def ingest(
             raise UsageError(
                 f"there is no feed {name!r}; conf/feeds has {', '.join(sorted(contracts))}"
             )
-    create_key = not run.lake.storage.exists(run.lake.path("vault"))
-    key = vault_key(run.settings.keys, create=create_key and not run.dry_run)
+    key = None if run.dry_run else _key(run)
 
     def one(name: str) -> list[Outcome]:
         lake = run.lake.with_session(run.lake.spark.newSession())
@@ -158,9 +165,10 @@ def ingest(
         with run.lake.locks.hold([] if run.dry_run else held):
             events = lake.read(DELIVERIES).where(F.col("feed") == name).collect()
             feed = Feed(run, lake, contract, mou, key, events)
-            if reprocess:
-                return _reprocess(feed)
-            return _feed(feed, delivery)
+            try:
+                return _reprocess(feed) if reprocess else _feed(feed, delivery)
+            finally:
+                _clean(feed)
 
     with (
         run.reporter.stage("ingest", len(wanted)) as progress,
@@ -190,6 +198,23 @@ def ingest(
     return outcomes
 
 
+def _key(run: Run) -> KeySource:
+    """The vault's key, made for a new lake, proved to be the one that the lake's records have."""
+    storage, place = run.lake.storage, run.lake.path(KEY_CHECK)
+    new = not storage.exists(place)
+    key = vault_key(run.settings.keys, create=new)
+    if new:
+        storage.put_if_absent(place, fingerprint(key).encode())
+    if storage.read(place).decode() != fingerprint(key):
+        raise ConfigError(
+            [
+                "keys: the vault's key is not the one that this lake's record ids were made with. "
+                "Restore the right key, or name the lake that this one belongs to"
+            ]
+        )
+    return key
+
+
 # --- one feed ----------------------------------------------------------------------------------------
 
 
@@ -203,10 +228,17 @@ def _feed(feed: Feed, delivery: str | None) -> list[Outcome]:
     return outcomes
 
 
+def _clean(feed: Feed) -> None:
+    """Removes the feed's stages: they hold identifiers, and none outlives its delivery."""
+    feed.lake.storage.delete(feed.lake.path(f"{WORK}/{feed.contract.feed}"))
+
+
 def _pending(feed: Feed, state: FeedState, delivery: str | None) -> list[Found]:
     """Folders that the ledger does not know, whose manifest is not of after `as_of`, in order."""
     storage = feed.lake.storage
     if delivery is not None:
+        if not storage.exists(delivery):
+            raise UsageError(f"--delivery {delivery}: there is no such folder")
         return [integrity.look(storage, feed.contract.feed, delivery)]
     dated: list[tuple[int, str, Found]] = []
     for found in integrity.find(storage, feed.run.settings.landing, feed.contract.feed):
@@ -264,18 +296,15 @@ def _load(
     staged: Stage | None = None
     sequence = state.last_sequence + 1
     try:
-        if feed.run.dry_run:
-            folder = feed.archive(opened.delivery_id)
-            return _outcome(
-                feed, opened, "would load", 0, "its hashes and manifest are right", began
-            )
-        folder = feed.archive(opened.delivery_id)
-        integrity.archive(feed.lake.storage, folder, opened)
+        integrity.archive(feed.lake.storage, feed.archive(opened.delivery_id), opened)
         reach("ingest.archived")
         staged = _stage(feed, manifest, opened.delivery_id)
         reach("ingest.staged")
         balance(staged)
         _threshold(staged)
+        if feed.run.dry_run:
+            message = f"{staged.rows - staged.quarantined} rows, {staged.quarantined} in quarantine"
+            return _outcome(feed, opened, "would load", 0, message, began, staged)
     except (DeliveryError, QualityError) as error:
         return _reject(feed, state, opened, error, staged, began)
     _event(feed, state, opened, "loading", sequence=sequence, counts=staged, reasons=notes)
@@ -309,7 +338,6 @@ def _publish(
         written=written,
     )
     reach("ingest.recorded")
-    feed.lake.storage.delete(feed.work(opened.delivery_id))
     message = f"loaded {staged.rows - staged.quarantined} rows"
     if staged.quarantined:
         message += f", {staged.quarantined} in quarantine"
@@ -320,6 +348,14 @@ def _publish(
 def _finish(feed: Feed, state: FeedState, known: Known) -> Outcome:
     """Takes up a delivery that a crash cut short, under the sequence number it had taken."""
     began = time.monotonic()
+    if known.contract_version != feed.contract.version:
+        raise ConfigError(
+            [
+                f"{feed.contract.file}: delivery {known.folder} was cut short while it was published "
+                f"under version {known.contract_version}, and the contract is now "
+                f"{feed.contract.version}. Put that version back, ingest, then change it again"
+            ]
+        )
     folder = feed.archive(known.delivery_id)
     manifest = integrity.archived_manifest(feed.lake.storage, folder)
     opened = _reopened(feed, known, manifest)
@@ -378,19 +414,18 @@ def _take_back(
     written = publish.withdraw(to, target.delivery_id, contents, survivors)
     reach("ingest.published")
     message = f"withdrew sequence {target.agency_sequence}, found in {target.folder}"
-    rows = [
-        _row(
-            feed,
-            state,
-            opened,
-            "loaded",
-            1,
-            sequence=to.sequence,
-            written=written,
-            reasons=(message,),
-        ),
-        _withdrawn_row(feed, state, opened, target, message),
-    ]
+    done = _row(
+        feed,
+        feed.state,
+        opened,
+        "loaded",
+        1,
+        sequence=to.sequence,
+        written=written,
+        reasons=(message,),
+    )
+    # One commit: a withdrawal is never recorded without what it withdrew.
+    rows = [done, _withdrawn_row(feed, feed.state, opened, target, message)]
     _append(feed, rows)
     reach("ingest.recorded")
     return _outcome(feed, opened, "loaded", 0, message, began, None, written)
@@ -416,7 +451,8 @@ def _reprocess(feed: Feed) -> list[Outcome]:
     waiting = _with_quarantine(feed)
     for known in list(feed.state.deliveries.values()):
         kept_out = known.status == "rejected" or known.delivery_id in waiting
-        archived = feed.lake.storage.exists(feed.archive(known.delivery_id))
+        place = feed.lake.path(f"{ARCHIVE}/{feed.contract.feed}/{known.delivery_id}")
+        archived = feed.lake.storage.exists(place)
         if known.kind != "delivery" or not kept_out or not archived:
             continue
         if known.status == "withdrawn" or known.contract_version == feed.contract.version:
@@ -433,7 +469,7 @@ def _reprocess(feed: Feed) -> list[Outcome]:
 
 def _load_again(feed: Feed, state: FeedState, known: Known) -> Outcome:
     began = time.monotonic()
-    folder = feed.archive(known.delivery_id)
+    folder = feed.lake.path(f"{ARCHIVE}/{feed.contract.feed}/{known.delivery_id}")
     manifest = integrity.archived_manifest(feed.lake.storage, folder)
     opened = _reopened(feed, known, manifest)
     staged: Stage | None = None
@@ -446,16 +482,17 @@ def _load_again(feed: Feed, state: FeedState, known: Known) -> Outcome:
         )
         if isinstance(decision, ledger.Reject):
             return _reject(feed, state, opened, DeliveryError(decision.reasons), None, began)
-    if feed.run.dry_run:
-        return _outcome(feed, opened, "would load again", 0, "", began)
     try:
-        staged = _stage(feed, manifest, known.delivery_id)
+        staged = _stage(feed, manifest, known.delivery_id, archive=folder)
         balance(staged)
         _threshold(staged)
     except (DeliveryError, QualityError) as error:
         if known.status == "loaded":
             raise
         return _reject(feed, state, opened, error, staged, began)
+    if feed.run.dry_run:
+        message = f"{staged.rows - staged.quarantined} rows, {staged.quarantined} in quarantine"
+        return _outcome(feed, opened, "would load again", 0, message, began, staged)
     sequence = state.last_sequence + 1
     contents = frozenset(manifest.contents)
     if known.status == "loaded":
@@ -468,6 +505,7 @@ def _load_again(feed: Feed, state: FeedState, known: Known) -> Outcome:
 
 
 def _with_quarantine(feed: Feed) -> set[str]:
+    """Deliveries of which rows are in quarantine."""
     table = tables.quarantine(feed.contract)
     rows = feed.lake.read(table).where("released_by IS NULL").select("delivery_id").distinct()
     return {row["delivery_id"] for row in rows.collect()}
@@ -494,9 +532,11 @@ def _was_loaded(feed: Feed, known: Known) -> bool:
 # --- staging and its judgement -------------------------------------------------------------------------
 
 
-def _stage(feed: Feed, manifest: Manifest, delivery_id: str) -> Stage:
+def _stage(feed: Feed, manifest: Manifest, delivery_id: str, archive: str | None = None) -> Stage:
     """Shape and stage of an archived delivery. Raises DeliveryError for what rejects it whole."""
-    shaped = integrity.shape(feed.spark, feed.archive(delivery_id), manifest, feed.contract)
+    folder = archive or feed.archive(delivery_id)
+    _suit_engine(feed.spark, sum(file.bytes for file in manifest.files))
+    shaped = integrity.shape(feed.spark, folder, manifest, feed.contract)
     if shaped.problems:
         raise DeliveryError(shaped.problems)
     return stage(
@@ -509,12 +549,25 @@ def _stage(feed: Feed, manifest: Manifest, delivery_id: str) -> Stage:
     )
 
 
+def _suit_engine(spark: SparkSession, total_bytes: int) -> None:
+    """Interprets the queries of a small delivery: compiling each would cost more than running it."""
+    interpreted = {
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    }
+    for name, value in interpreted.items():
+        if total_bytes < COMPILE_FROM_BYTES:
+            spark.conf.set(name, value)
+        else:
+            spark.conf.unset(name)
+
+
 def balance(staged: Stage) -> None:
     """Rows and totals as declared, to the row and to the cent, and text in the right encoding.
 
     Raises DeliveryError with every file's differences.
     """
-    reasons = list(staged.table_failures)
+    reasons: list[str] = []
     for file in staged.files:
         if file.rows != file.declared_rows:
             reasons.append(
@@ -563,6 +616,9 @@ def _whole_file_faults(staged: Stage) -> list[str]:
 
 
 def _threshold(staged: Stage) -> None:
+    """Raises QualityError when too many rows are bad, or a table as a whole breaks a rule."""
+    if staged.table_failures:
+        raise QualityError("; ".join(staged.table_failures))
     limit = staged.contract.quarantine_limit
     if staged.share_quarantined <= limit:
         return
@@ -588,25 +644,21 @@ def _reject(
     """Records the delivery as rejected; after staging, its bad rows are kept as evidence."""
     reasons = tuple(error.reasons) if isinstance(error, DeliveryError) else (str(error),)
     if not feed.run.dry_run:
-        sequence = None
         written: list[Written] = []
         if isinstance(error, QualityError) and staged:
-            sequence = state.last_sequence + 1
             again = opened.delivery_id in state.deliveries
-            to = feed.publication(opened.delivery_id, sequence, state, again=again)
-            kept = publish.quarantine(to, staged)
+            to = feed.publication(opened.delivery_id, 0, state, again=again)
+            kept = publish.quarantine(to, staged, rejected=True)
             written = [kept] if kept else []
         _event(
             feed,
             state,
             opened,
             "rejected",
-            sequence=sequence,
             counts=staged,
             reasons=reasons,
             written=written,
         )
-        feed.lake.storage.delete(feed.work(opened.delivery_id))
     message = "; ".join(reasons)
     return _outcome(feed, opened, "rejected", error.exit_code, message, began, staged)
 
@@ -700,6 +752,7 @@ def _withdrawn_row(
     contents = sorted(target.contents)
     return row | {
         "delivery_id": target.delivery_id,
+        "folder": target.folder,
         "kind": target.kind,
         "sequence": target.sequence,
         "agency_sequence": target.agency_sequence,

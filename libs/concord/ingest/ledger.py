@@ -157,8 +157,15 @@ Decision = Load | AlreadyLoaded | AlreadyRejected | Withdraw | Reject
 def decide(state: FeedState, delivery: str, manifest: Manifest, contract: Contract) -> Decision:
     """What becomes of a delivery whose integrity is proved, by the feed's state and load policies."""
     known = state.deliveries.get(delivery)
-    if known and known.status in {"loaded", "withdrawn"}:
+    if known and known.status == "loaded":
         return AlreadyLoaded(known)
+    if known and known.status == "withdrawn":
+        return Reject(
+            (
+                "the agency withdrew this very content; to bring it back, send it again with a higher "
+                "sequence",
+            )
+        )
     if known and known.status == "rejected":
         return AlreadyRejected(known)
     taken = state.by_agency_sequence(manifest.sequence)

@@ -124,9 +124,13 @@ def publish(to: Publication, staged: Stage, contents: frozenset[Content]) -> lis
     return written
 
 
-def quarantine(to: Publication, staged: Stage) -> Written | None:
-    """Writes the other rows to the feed's quarantine table; None when there are none."""
+def quarantine(to: Publication, staged: Stage, *, rejected: bool = False) -> Written | None:
+    """Writes the other rows to the feed's quarantine table; None when there are none.
+
+    A rejected delivery takes no sequence number: its evidence is a transaction of its own.
+    """
     table = tables.quarantine(to.contract)
+    part = f"{to.delivery_id}/{to.contract.version}" if rejected else ""
     parts = [
         _quarantined(to, staged, name)
         for name in staged.tables
@@ -135,8 +139,8 @@ def quarantine(to: Publication, staged: Stage) -> Written | None:
     if to.again:
         parts.append(_released(to, staged, table))
         where = ReplaceWhere(isin("delivery_id", (to.delivery_id,)))
-        return to.write(_union(parts), table, where)
-    return to.write(_union(parts), table, Append()) if parts else None
+        return to.write(_union(parts), table, where, part=part)
+    return to.write(_union(parts), table, Append(), part=part) if parts else None
 
 
 def withdraw(
@@ -311,7 +315,6 @@ def _quarantined(to: Publication, staged: Stage, name: str) -> DataFrame:
             F.col("_raw").alias("raw"),
             F.col("_violations").alias("violations"),
             F.lit(to.contract.version).alias("contract_version"),
-            F.lit(to.sequence).cast("bigint").alias("sequence"),
             F.lit(None).cast("string").alias("released_by"),
         )
     )

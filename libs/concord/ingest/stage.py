@@ -97,7 +97,7 @@ def stage(
     manifest: Manifest,
     files: Mapping[str, Sequence[SourceFile]],
     *,
-    key: KeySource,
+    key: KeySource | None,
     folder: str,
 ) -> Stage:
     """Reads, types, checks and keys all rows once, writes them to `folder`, and audits them."""
@@ -115,7 +115,10 @@ def stage(
     return _audit(contract, manifest, tables, late)
 
 
-def _keyed(rows: DataFrame, contract: Contract, table: Table, key: KeySource) -> DataFrame:
+def _keyed(rows: DataFrame, contract: Contract, table: Table, key: KeySource | None) -> DataFrame:
+    """Adds the record ids; without a key (a dry run) there are none."""
+    if key is None:
+        return rows
     ids = [
         record_id(key, feed=contract.feed, role=subject.role)(
             source_key([F.col(name) for name in subject.key])

@@ -167,7 +167,6 @@ def quarantine(contract: Contract) -> Table:
             Column("raw", "string", "the row as delivered", "restricted", "direct"),
             Column("violations", f"array<{VIOLATION_TYPE}>", "", "restricted", "direct"),
             Column("contract_version", "string"),
-            Column("sequence", "bigint"),
             Column("released_by", "string", "run id; NULL while the row is in quarantine"),
         ),
         key=("delivery_id", "file", "row_number"),

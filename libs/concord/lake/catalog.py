@@ -57,7 +57,7 @@ def entries(spark: SparkSession, root: str, tables: Iterable[Table]) -> list[Ent
 
 
 def register(spark: SparkSession, root: str, tables: Iterable[Table], catalog: str) -> list[str]:
-    """Names the lake's tables in a Spark catalog, `<catalog>.<zone>.<table>`, and returns the names.
+    """Names the lake's tables in a Spark catalog, `<catalog>.<zone>.<table>`, and returns them.
 
     The tables stay where they are: the catalog only points at their paths.
     """

@@ -43,7 +43,8 @@ class Holder:
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.taken_at))
-        return f"job {self.job}, run {self.run_id}, {self.actor}@{self.host} pid {self.pid}, since {since}"
+        who = f"{self.actor}@{self.host} pid {self.pid}"
+        return f"job {self.job}, run {self.run_id}, {who}, since {since}"
 
 
 def process_started(pid: int) -> str | None:
@@ -100,7 +101,7 @@ class Locks:
 
     @contextmanager
     def hold(self, tables: Sequence[str], *, wait_seconds: float = 0) -> Iterator[None]:
-        """Hold all the tables' locks. Raises LockedError (exit 13) naming the table and its holder."""
+        """Hold all the tables' locks. Raises LockedError (exit 13) naming table and holder."""
         with ExitStack() as stack:
             # Sorted, so that two jobs that want the same tables cannot wait for each other.
             for table in sorted(tables):
@@ -125,7 +126,7 @@ class Locks:
         finally:
             done.set()
             renewing.join()
-            # A lock that cannot be released becomes stale by itself; the job's own error matters more.
+            # A lock that can't be released becomes stale by itself; the job's error matters more.
             with suppress(InfrastructureError):
                 self._storage.write(path, _encode(replace(mine, released=True)))
 

@@ -137,7 +137,7 @@ def running(
             raise
         finally:
             if not dry_run:
-                _record(run, {**base, **_ended(run, clock(), exit_code)})
+                _record_end(run, {**base, **_ended(run, clock(), exit_code)}, exit_code)
     finally:
         if spark is None:
             session.stop()
@@ -161,6 +161,16 @@ def _ended(run: Run, at: datetime, exit_code: int) -> dict[str, Any]:
 def versions(of: Mapping[str, int]) -> list[dict[str, Any]]:
     """Table versions as the ledgers hold them."""
     return [{"table": table, "version": version} for table, version in sorted(of.items())]
+
+
+def _record_end(run: Run, row: Mapping[str, Any], exit_code: int) -> None:
+    """The run's last row. If the job itself failed, that matters more than a ledger that fails."""
+    try:
+        _record(run, row)
+    except ConcordError as error:
+        if not exit_code:
+            raise
+        run.reporter.error(f"ops/runs could not be written: {error}")
 
 
 def _record(run: Run, row: Mapping[str, Any]) -> None:

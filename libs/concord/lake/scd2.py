@@ -46,7 +46,7 @@ def change(
     if set(assigned) <= set(timeline):
         touched = _touched(history, new, key, attributes, assigned)
     else:
-        # A date that no longer counts can join what stood on both sides of it: every key may change.
+        # A date that no longer counts can join what stood on both its sides: every key may change.
         touched = history.select(*key).distinct()
     others = [day for day in timeline if day not in set(assigned)]
     kept = _observations(history.join(touched, list(key), "left_semi"), others)

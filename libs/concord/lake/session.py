@@ -17,16 +17,15 @@ BASE_CONFS = {
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.ansi.enabled": "true",
+    # Feeds run side by side in one application: none waits for the biggest.
     "spark.scheduler.mode": "FAIR",
-    # Error messages quote the query; a row's values must not be among what a failed cast prints.
-    "spark.sql.debug.maxToStringFields": "50",
-    # VACUUM is only ever called through `maintain`, which keeps the tables' retention itself.
-    "spark.databricks.delta.vacuum.logging.enabled": "true",
+    # What the UI and the event log must not show of the environment and the confs.
+    "spark.redaction.regex": "(?i)secret|password|passphrase|token|access[.]?key|vault_key",
 }
 
 
 def start(settings: Settings, *, application: str) -> SparkSession:
-    """The session for one job, made from settings. Raises InfrastructureError when Spark won't start."""
+    """The session for one job, from settings. Raises InfrastructureError if Spark won't start."""
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName(application)
     if settings.spark.master:
@@ -47,7 +46,7 @@ def start(settings: Settings, *, application: str) -> SparkSession:
 
 
 def _jars(folder: str | None) -> str | None:
-    """Comma-separated jars of a local folder, as `spark.jars` takes them; anything else as given."""
+    """A local folder's jars with commas, as `spark.jars` takes them; anything else as given."""
     if folder is None or not Path(folder).is_dir():
         return folder
     return ",".join(str(jar.resolve()) for jar in sorted(Path(folder).glob("*.jar")))

@@ -1,12 +1,14 @@
 """Files of the lake and the landing area, through Hadoop's FileSystem.
 
 Every path is a URI or plain path that Spark understands (`/data/lake`, `s3a://…`, `abfss://…`,
-`viewfs://…`); nothing here assumes a local disk, but for `put_if_absent`, which says why.
+`viewfs://…`); nothing here assumes a local disk, though `write` and `put_if_absent` do better where
+there is one.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +47,8 @@ class Storage:
 
     def __init__(self, spark: SparkSession) -> None:
         self._jvm: Any = spark._jvm
-        self._conf: Any = spark._jsc.hadoopConfiguration()  # type: ignore[union-attr]
+        self._conf: Any = spark._jsc.hadoopConfiguration()
+        self._spark_conf: Any = spark._jsc.getConf()
 
     def exists(self, path: str) -> bool:
         fs, target = self._open(path)
@@ -94,7 +97,25 @@ class Storage:
         return bytes(_try(path, get))
 
     def write(self, path: str, content: bytes) -> None:
-        """Create or replace a small file."""
+        """Create or replace a small file.
+
+        A reader sees the old content or the new. Hadoop empties a local file before it fills it
+        (a killed writer would leave an empty one), so a rename does it there; on other stores a
+        file appears when it is closed.
+        """
+        local = self.local_path(path)
+        if local is not None:
+            mine = local.with_name(f".{local.name}.{os.getpid()}-{threading.get_ident()}")
+            try:
+                local.parent.mkdir(parents=True, exist_ok=True)
+                mine.write_bytes(content)
+                # Hadoop's checksum of what stood here before would make the new content unreadable.
+                local.with_name(f".{local.name}.crc").unlink(missing_ok=True)
+                mine.replace(local)
+            except OSError as error:
+                mine.unlink(missing_ok=True)
+                raise InfrastructureError(f"{path}: {error.strerror}") from None
+            return
         fs, target = self._open(path)
 
         def put() -> None:
@@ -111,23 +132,27 @@ class Storage:
 
         Hadoop's local file system checks first and creates after, so the kernel's exclusive create
         is used there. Elsewhere Delta's LogStore of the scheme does it, the same primitive that
-        Delta's commits stand on.
+        Delta's commits stand on; it writes lines of text, so the file ends with a newline.
         """
         local = self.local_path(path)
         if local is not None:
-            local.parent.mkdir(parents=True, exist_ok=True)
             try:
+                local.parent.mkdir(parents=True, exist_ok=True)
                 handle = os.open(local, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640)
             except FileExistsError:
                 return False
             except OSError as error:
                 raise InfrastructureError(f"{path}: {error.strerror}") from None
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
+            try:
+                with os.fdopen(handle, "wb") as stream:
+                    stream.write(content)
+            except OSError as error:
+                local.unlink(missing_ok=True)
+                raise InfrastructureError(f"{path}: {error.strerror}") from None
             return True
         fs, target = self._open(path)
         store = self._jvm.org.apache.spark.sql.delta.storage.LogStore.apply(
-            self._jvm.org.apache.spark.sql.SparkSession.active().sparkContext()
+            self._spark_conf, self._conf
         )
         lines = self._jvm.java.util.ArrayList()
         lines.append(content.decode("utf-8"))

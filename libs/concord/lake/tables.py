@@ -8,6 +8,7 @@ whether this write was applied now, had been applied before, or was skipped with
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ class Append:
 
 @dataclass(frozen=True)
 class ReplaceWhere:
-    """Replace, in one commit, all rows that meet a SQL condition by the given rows, which must too."""
+    """Replace, in one commit, all rows that meet a SQL condition by rows that must meet it too."""
 
     condition: str
 
@@ -44,7 +45,7 @@ class Overwrite:
 
 @dataclass(frozen=True)
 class Merge:
-    """Update and insert by the table's key; `newer` columns, compared in order, must not go back."""
+    """Update and insert by the table's key; `newer` columns, taken in order, must not go back."""
 
     newer: tuple[str, ...] = ()
 
@@ -80,6 +81,8 @@ class Stamp:
             "job": self.job,
             "code_version": self.code_version,
             "agreements": list(self.agreements),
+            # Tells this write from the same one in an earlier try of the same run.
+            "attempt": secrets.token_hex(4),
         }
         if transaction:
             content["application"] = transaction.application
@@ -118,7 +121,7 @@ class Lake:
         return self.storage.exists(join(self.path(table), "_delta_log"))
 
     def read(self, table: Table, *, version: int | None = None) -> DataFrame:
-        """The table's rows, at a version or the latest; an empty frame when it was never written."""
+        """The table's rows, at a version or the latest; an empty frame if it was never written."""
         if not self.exists(table):
             return self.spark.createDataFrame([], table.schema)
         reader = self.spark.read.format("delta")
@@ -133,7 +136,7 @@ class Lake:
         return int(self._history(table, 1)[0]["version"])
 
     def create(self, table: Table, labels: Mapping[str, str]) -> None:
-        """Make the table if absent; bring its columns, properties and labels up to what is declared.
+        """Make the table if absent; bring columns, properties and labels up to what is declared.
 
         Looked at once per job: the caller holds the table's lock.
         """
@@ -232,7 +235,7 @@ class Lake:
         """The table version in which the transaction was applied, None when it was not."""
         if not self.exists(table):
             return None
-        # An application's versions only grow, so its newest one usually decides within a few commits.
+        # An application's versions only grow, so its newest usually decides within a few commits.
         for limit in (10, HISTORY_LOOKBACK):
             entries = self._history(table, limit)
             for entry in entries:
@@ -262,10 +265,7 @@ class Lake:
         if transaction:
             writer = writer.option("txnAppId", transaction.application)
             writer = writer.option("txnVersion", str(transaction.version))
-        if isinstance(how, Append):
-            writer = writer.mode("append")
-        else:
-            writer = writer.mode("overwrite")
+        writer = writer.mode("append" if isinstance(how, Append) else "overwrite")
         if isinstance(how, ReplaceWhere):
             writer = writer.option("replaceWhere", how.condition)
         writer.save(self.path(table))
@@ -295,9 +295,8 @@ class Lake:
             merge = merge.whenNotMatchedInsert(f"NOT {deleting}", values)
         else:
             newer = " OR ".join(_later(how.newer, depth) for depth in range(len(how.newer)))
-            merge = merge.whenMatchedUpdate(newer or None, values).whenNotMatchedInsert(
-                None, values
-            )
+            merge = merge.whenMatchedUpdate(newer or None, values)
+            merge = merge.whenNotMatchedInsert(values=values)
         try:
             for name, value in settings.items():
                 conf.set(name, value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 import os
 import secrets
 from dataclasses import dataclass
@@ -52,6 +53,11 @@ def vault_key(keys: Keys, *, create: bool = False) -> KeySource:
         source = KeySource("file", str(path))
     source.fetch()
     return source
+
+
+def fingerprint(key: KeySource) -> str:
+    """Tells whether two keys are the same and nothing else of them: an HMAC of a fixed text."""
+    return hmac.digest(key.fetch(), b"concord vault key", "sha256").hex()[:32]
 
 
 @lru_cache(maxsize=8)

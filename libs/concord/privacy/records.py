@@ -36,7 +36,8 @@ def record_id(key: KeySource, *, feed: str, role: str) -> Callable[[Column], Col
         ]
         return pa.array(hashed, pa.string()).take(encoded.indices)
 
-    return F.arrow_udf(hash_batch, returnType=StringType())
+    # pyspark's type stubs do not know it yet
+    return F.arrow_udf(hash_batch, returnType=StringType())  # type: ignore[attr-defined]
 
 
 def source_key(columns: list[Column]) -> Column:

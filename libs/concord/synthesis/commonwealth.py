@@ -172,11 +172,12 @@ def on_processes(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
 
 
 def on_spark(spark: SparkSession) -> Executor:
-    """An executor: one Spark task an item. `out` must be a folder that all workers share."""
+    """An executor: a few Spark tasks a core. `out` must be a folder that all workers share."""
 
     def run(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         context = spark.sparkContext
-        return context.parallelize(list(items), max(len(items), 1)).map(function).collect()
+        slices = max(1, min(len(items), 4 * context.defaultParallelism))
+        return context.parallelize(list(items), slices).map(function).collect()
 
     return run
 

@@ -139,14 +139,14 @@ def _money(block: Block, rng: np.random.Generator, on: np.ndarray) -> tuple[np.n
     capped = np.minimum(size, 8)
     limit = POVERTY[capped] * 2
     # What a household reports stays under the limit of 200 % of poverty.
-    told = rng.uniform(0.10, 0.42, (n, 1))
+    told = rng.uniform(0.08, 0.55, (n, 1))
     reported = np.minimum(earned, (limit * told).astype(np.int64))
-    pension = np.where(snap.cases.elder_disabled, rng.normal(640, 230, n), 0)
+    pension = np.where(snap.cases.elder_disabled, rng.normal(720, 360, n), 0)
     support = np.where(chance(rng, 0.35, n), rng.normal(310, 150, n), 0)
     unearned = (np.maximum(pension + support, 0) * 100).astype(np.int64)[:, None] + 0 * size
-    shelter = (np.maximum(rng.normal(760, 380, n), 0) * 100).astype(np.int64)[:, None] + 0 * size
+    shelter = (np.maximum(rng.normal(930, 420, n), 0) * 100).astype(np.int64)[:, None] + 0 * size
     net = 0.8 * reported + unearned - 16_000
-    net = np.maximum(net - np.clip(shelter - net / 2, 0, 58_000), 0)
+    net = np.maximum(net - np.clip(shelter - net / 2, 0, 65_000), 0)
     top = MAXIMUM[capped] + np.maximum(size - 8, 0) * PER_PERSON
     amount = np.clip(top - 0.3 * net, MINIMUM, None).astype(np.int64) // 100 * 100
     return size, amount, reported, unearned, shelter
@@ -246,7 +246,7 @@ def _persons(
     last: np.ndarray,
 ) -> tuple[Rows, list[Known]]:
     people, snap, timeline = block.people, block.snap, block.timeline
-    ever = on.any(axis=1)[snap.member_case]
+    ever = np.any(on, axis=1).astype(bool)[snap.member_case]
     member, case_of = snap.members[ever], snap.member_case[ever]
     who = with_duplicates(member, DTA, people, rng)
     count = len(member)

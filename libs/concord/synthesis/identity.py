@@ -363,7 +363,8 @@ def _ssn(
     child = (when - people.birth[who]) / YEAR < 18
     wanted = np.where(child, agency.ssn_child, agency.ssn_adult)
     # Missing more often where difficulty is high, the same share in all.
-    absent = chance(rng, np.minimum((1 - wanted) * (0.5 + 0.5 * strain), 1.0), n)
+    missing = (1 - wanted) * (1 + 0.6 * wanted * (strain - 1))
+    absent = chance(rng, np.clip(missing, 0.0, 1.0), n)
     relative = np.where(people.mother[who] >= 0, people.mother[who], people.spouse[who])
     borrowed = chance(rng, np.minimum(agency.ssn_relative * strain / 0.6, 0.9), n) & (relative >= 0)
     number[borrowed] = people.ssn[relative[borrowed]]

