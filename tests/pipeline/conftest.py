@@ -1,0 +1,65 @@
+"""The demonstration, run once as a user runs it; the pipeline tests share what it made."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+
+PEOPLE = 2000
+# What the demo reads from the place it is run in.
+PLACES = ("conf", "infra", "jobs", "libs", ".venv", "pyproject.toml")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A folder in which `make demo` has run, and what it printed."""
+
+    home: Path
+    output: str
+
+    @property
+    def lake(self) -> Path:
+        return self.home / "data" / "demo" / "lake"
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        summary: dict[str, Any] = json.loads(self.output.strip().splitlines()[-1])
+        return summary
+
+    def run(self, *command: str, timeout: int = 400) -> subprocess.CompletedProcess[str]:
+        """Runs a command in the demo's folder, as a user would at the top of the project."""
+        environment = {**os.environ, "COLUMNS": "160"}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        return subprocess.run(  # noqa: S603 (the project's own commands)
+            command,
+            cwd=self.home,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+
+def run_demo(home: Path) -> Demo:
+    done = Demo(home, "").run(sys.executable, "-m", "concord.demo", "--people", str(PEOPLE))
+    assert done.returncode == 0, done.stderr[-2000:]
+    return Demo(home, done.stdout)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """A small Commonwealth, ingested."""
+    home = tmp_path_factory.mktemp("home")
+    for place in PLACES:
+        (home / place).symlink_to(ROOT / place)
+    return run_demo(home)

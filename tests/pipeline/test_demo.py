@@ -1,0 +1,131 @@
+"""What a user sees of the demonstration, and what other readers make of its tables."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import deltalake
+import duckdb
+import duckdb_extension_delta
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from tests.conftest import ROOT
+from tests.pipeline.conftest import Demo, run_demo
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
+
+
+def tables(demo: Demo) -> list[Path]:
+    """The tables that leave the vault."""
+    logs = [log for zone in ("curated", "ops") for log in (demo.lake / zone).glob("*/_delta_log")]
+    return sorted(log.parent for log in logs)
+
+
+def test_the_demo_loads_every_feed_and_says_what_it_rejected(demo: Demo) -> None:
+    assert demo.summary["exit_code"] == 0
+    assert demo.summary["deliveries"] == 26
+    assert demo.summary["rejected"] == 1
+    assert "adds up to" in demo.output, "the faulty delivery's reason"
+    assert "replaces sequence 2" in (ledger := json.dumps(reasons(demo))), ledger
+    assert "Seconds per stage" in demo.output
+    loaded = {path.name for path in tables(demo)}
+    assert {"dta_snap_cases", "dua_wages_wages", "dese_enrollment_enrollment"} <= loaded or len(
+        loaded
+    ) >= 13
+
+
+def reasons(demo: Demo) -> list[list[str]]:
+    frame = pl.read_delta(str(demo.lake / "ops" / "deliveries"))
+    return frame["reasons"].to_list()
+
+
+def test_a_second_demo_finds_nothing_to_do(demo: Demo) -> None:
+    before = {path: deltalake.DeltaTable(str(path)).version() for path in tables(demo)}
+    again = run_demo(demo.home)
+    assert again.summary["deliveries"] == 0
+    assert again.output.count("nothing to do") == 4
+    after = {path: deltalake.DeltaTable(str(path)).version() for path in tables(demo)}
+    changed = {path.name for path in before if before[path] != after[path]}
+    assert changed == {"runs"}
+
+
+def test_every_reader_sees_what_spark_sees(demo: Demo, spark: SparkSession) -> None:
+    duck = duckdb.connect()
+    folder = Path(duckdb_extension_delta.__file__).parent
+    duck.load_extension(str(next(folder.rglob("delta.duckdb_extension"))))
+    for path in tables(demo):
+        rows = spark.read.format("delta").load(str(path))
+        simple = [c for c, kind in rows.dtypes if not kind.startswith(("array", "map", "struct"))]
+        sums = [c for c, kind in rows.dtypes if kind.startswith(("int", "bigint", "decimal"))]
+        wanted = rows.agg(
+            F.count("*"),
+            *[F.count_if(F.col(c).isNull()) for c in simple],
+            *[F.sum(c).cast("string") for c in sums],
+        ).collect()[0]
+        expected = [str(value) for value in wanted]
+        arrow = deltalake.DeltaTable(str(path)).to_pyarrow_table()
+        by_arrow = [arrow.num_rows, *[arrow[c].null_count for c in simple]]
+        frame = pl.read_delta(str(path))
+        by_polars = [frame.height, *[frame[c].null_count() for c in simple]]
+        picks = ", ".join(
+            ["count(*)"]
+            + [f'count(*) FILTER ("{c}" IS NULL)' for c in simple]
+            + [f'CAST(sum("{c}") AS VARCHAR)' for c in sums]
+        )
+        by_duck = duck.execute(f"SELECT {picks} FROM delta_scan('{path}')").fetchone()  # noqa: S608
+        counts = len(simple) + 1
+        assert [str(v) for v in by_arrow] == expected[:counts], path.name
+        assert [str(v) for v in by_polars] == expected[:counts], path.name
+        assert by_duck is not None
+        assert [str(v) for v in by_duck] == expected, path.name
+
+
+def test_no_identifier_leaves_the_vault(demo: Demo) -> None:
+    vault = pl.concat(
+        pl.read_delta(str(log.parent)).select("ssn", "family_name", "source_key").cast(pl.String)
+        for log in (demo.lake / "vault").glob("identifiers_*/_delta_log")
+    )
+    ssns = set(vault["ssn"].drop_nulls().to_list())
+    keys = {key for key in vault["source_key"].drop_nulls().to_list() if len(key) >= 8}
+    assert len(ssns) > 500, "the search needs something to search for"
+
+    def values(zones: tuple[str, ...]) -> set[str]:
+        found: set[str] = set()
+        for zone in zones:
+            for file in (demo.lake / zone).rglob("*.parquet"):
+                for column in pq.read_table(file).columns:
+                    found.update(str(value) for value in column.unique().to_pylist())
+            for file in (demo.lake / zone).rglob("*.json"):
+                found.update(re.findall(r"[\w-]+", file.read_text()))
+        return found
+
+    assert values(("vault",)) & ssns, "the search finds what is there"
+    outside = values(("curated", "ops"))
+    assert not outside & ssns
+    assert not outside & keys
+    logs = [path.read_text() for path in (demo.lake / "vault").rglob("_delta_log/*.json")]
+    assert not {word for text in logs for word in re.findall(r"[\w-]+", text)} & ssns, (
+        "Delta's log keeps minimum and maximum of columns with statistics in clear text"
+    )
+    assert not set(re.findall(r"[\w-]+", demo.output)) & (ssns | keys)
+
+
+def fences() -> list[str]:
+    """README's commands that are marked to be run, as they stand."""
+    text = (ROOT / "README.md").read_text()
+    return re.findall(r"<!-- run -->\n+```(\w+\n.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(fences())))
+def test_the_readmes_commands_work(demo: Demo, number: int) -> None:
+    language, _, body = fences()[number].partition("\n")
+    command = {"sh": ["bash", "-euc", body], "python": [sys.executable, "-c", body]}[language]
+    done = demo.run(*command)
+    assert done.returncode == 0, f"{body}\n{done.stdout[-500:]}\n{done.stderr[-1500:]}"
