@@ -12,6 +12,10 @@ from pyspark.sql import SparkSession
 from concord.lake.session import start
 from concord.settings import Keys, Settings, SparkSettings
 
+# A developer's own settings must not reach into the tests, nor the tests into a real lake.
+for _name in [name for name in os.environ if name.startswith("CONCORD_")]:
+    del os.environ[_name]
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Small queries: interpreted start-up costs more than optimised code ever wins back.

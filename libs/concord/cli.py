@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import traceback
@@ -282,11 +283,14 @@ def exit_code_of(application: typer.Typer, arguments: Sequence[str] | None) -> i
         print("stopped; run the same command again to go on", file=sys.stderr)
         return 130
     except Exception as error:
+        if os.environ.get("CONCORD_DEBUG"):
+            raise
         # A bug. Where it happened is told; what it says could hold values, so only its class is.
         where = traceback.extract_tb(error.__traceback__)[-1]
         print(
             f"error: a bug in Concord: {type(error).__name__} at {Path(where.filename).name}:"
-            f"{where.lineno} in {where.name}. Please report it with this line",
+            f"{where.lineno} in {where.name}. Please report this line; CONCORD_DEBUG=1 shows "
+            "the whole trace, which can hold values of rows",
             file=sys.stderr,
         )
         _failed(1, type(error).__name__, "a bug in Concord")

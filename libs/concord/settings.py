@@ -227,7 +227,13 @@ def load_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> Set
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
     data = document.data if isinstance(document.data, Mapping) else {}
     try:
-        settings = Settings(**data)
-        return settings.model_copy(update=given) if given else settings
+        settings = Settings(**data).model_copy(update=given)
     except ValidationError as error:
         raise ConfigError(problems_of(document, error)) from None
+    roots = {name: absolute(getattr(settings, name)) for name in ("lake", "landing")}
+    return settings.model_copy(update=roots)
+
+
+def absolute(root: str) -> str:
+    """A local root without scheme as an absolute path: SQL takes no relative one for a table."""
+    return root if "://" in root else str(Path(root).absolute())

@@ -52,9 +52,14 @@ def bench(
     ),
 ) -> None:
     """Measure synthesis and ingestion on this machine."""
-    sizes = _sizes(rows) + ([FULL] if full else [])
-    given = {"people": people, "rows": rows, "ratio-rows": ratio_rows, "repetitions": repetitions}
-    command = _command({**given, "memory": memory}, full=full)
+    sizes = sorted({*_sizes(rows), *([FULL] if full else [])})
+    given: dict[str, int | str] = {
+        "people": people,
+        "rows": rows,
+        "ratio-rows": ratio_rows,
+        "repetitions": repetitions,
+    }
+    command = _command(given | {"memory": memory}, full=full)
     # The load is told as it was before this benchmark made its own.
     facts = machine_facts("", memory)
     folder = (out / "work").resolve()
@@ -88,8 +93,9 @@ def _ingestion(
     try:
         java = spark.sparkContext._jvm.System.getProperty("java.version")  # type: ignore[union-attr]
         measured = Bench(spark, settings, folder)
-        warm_up = results.ratio_rows if repetitions else min(sizes)
-        _tell_pair("warm-up", warm_up, measured.pair(warm_up))
+        wanted = [*measured.warm_ups(sizes), *([results.ratio_rows] if repetitions else [])]
+        for rows in dict.fromkeys(wanted):
+            _tell_pair("warm-up", rows, measured.pair(rows))
         pairs = []
         for number in range(1, repetitions + 1):
             pairs.append(measured.pair(results.ratio_rows))

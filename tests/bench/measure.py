@@ -125,7 +125,18 @@ class Bench:
             raise ConcordError(f"{loaded} of {rows} rows were loaded, nothing to measure: {told}")
         return seconds, seconds_of
 
+    def warm_ups(self, sizes: Sequence[int]) -> list[int]:
+        """The smallest size that is interpreted and the smallest that is compiled, as there are.
+
+        The first delivery of either kind pays for loading classes that later ones find loaded.
+        """
+        smallest: dict[bool, int] = {}
+        for rows in sorted(sizes):
+            smallest.setdefault(self.file(rows).bytes < job.COMPILE_FROM_BYTES, rows)
+        return list(smallest.values())
+
     def pair(self, rows: int) -> Pair:
+        """A bare copy and then an ingest of one file."""
         bare = self.bare(rows)
         return Pair(bare, self.ingest(rows)[0])
 

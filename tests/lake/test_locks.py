@@ -274,9 +274,6 @@ def test_waiting_ends_when_the_time_is_up(tmp_path: Path) -> None:
     assert time.monotonic() - begun >= 0.5
 
 
-@pytest.mark.xfail(
-    raises=InfrastructureError, reason="a lock file cleared away by others fails the job"
-)
 def test_a_lock_file_that_vanishes_between_listing_and_reading_is_no_failure(
     tmp_path: Path,
 ) -> None:

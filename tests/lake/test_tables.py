@@ -247,7 +247,6 @@ def test_changes_put_and_delete_by_key(lake: Lake) -> None:
     assert held(lake) == [client(2, amount=5), client(3), client(4)]
 
 
-@pytest.mark.xfail(reason="commits that create or alter a table carry no userMetadata")
 def test_the_commits_that_make_and_alter_a_table_say_their_run_too(
     lake: Lake, tmp_path: Path
 ) -> None:
@@ -392,7 +391,6 @@ def test_a_column_s_labels_stand_in_the_table(lake: Lake) -> None:
     }
 
 
-@pytest.mark.xfail(reason="ADD COLUMNS is given no comment and no labels")
 def test_an_added_column_s_labels_stand_in_the_table(lake: Lake, tmp_path: Path) -> None:
     lake.create(CLIENTS, {})
     lake_at(lake.spark, tmp_path).create(GROWN, {})

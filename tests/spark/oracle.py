@@ -51,7 +51,9 @@ class Model:
             return {(client, town, period) for client, (period, _, town) in newest.items()}
         states = {period: self.loaded[s][period] for period, s in self.in_force.items()}
         if self.policy != "snapshot":
-            return {(c, town, period) for period, rows in states.items() for c, town in rows.items()}
+            return {
+                (c, town, period) for period, rows in states.items() for c, town in rows.items()
+            }
         return self._versions(states)
 
     @staticmethod

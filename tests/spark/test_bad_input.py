@@ -15,8 +15,8 @@ from tests.feeds import File, client, deliver
 from tests.spark.conftest import Office
 
 GOOD = [client(1), client(2)]
-SECRET = "Zebulon Quagmire"
-HIDDEN = [client(1, name=SECRET), client(2)]
+HIDDEN_NAME = "Zebulon Quagmire"
+HIDDEN = [client(1, name=HIDDEN_NAME), client(2)]
 
 
 def one(office: Office, *files: File, **changes: object) -> Outcome:
@@ -123,7 +123,7 @@ def test_a_delivery_that_fails_integrity_is_rejected_whole(office: Office, what:
 
     assert (outcome.status, outcome.exit_code) == ("rejected", 11)
     assert reason in outcome.message
-    assert SECRET not in outcome.message
+    assert HIDDEN_NAME not in outcome.message
     assert not office.rows("curated/tiny_clients").count()
     assert not office.rows("vault/identifiers_tiny").count()
     (row,) = office.rows("ops/deliveries").where("status != 'loading'").collect()

@@ -1,4 +1,4 @@
-"""Random histories of deliveries, with kills and reruns, against the model; and every kill point."""
+"""Random histories with kills and reruns, against the model; and every kill point."""
 
 from __future__ import annotations
 
@@ -126,11 +126,14 @@ def play(office: Office, seed: int, events: int, monkeypatch: pytest.MonkeyPatch
         for policy, model in models.items():
             where = f"seed {seed}, event {sequence} ({kind}), {policy}"
             assert found(office, policy, policy) == model.rows(), where
-            assert last_status(office, policy, f"event{sequence:03d}") in {
-                "loaded": {"loaded"},
-                "rejected": {"rejected"},
-                "copy": {"duplicate", "rejected"},
-            }[expected[policy]], where
+            assert (
+                last_status(office, policy, f"event{sequence:03d}")
+                in {
+                    "loaded": {"loaded"},
+                    "rejected": {"rejected"},
+                    "copy": {"duplicate", "rejected"},
+                }[expected[policy]]
+            ), where
 
 
 def last_status(office: Office, feed: str, folder: str) -> str:

@@ -2,13 +2,17 @@
 
 import csv
 import json
+import time
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from concord.ingest import job
+from concord.ingest import stage as staging
 from concord.ingest.rules import declared_rules
 from tests.bench.feed import COLUMNS, contract, deliver, make_file
+from tests.bench.measure import steps
 from tests.bench.report import (
     END,
     NOT_MEASURED,
@@ -119,3 +123,19 @@ def test_a_delivery_declares_its_file(tmp_path: Path) -> None:
     assert Decimal(listed["control_totals"]["amount"]) == sum(Decimal(r["amount"]) for r in rows)
     assert listed["period"] == "2016-02"
     assert make_file(tmp_path / "again.csv", 1000).sha256 == made.sha256
+
+
+def test_a_step_is_told_without_the_steps_inside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def outer() -> None:
+        time.sleep(0.02)
+        staging._late()  # type: ignore[call-arg]
+
+    monkeypatch.setattr(staging, "_late", lambda: time.sleep(0.2))
+    monkeypatch.setattr(job, "stage", outer)
+    with steps() as seconds:
+        job.stage()  # type: ignore[call-arg]
+        staging._late()  # type: ignore[call-arg]
+    assert job.stage is outer
+    assert seconds.keys() == {"stage (read, type, check, key, write)", "find duplicate keys"}
+    assert seconds["find duplicate keys"] >= 0.4
+    assert 0.02 <= seconds["stage (read, type, check, key, write)"] < 0.2

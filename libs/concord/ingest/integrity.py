@@ -230,7 +230,8 @@ def difference(name: str, table: Table, columns: Sequence[str]) -> list[str]:
     repeated = sorted({c for c in columns if list(columns).count(c) > 1})
     problems = [
         f"{name}: column {column!r} of the contract is missing. If the agency stopped sending it, "
-        f"remove the property {column!r} from table {table.name} (breaks readers: new major version)"
+        f"remove the property {column!r} from table {table.name} (breaks readers: a "
+        "new major version)"
         for column in missing
     ]
     problems += unknown_columns(name, [column for column in columns if column not in wanted])
@@ -323,6 +324,7 @@ def _trailer_totals(line: str, kind: str, layout: RecordLayout, said: ManifestFi
         wanted = said.control_totals.get(column)
         if wanted is not None and (total is None or total != Decimal(wanted)):
             problems.append(
-                f"{said.name}: its {kind} record totals {column} to {total}, the manifest to {wanted}"
+                f"{said.name}: its {kind} record totals {column} to {total}, the manifest "
+                f"to {wanted}"
             )
     return problems

@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -42,7 +41,6 @@ from concord.ingest.stage import FileCount, Stage, stage
 from concord.lake.points import reach
 from concord.lake.registry import DELIVERIES, Table
 from concord.lake.run import Run, versions
-from concord.lake.storage import join
 from concord.lake.tables import Lake, Written, described
 from concord.privacy.keys import KeySource, fingerprint, vault_key
 
@@ -215,7 +213,7 @@ def _key(run: Run) -> KeySource:
     return key
 
 
-# --- one feed ----------------------------------------------------------------------------------------
+# --- one feed ------------------------------------------------------------------------------------
 
 
 def _feed(feed: Feed, delivery: str | None) -> list[Outcome]:
@@ -246,8 +244,8 @@ def _pending(feed: Feed, state: FeedState, delivery: str | None) -> list[Found]:
             continue
         if found.manifest_name is None:
             feed.run.reporter.warn(
-                f"{feed.contract.feed}: {found.folder} has no manifest yet and waits; if it is whole, "
-                f"see what is wrong with: concord ingest --feed {feed.contract.feed} "
+                f"{feed.contract.feed}: {found.folder} has no manifest yet and waits; if it is "
+                f"whole, see what is wrong with: concord ingest --feed {feed.contract.feed} "
                 f"--delivery {found.path}"
             )
             continue
@@ -351,8 +349,8 @@ def _finish(feed: Feed, state: FeedState, known: Known) -> Outcome:
     if known.contract_version != feed.contract.version:
         raise ConfigError(
             [
-                f"{feed.contract.file}: delivery {known.folder} was cut short while it was published "
-                f"under version {known.contract_version}, and the contract is now "
+                f"{feed.contract.file}: delivery {known.folder} was cut short while it was "
+                f"published under version {known.contract_version}, and the contract is now "
                 f"{feed.contract.version}. Put that version back, ingest, then change it again"
             ]
         )
@@ -439,7 +437,7 @@ def _restaged(feed: Feed, known: Known, source: Source) -> DataFrame:
     return publish.originated(rows, known.delivery_id, known.sequence or 0)
 
 
-# --- reprocessing ------------------------------------------------------------------------------------
+# --- reprocessing --------------------------------------------------------------------------------
 
 
 def _reprocess(feed: Feed) -> list[Outcome]:
@@ -529,7 +527,7 @@ def _was_loaded(feed: Feed, known: Known) -> bool:
     return any(reason.startswith("reprocessed") for reason in known.reasons)
 
 
-# --- staging and its judgement -------------------------------------------------------------------------
+# --- staging and its judgement -------------------------------------------------------------------
 
 
 def _stage(feed: Feed, manifest: Manifest, delivery_id: str, archive: str | None = None) -> Stage:
@@ -550,7 +548,7 @@ def _stage(feed: Feed, manifest: Manifest, delivery_id: str, archive: str | None
 
 
 def _suit_engine(spark: SparkSession, total_bytes: int) -> None:
-    """Interprets the queries of a small delivery: compiling each would cost more than running it."""
+    """Interprets a small delivery's queries: to compile one costs more than to run it."""
     interpreted = {
         "spark.sql.codegen.wholeStage": "false",
         "spark.sql.codegen.factoryMode": "NO_CODEGEN",
@@ -580,8 +578,9 @@ def balance(staged: Stage) -> None:
             total = total if total is not None else Decimal(0)
             if total != Decimal(declared):
                 reasons.append(
-                    f"{file.name}: {column} adds up to {total.normalize():f}, the manifest declares "
-                    f"{declared}, a difference of {(total - Decimal(declared)).normalize():f}"
+                    f"{file.name}: {column} adds up to {total.normalize():f}, the manifest "
+                    f"declares {declared}, a difference of "
+                    f"{(total - Decimal(declared)).normalize():f}"
                 )
     reasons += _whole_file_faults(staged)
     if reasons:
@@ -626,11 +625,12 @@ def _threshold(staged: Stage) -> None:
     rules_text = ", ".join(f"{v.table}.{v.column or '*'} {v.rule}: {v.rows}" for v in worst)
     raise QualityError(
         f"{staged.quarantined} of {staged.rows} rows break the contract, "
-        f"{staged.share_quarantined:.1%}; its quarantineLimit is {limit:.1%}. Most often: {rules_text}"
+        f"{staged.share_quarantined:.1%}; its quarantineLimit is {limit:.1%}. Most often: "
+        f"{rules_text}"
     )
 
 
-# --- the ledger --------------------------------------------------------------------------------------
+# --- the ledger ----------------------------------------------------------------------------------
 
 
 def _reject(

@@ -94,6 +94,10 @@ def fold(rows: Iterable[Any]) -> FeedState:
             contract_version=row["contract_version"],
             run_id=row["run_id"],
         )
+        before = deliveries.get(known.delivery_id)
+        if known.status == "rejected" and before and before.status in {"loaded", "withdrawn"}:
+            # The same content came again and was refused: what was loaded or withdrawn stays so.
+            continue
         deliveries.pop(known.delivery_id, None)
         deliveries[known.delivery_id] = known
         if known.status == "loaded" and known.kind == "delivery":
@@ -155,15 +159,15 @@ Decision = Load | AlreadyLoaded | AlreadyRejected | Withdraw | Reject
 
 
 def decide(state: FeedState, delivery: str, manifest: Manifest, contract: Contract) -> Decision:
-    """What becomes of a delivery whose integrity is proved, by the feed's state and load policies."""
+    """What becomes of a delivery of proved integrity, by the feed's state and load policies."""
     known = state.deliveries.get(delivery)
     if known and known.status == "loaded":
         return AlreadyLoaded(known)
     if known and known.status == "withdrawn":
         return Reject(
             (
-                "the agency withdrew this very content; to bring it back, send it again with a higher "
-                "sequence",
+                "the agency withdrew this very content; to bring it back, send it again with a "
+                "higher sequence",
             )
         )
     if known and known.status == "rejected":

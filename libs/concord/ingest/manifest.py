@@ -22,11 +22,11 @@ from concord.settings import Typed, dotted
 MANIFEST_NAMES = ("manifest.json", "manifest.csv")
 
 PERIODS: dict[Calendar, re.Pattern[str]] = {
-    "day": re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])\Z"),
-    "week": re.compile(r"\d{4}-W(0[1-9]|[1-4]\d|5[0-3])\Z"),
-    "month": re.compile(r"\d{4}-(0[1-9]|1[0-2])\Z"),
-    "quarter": re.compile(r"\d{4}-Q[1-4]\Z"),
-    "year": re.compile(r"\d{4}\Z"),
+    "day": re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])\Z"),
+    "week": re.compile(r"[0-9]{4}-W(0[1-9]|[1-4][0-9]|5[0-3])\Z"),
+    "month": re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])\Z"),
+    "quarter": re.compile(r"[0-9]{4}-Q[1-4]\Z"),
+    "year": re.compile(r"[0-9]{4}\Z"),
 }
 
 
@@ -111,14 +111,19 @@ def parse(content: bytes, name: str) -> Manifest:
             + item["msg"].removeprefix("Value error, ")
             for item in error.errors(include_url=False, include_input=False)
         ) from None
-    except (UnicodeDecodeError, ValueError, KeyError) as error:
+    except (UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         what = type(error).__name__
         raise DeliveryError([f"{name} cannot be read ({what}); see docs/deliveries.md"]) from None
 
 
 def _from_csv(text: str) -> dict[str, Any]:
     rows = list(csv.DictReader(io.StringIO(text)))
+    if not rows or any(None in row for row in rows):
+        raise ValueError("no line, or a line with more cells than the header")
     first = rows[0]
+    for name in ("feed", "sequence", "kind", "created_at", "withdraws"):
+        if any(row.get(name) != first.get(name) for row in rows):
+            raise ValueError(f"the lines disagree on {name}")
     files = [
         {
             "name": row["name"],

@@ -25,7 +25,6 @@ from concord.contracts.model import (
     FixedWidth,
     JsonLines,
     Parquet,
-    RecordLayout,
     Table,
     Xml,
 )
@@ -83,7 +82,7 @@ def standard_columns(table: Table) -> list[str]:
     return ["_file", "_block", "_index", "_raw", "_malformed", *(f.name for f in table.fields)]
 
 
-# --- delimited text --------------------------------------------------------------------------------
+# --- delimited text ------------------------------------------------------------------------------
 
 
 def header_fields(first_line: str, csv_format: Csv) -> tuple[str, ...]:
@@ -178,7 +177,7 @@ def _by_header(files: Sequence[SourceFile]) -> dict[tuple[str, ...], list[Source
     return groups
 
 
-# --- fixed width, JSON lines ------------------------------------------------------------------------
+# --- fixed width, JSON lines ---------------------------------------------------------------------
 
 
 def _fixed_width(
@@ -231,7 +230,7 @@ def _json_lines(spark: SparkSession, table: Table, files: Sequence[SourceFile]) 
     return _named(rows, table, {f.source: f"_row.{_ticks(f.source)}" for f in table.fields})
 
 
-# --- XML, Excel, Parquet ----------------------------------------------------------------------------
+# --- XML, Excel, Parquet -------------------------------------------------------------------------
 
 
 def _xml(spark: SparkSession, table: Table, xml: Xml, files: Sequence[SourceFile]) -> DataFrame:
@@ -285,7 +284,7 @@ def _excel(
 
 
 def workbook_rows(spark: SparkSession, excel: Excel, file: SourceFile) -> list[list[object]]:
-    """The sheet's rows from its header on. Raises DeliveryError for merged cells or other sheets."""
+    """The sheet's rows from its header on. Raises DeliveryError for merged cells, more sheets."""
     from python_calamine import CalamineError, CalamineWorkbook
 
     from concord.lake.storage import Storage
@@ -323,7 +322,7 @@ def _cell(value: object) -> str | None:
 
 def _parquet(spark: SparkSession, table: Table, files: Sequence[SourceFile]) -> DataFrame:
     rows = spark.read.parquet(*[file.path for file in files])
-    columns = [name for name in rows.columns]
+    columns = list(rows.columns)
     rows = _with_place(rows, files)
     rows = rows.withColumn("_raw", F.to_json(F.struct(*[F.col(_ticks(c)) for c in columns])))
     rows = rows.withColumn("_malformed", F.lit(None).cast("string"))
@@ -336,7 +335,7 @@ def parquet_columns(spark: SparkSession, file: SourceFile) -> tuple[str, ...]:
     return tuple(spark.read.parquet(file.path).columns)
 
 
-# --- what the readers share ---------------------------------------------------------------------------
+# --- what the readers share ----------------------------------------------------------------------
 
 
 def text_lines(spark: SparkSession, files: Sequence[SourceFile], encoding: str) -> DataFrame:

@@ -90,7 +90,7 @@ def late_violation(rule: str, column: str, message: str, severity: str) -> Colum
 
 
 def declared_rules(contract: Contract) -> int:
-    """How many rules the contract's rows are held to, for `concord contract show` and benchmarks."""
+    """How many rules the contract's rows are held to."""
     count = 0
     for table in contract.tables:
         count += len(table.row_rules) + len(table.references) + (1 if table.key else 0)
@@ -110,11 +110,9 @@ def _typed(field: Field) -> Column:
     if kind == "string":
         return text
     if kind in {"date", "timestamp"} and field.date_formats:
-        parse = F.try_to_date if kind == "date" else F.try_to_timestamp
-        readings = [
-            parse(text, fmt if kind == "date" else F.lit(fmt)) for fmt in field.date_formats
-        ]
-        return F.coalesce(*readings)
+        if kind == "date":
+            return F.coalesce(*[F.try_to_date(text, fmt) for fmt in field.date_formats])
+        return F.coalesce(*[F.try_to_timestamp(text, F.lit(fmt)) for fmt in field.date_formats])
     if kind == "boolean" and field.booleans:
         pairs = [F.lit(x) for pair in field.booleans.items() for x in pair]
         return F.try_element_at(F.create_map(*pairs), text)

@@ -19,6 +19,7 @@ from concord.ingest import readers, rules
 from concord.ingest.manifest import Manifest
 from concord.ingest.readers import SourceFile
 from concord.ingest.rules import Violation
+from concord.ingest.tables import VIOLATION_TYPE
 from concord.lake.storage import join
 from concord.privacy.keys import KeySource
 from concord.privacy.records import record_id, source_key
@@ -144,7 +145,7 @@ def _late(
         return spark.createDataFrame(
             [],
             "_table string, _file string, _block bigint, _index bigint, _violation "
-            + rules.VIOLATION_TYPE,
+            + VIOLATION_TYPE,
         )
     whole = found[0]
     for part in found[1:]:
@@ -192,7 +193,7 @@ def _finding(
     )
 
 
-# --- the audit ---------------------------------------------------------------------------------------
+# --- the audit -----------------------------------------------------------------------------------
 
 
 def _audit(
@@ -290,11 +291,13 @@ def _table_rules(table: Table, staged: Stage) -> list[str]:
         unit = " %" if rule.percent else ""
         if rule.minimum is not None and measured < rule.minimum:
             failures.append(
-                f"{table.name}: rule {rule.name}: {measured:g}{unit} is below {rule.minimum:g}{unit}"
+                f"{table.name}: rule {rule.name}: {measured:g}{unit} is below "
+                f"{rule.minimum:g}{unit}"
             )
         if rule.maximum is not None and measured > rule.maximum:
             failures.append(
-                f"{table.name}: rule {rule.name}: {measured:g}{unit} is above {rule.maximum:g}{unit}"
+                f"{table.name}: rule {rule.name}: {measured:g}{unit} is above "
+                f"{rule.maximum:g}{unit}"
             )
     return failures
 

@@ -129,7 +129,7 @@ def identifiers(contract: Contract) -> Table | None:
     key = ("record_id", "role", "source_table", "source_row")
     return Table(
         name=f"vault/identifiers_{contract.feed}",
-        description=f"The direct identifiers of {contract.title}, one row per subject of a source row.",
+        description=f"Direct identifiers of {contract.title}: a row per subject of a source row.",
         owner=contract.agency,
         columns=(
             Column("record_id", "string", "HMAC of feed, role and source key", "restricted"),

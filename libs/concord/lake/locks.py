@@ -151,13 +151,17 @@ class Locks:
             time.sleep(RETRY_SECONDS)
 
     def _latest(self, table: str) -> tuple[int, Holder | None]:
-        numbers = self._numbers(table)
-        if not numbers:
+        number = max(self._numbers(table), default=0)
+        if not number:
             return 0, None
-        number = max(numbers)
         try:
             content = json.loads(self._storage.read(self._path(table, number)))
             return number, Holder(**content)
+        except InfrastructureError:
+            if number in self._numbers(table):
+                raise
+            # The next holder cleared it away between listing and reading.
+            return self._latest(table)
         except (ValueError, TypeError):
             # Being written right now, or its writer died in between: its age decides.
             entries = self._storage.list(join(self._folder, table))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,10 +165,12 @@ class Lake:
         shown = self.spark.sql(f"SHOW TBLPROPERTIES {place}").collect()
         present = {row["key"]: row["value"] for row in shown}
         have = set(self.spark.read.format("delta").load(self.path(table)).columns)
-        added = [field for field in table.schema.fields if field.name not in have]
-        if added:
-            columns = ", ".join(f"`{f.name}` {f.dataType.simpleString()}" for f in added)
-            self.spark.sql(f"ALTER TABLE {place} ADD COLUMNS ({columns})")
+        if not have >= set(table.column_names):
+            # An empty append brings the new columns with their comments and labels; ADD COLUMNS
+            # would lose the labels.
+            nothing = self.spark.createDataFrame([], table.schema)
+            added = nothing.write.format("delta").mode("append").option("mergeSchema", "true")
+            added.save(self.path(table))
         changed = {name: value for name, value in wanted.items() if present.get(name) != value}
         if changed:
             pairs = ", ".join(f"'{name}' = {_literal(value)}" for name, value in changed.items())
@@ -189,8 +192,9 @@ class Lake:
         ConcordError when Delta skipped the transaction although it was never applied here, and
         InfrastructureError when the store fails; neither repeats a row's values.
         """
-        self.create(table, labels)
         note = stamp.encode(transaction)
+        with self._noted(stamp.encode(None)):
+            self.create(table, labels)
         columns = [*table.column_names, *([scd2.OPERATION] if isinstance(how, Changes) else [])]
         chosen = rows.select(*columns)
         try:
@@ -221,7 +225,8 @@ class Lake:
         Its rows carry their own keys: nothing is lost by not reading the history back.
         """
         with self.locks.hold([table.name], wait_seconds=self.lock_wait):
-            self.create(table, {})
+            with self._noted(stamp.encode(None)):
+                self.create(table, {})
             try:
                 chosen = rows.select(*table.column_names)
                 self._save(chosen, table, Append(), stamp.encode(None), None)
@@ -230,6 +235,16 @@ class Lake:
                     f"{table.name}: writing failed with {described(error)}; check space and "
                     "permissions of the lake root, then run this again"
                 ) from None
+
+    @contextmanager
+    def _noted(self, note: str) -> Iterator[None]:
+        """Commits made without a writer's option (CREATE, ALTER, MERGE) carry the note too."""
+        name = "spark.databricks.delta.commitInfo.userMetadata"
+        self.spark.conf.set(name, note)
+        try:
+            yield
+        finally:
+            self.spark.conf.unset(name)
 
     def applied(self, table: Table, transaction: Transaction) -> int | None:
         """The table version in which the transaction was applied, None when it was not."""

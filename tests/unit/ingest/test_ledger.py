@@ -150,7 +150,6 @@ def test_withdrawing_a_delivery_does_not_bring_back_the_one_it_superseded() -> N
     assert decided(rows, "c", manifest(3, MAY)) == Load({})
 
 
-@pytest.mark.xfail(reason="its rejection takes the place of its withdrawal, so the number is free")
 def test_a_withdrawn_delivery_that_was_refused_again_keeps_its_sequence() -> None:
     rows = [
         loaded(1, "a", MAY, number=7),
