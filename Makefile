@@ -1,6 +1,6 @@
 # Every command that the README names. Bare `make` explains them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench real chaos lint clean
+.PHONY: help setup demo test bench chaos lint clean
 
 python := .venv/bin/python
 
@@ -22,9 +22,6 @@ test: setup ## run every test, lint included (TEST="-k name tests/unit" narrows 
 
 bench: setup ## measure synthesis and ingestion, and write docs/benchmarks.md (BENCH="--help" for sizes)
 	@$(python) -m tests.bench $(BENCH)
-
-real: setup ## load data that this project did not make: the pseudopeople sample population
-	@tests/real/run.sh
 
 chaos: setup ## kill and rerun jobs at random for a longer while than `make test` does
 	@$(python) -m pytest -m chaos $(TEST)

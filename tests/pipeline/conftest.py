@@ -35,7 +35,7 @@ class Demo:
         summary: dict[str, Any] = json.loads(self.output.strip().splitlines()[-1])
         return summary
 
-    def run(self, *command: str, timeout: int = 400) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, timeout: int = 1500) -> subprocess.CompletedProcess[str]:
         """Runs a command in the demo's folder, as a user would at the top of the project."""
         environment = {**os.environ, "COLUMNS": "160"}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)

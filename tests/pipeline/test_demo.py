@@ -31,14 +31,17 @@ def tables(demo: Demo) -> list[Path]:
 def test_the_demo_loads_every_feed_and_says_what_it_rejected(demo: Demo) -> None:
     assert demo.summary["exit_code"] == 0
     assert demo.summary["deliveries"] == 26
-    assert demo.summary["rejected"] == 1
+    assert demo.summary["rejected"] >= 1, "and of so few people, a delivery of a dozen rows"
     assert "adds up to" in demo.output, "the faulty delivery's reason"
     assert "replaces sequence 2" in (ledger := json.dumps(reasons(demo))), ledger
     assert "Seconds per stage" in demo.output
     loaded = {path.name for path in tables(demo)}
-    assert {"dta_snap_cases", "dua_wages_wages", "dese_enrollment_enrollment"} <= loaded or len(
-        loaded
-    ) >= 13
+    assert len(loaded) == 15, loaded  # six tables of dta_snap, seven other feeds, two ledgers
+    runs = pl.read_delta(str(demo.lake / "ops" / "runs"))
+    ended = runs.filter(pl.col("state") == "ended").sort("as_of")
+    *before, last = ended["exit_code"].to_list()
+    assert set(before) <= {0, 12}
+    assert last in {11, 12}, "the faulty delivery comes last"
 
 
 def reasons(demo: Demo) -> list[list[str]]:
