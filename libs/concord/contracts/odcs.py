@@ -1139,6 +1139,18 @@ def _check_subjects(place: Place, tables: list[model.Table]) -> None:
                 )
             if subject.identifiers is not None:
                 written.add(subject.role)
+    describing = [t for t in tables if any(s.identifiers is not None for s in t.subjects)]
+    for table in describing:
+        if table.policy != describing[0].policy:
+            sites[table.name].say(
+                f"writes to the feed's vault table as {describing[0].name!r} does, but under the "
+                f"load policy {table.policy!r}, not {describing[0].policy!r}; use one policy for "
+                "both, or make two feeds of them"
+            )
+        if not table.key:
+            sites[table.name].say(
+                "writes subjects to the vault, which keeps them by row; mark its primary key"
+            )
     for role, (kind, _, first) in seen.items():
         if complete and kind == "person" and role not in written:
             sites[first].say(

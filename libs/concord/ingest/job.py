@@ -336,7 +336,7 @@ def _publish(
         written=written,
     )
     reach("ingest.recorded")
-    message = f"loaded {staged.rows - staged.quarantined} rows"
+    message = f"{staged.rows - staged.quarantined} rows"
     if staged.quarantined:
         message += f", {staged.quarantined} in quarantine"
     message += "".join(f"; {note}" for note in notes)

@@ -220,6 +220,17 @@ def test_a_subject_means_the_same_in_every_table(load: Load) -> None:
         load(text)
 
 
+def test_tables_that_share_the_vault_share_a_load_policy(load: Load) -> None:
+    own = (
+        "\n      - property: subjects\n"
+        "        value: [{role: firm, kind: entity, key: [workers], identifiers: {}}]"
+    )
+    text = changed("{property: loadPolicy, value: full_refresh}",
+                   "{property: loadPolicy, value: full_refresh}" + own)  # fmt: skip
+    with pytest.raises(ConfigError, match="under the load policy 'full_refresh', not 'upsert'"):
+        load(text)
+
+
 def test_snapshot_tables_keep_their_own_columns(load: Load) -> None:
     text = changed("value: upsert", "value: snapshot")
     load(text)
