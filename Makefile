@@ -14,11 +14,11 @@ demo: setup ## make a synthetic Commonwealth, ingest its deliveries and show wha
 	@$(python) -m concord.demo $(DEMO)
 
 # Two workers: a Spark session keeps one core busy with planning most of the time, so two of them, at
-# about 1.5 GB each, use a small machine well. loadgroup, because tests that share a dear fixture (the
-# demo, a finished set-up) name an xdist_group and so pay for it once. Here and not in pyproject.toml,
+# about 1.5 GB each, use a small machine well. loadfile, because tests that share a dear fixture (the
+# demo, a finished set-up) stand in one file and so pay for it once. Here and not in pyproject.toml,
 # so that a plain pytest stays in one process, for a debugger.
 test: setup ## run every test, lint included (TEST="-k name tests/unit" narrows it)
-	@$(python) -m pytest -n 2 --dist loadgroup $(TEST)
+	@$(python) -m pytest -n 2 --dist loadfile $(TEST)
 
 bench: setup ## measure synthesis and ingestion, and write docs/benchmarks.md (BENCH="--help" for sizes)
 	@$(python) -m tests.bench $(BENCH)

@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 from tests.conftest import ROOT
 from tests.pipeline.conftest import Demo, run_demo
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
+pytestmark = pytest.mark.pipeline
 
 
 def tables(demo: Demo) -> list[Path]:

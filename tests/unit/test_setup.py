@@ -24,7 +24,6 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 MAKE = shutil.which("make") or "make"
 # The tests of one finished tree stay in one worker, which makes it once.
-pytestmark = pytest.mark.xdist_group("setup")
 
 LOCKS = (ROOT / "infra/lock/build.txt", ROOT / "infra/lock/requirements.txt")
 

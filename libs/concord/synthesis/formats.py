@@ -147,7 +147,7 @@ def body(table: Table, columns: dict[str, pa.Array]) -> bytes:
     elif isinstance(form, Excel):
         lines = _excel_rows(table, columns)
     else:
-        raise NotImplementedError(f"no writer for format {form.kind}")
+        raise ValueError(f"{table.name}: no feed here delivers {form.kind}; add a writer for it")
     return _joined(lines, getattr(form, "encoding", "utf-8"))
 
 
