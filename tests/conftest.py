@@ -6,11 +6,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from pyspark.sql import SparkSession
 
 from concord.lake.session import start
 from concord.settings import Keys, Settings, SparkSettings
+
+# Machines that run tests are shared and slow at times: a slow example is no wrong one.
+hypothesis.settings.register_profile(
+    "concord", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("concord")
 
 # A developer's own settings must not reach into the tests, nor the tests into a real lake.
 for _name in [name for name in os.environ if name.startswith("CONCORD_")]:

@@ -329,7 +329,7 @@ def test_ci_runs_the_readme_test_command_from_any_folder(tmp_path: Path) -> None
     make_executable(tmp_path / "bin/make", f'echo "$PWD $*" > {tmp_path}/called')
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     subprocess.run(
-        [ROOT / ".ci/run"], cwd=tmp_path, env=os.environ | {"PATH": path}, check=True, timeout=20
+        [ROOT / ".ci/run"], cwd=tmp_path, env=os.environ | {"PATH": path}, check=True, timeout=120
     )
     called = (tmp_path / "called").read_text().strip()
     assert called == f"{ROOT} test"
