@@ -13,8 +13,7 @@ setup: ## make .venv and fetch Delta's jars; nothing to do when nothing changed 
 demo: setup ## make a synthetic Commonwealth, ingest its deliveries and show what came of them
 	@$(python) -m concord.demo $(DEMO)
 
-# Two workers: a Spark session keeps one core busy with planning most of the time, so two of them, at
-# about 1.5 GB each, use a small machine well. loadfile, because tests that share a dear fixture (the
+# Two workers, one a core; not yet measured against one process (TEST="-n 0"). loadfile, because tests that share a dear fixture (the
 # demo, a finished set-up) stand in one file and so pay for it once. Here and not in pyproject.toml,
 # so that a plain pytest stays in one process, for a debugger.
 test: setup ## run every test, lint included (TEST="-k name tests/unit" narrows it)

@@ -53,6 +53,7 @@ def test_settings(folder: Path, **changes: object) -> Settings:
     return Settings.model_validate({**values, **changes})
 
 
+# Its name begins with test_, but pytest must not collect it.
 test_settings.__test__ = False  # type: ignore[attr-defined]
 
 

@@ -44,7 +44,8 @@ from concord.lake.run import Run, versions
 from concord.lake.tables import Lake, Written, described
 from concord.privacy.keys import KeySource, fingerprint, vault_key
 
-# Below this, a delivery's queries are interpreted (measured: half the time at a few thousand rows).
+# Below this, a delivery's queries are interpreted: to compile many small ones costs more than to
+# run them. The limit is a first guess, not a measured one.
 COMPILE_FROM_BYTES = 4_000_000
 KEY_CHECK = "vault/_key_check"
 ARCHIVE, WORK = "vault/_archive", "vault/_work"

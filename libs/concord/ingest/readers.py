@@ -448,6 +448,7 @@ def _union(parts: Sequence[DataFrame]) -> DataFrame:
 
 def _nested_schema(paths: Sequence[str], *, corrupt: str) -> StructType:
     """A schema of strings with the given dotted paths."""
+    # A tree of dicts has no type that mypy can follow through `setdefault`.
     tree: dict[str, dict[str, object]] = {}
     for path in paths:
         node: dict[str, object] = tree  # type: ignore[assignment]
