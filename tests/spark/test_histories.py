@@ -144,7 +144,7 @@ def last_status(office: Office, feed: str, folder: str) -> str:
 def test_a_random_history_gives_what_the_model_says(
     office: Office, dying: pytest.MonkeyPatch
 ) -> None:
-    play(office, seed=20, events=3, monkeypatch=dying)
+    play(office, seed=1, events=3, monkeypatch=dying)
 
 
 @pytest.mark.chaos
