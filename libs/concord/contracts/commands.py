@@ -131,11 +131,13 @@ def new(
     path = conf / "feeds" / f"{feed}.yaml"
     if path.exists() and not force:
         raise UsageError(f"{path} exists; choose another feed or give --force")
-    text = draft(sample, feed, table=table, agency=agency, calendar=calendar, sheet=sheet)
+    drafted = draft(sample, feed, table=table, agency=agency, calendar=calendar, sheet=sheet)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    reviews = text.count("# review:")
+    path.write_text(drafted.text, encoding="utf-8")
+    reviews = drafted.text.count("# review:")
     _say(f"wrote {path}: go through its {reviews} `review` comments")
+    if drafted.warning:
+        print(f"warning: {drafted.warning}", file=sys.stderr)
     load_contract(path)
     _say(f"then: concord contract check {path}")
 
@@ -174,7 +176,7 @@ def _load(files: list[Path] | None, conf: Path) -> list[Contract]:
 def _check_expressions(contracts: list[Contract]) -> None:
     from pyspark.sql import SparkSession
 
-    from concord.contracts.odcs import check_expressions
+    from concord.contracts.expressions import check_expressions
 
     spark = SparkSession.builder.master("local[1]").appName("contract check").getOrCreate()
     problems: list[str] = []

@@ -9,105 +9,40 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from concord.contracts.columns import LOGICAL_TYPES, base_type
+from concord.contracts.guesses import (
+    PEOPLE,
+    Guess,
+    column_names,
+    guess_column,
+    plain_name,
+    unused_name,
+)
 from concord.contracts.model import MULTI_VALUED
-from concord.contracts.odcs import DECIMAL, LOGICAL_TYPES, NAME
-from concord.contracts.samples import Column, Sample, known_names, read_sample
+from concord.contracts.place import NAME
+from concord.contracts.samples import Column, Sample, read_sample
 from concord.errors import UsageError
 
 # Words that agencies write for "nothing"; found in a sample they become nullValues.
 NULL_WORDS = frozenset({"NULL", "null", "N/A", "n/a", "NA", "#N/A", "."})
-BOOLEAN_WORDS = (("Y", "N"), ("true", "false"), ("True", "False"), ("TRUE", "FALSE"),
-                 ("T", "F"), ("Yes", "No"), ("YES", "NO"), ("yes", "no"))  # fmt: skip
-# Spark's pattern, Python's, and what a value must look like (Python reads more than Spark).
-DATES = (
-    ("yyyy-MM-dd", "%Y-%m-%d", r"\d{4}-\d\d-\d\d"),
-    ("MM/dd/yyyy", "%m/%d/%Y", r"\d\d/\d\d/\d{4}"),
-    ("M/d/yyyy", "%m/%d/%Y", r"\d{1,2}/\d{1,2}/\d{4}"),
-    ("dd/MM/yyyy", "%d/%m/%Y", r"\d\d/\d\d/\d{4}"),
-    ("MM-dd-yyyy", "%m-%d-%Y", r"\d\d-\d\d-\d{4}"),
-    ("yyyy/MM/dd", "%Y/%m/%d", r"\d{4}/\d\d/\d\d"),
-    ("dd-MMM-yyyy", "%d-%b-%Y", r"\d\d-[A-Za-z]{3}-\d{4}"),
-    ("yyyyMMdd", "%Y%m%d", r"(19|20)\d{6}"),
-    ("MMddyyyy", "%m%d%Y", r"\d{4}(19|20)\d\d"),
-)
-TIMESTAMPS = (
-    ("yyyy-MM-dd HH:mm:ss", "%Y-%m-%d %H:%M:%S", r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"),
-    ("yyyy-MM-dd'T'HH:mm:ss", "%Y-%m-%dT%H:%M:%S", r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"),
-    (
-        "yyyy-MM-dd'T'HH:mm:ssX",
-        "%Y-%m-%dT%H:%M:%S%z",
-        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d)",
-    ),
-    ("MM/dd/yyyy HH:mm", "%m/%d/%Y %H:%M", r"\d\d/\d\d/\d{4} \d\d:\d\d"),
-)
-PEOPLE = (
-    "child|parent|mother|father|guardian|client|claimant|student|employee|worker|member|applicant|"
-    "participant|recipient|head|spouse|patient|person|enrollee|infant|trainee"
-)
-# Standard identifier, identifier role, and the column names that tell it; the first match wins.
-NAMED = (
-    ("ssn_last4", "direct", r"(ssn|ss|social).*(last|l)_?(4|four)|last_?4"),
-    ("ssn", "direct", r"(^|_)(ssn|soc_?sec\w*|social_security\w*)(_|$)"),
-    ("birth_date", "direct", r"(^|_)(dob|birth_?dat\w*|birth_?dt|date_of_birth|born)(_|$)|birthda"),
-    ("emails", "direct", r"e_?mail"),
-    ("phones", "direct", r"phone|(^|_)(tel|mobile|cell)(_|$)"),
-    ("former_family_name", "direct", r"(maiden|former|birth)_.*name|maiden"),
-    ("given_name", "direct", r"(^|_)(first|given|f)_?na?me?(_|$)|(^|_)fname|(^|_)forename"),
-    ("middle_name", "direct", r"(^|_)(middle|mid|m)_?(name|nm|init\w*)|(^|_)mi$"),
-    ("family_name", "direct", r"(^|_)(last|family|sur|l)_?na?me?(_|$)|(^|_)lname|surname"),
-    ("name_suffix", "direct", r"(^|_)suffix$"),
-    ("full_name", "direct", rf"^(full_?name|name|({PEOPLE})_?name|name_full)$"),
-    ("state_student_id", "direct", r"(^|_)(sasid|state_student_id)$"),
-    ("address_line2", "direct", r"(addr\w*|street|line)_?(line)?_?2$|(^|_)(apt|unit)(_|$)"),
-    ("address_line1", "direct", r"addr|street"),
-    ("zip", "quasi", r"(^|_)(zip|postal)"),
-    ("city", "quasi", r"(^|_)(city|town|municipality)(_|$)"),
-    ("state", "quasi", r"(^|_)(state|st)(_cd|_code)?$"),
-    ("sex", "quasi", r"(^|_)(sex|gender)"),
-    ("race", "quasi", r"(^|_)race"),
-    ("ethnicity", "quasi", r"(^|_)(ethnic|hispanic)"),
-    ("language", "quasi", r"(^|_)lang"),
-)
-# The same by the shape of nearly all values, where a name says nothing.
-SHAPED = (
-    ("ssn", "a social security number", r"(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}"),
-    ("ssn", "a social security number", r"(?!000|666|9)\d{3}(?!00)\d\d(?!0000)\d{4}"),
-    ("emails", "an email address", r"[^@\s]+@[^@\s]+\.\w+"),
-    ("phones", "a phone number", r"(\+?1[-. ]?)?(\(\d{3}\) ?|\d{3}[-. ])\d{3}[-. ]\d{4}"),
-    (
-        "address_line1",
-        "a street address",
-        r"(?i)\d+\w? .*\b(st|street|ave|avenue|rd|road|dr|drive|ln|lane|blvd|ct|court|way|pl)\b.*",
-    ),
-)
-WORDS = r"[A-Za-zÀ-ÿ][A-Za-zÀ-ÿ'’ .,-]*"
-PERSON_ID = rf"^({PEOPLE}|case_?person|individual|indiv)_?(id|number|no|num|key|nbr)$"
+NUMBER = r"(^|_)(id|number|no|num|key|nbr)$"
+# Identifiers that are one person's own, unlike names, dates of birth and addresses.
+PERSONAL_NUMBERS = frozenset({"ssn", "state_student_id"})
+KEY_COLUMNS = 12  # that are tried together as a key; files begin with their keys
 
 
 @dataclass(frozen=True)
-class Guess:
-    """What the draft says of one column, and why, for the comments."""
+class Draft:
+    """The YAML text of a contract; `warning` says what keeps it from being complete."""
 
-    name: str
-    source: str
-    type: str
-    required: bool
-    role: str = "none"
-    classification: str = "confidential"
-    identifier: str | None = None
-    formats: tuple[str, ...] = ()
-    booleans: dict[str, bool] = field(default_factory=dict)
-    codes: tuple[str, ...] = ()
-    position: tuple[int, int] | None = None
-    reviews: tuple[str, ...] = ()
+    text: str
+    warning: str | None = None
 
 
 @dataclass(frozen=True)
@@ -128,32 +63,43 @@ def draft(
     agency: str | None = None,
     calendar: str = "month",
     sheet: str | None = None,
-) -> str:
-    """The YAML text of a contract for files like `sample`.
+) -> Draft:
+    """A contract for files like `sample`.
 
     `table` defaults to the feed's name after its first word, `agency` to that word
-    (`dta_snap`: table snap of dta). Raises UsageError when the sample cannot be read.
+    (`dta_snap`: table snap of dta). People of a sample whose rows nothing tells apart stand in
+    comments, as the vault keeps them by row. Raises UsageError when the sample cannot be read.
     """
     if not NAME.match(feed):
         raise UsageError(f"feed {feed!r} must be lower case letters, digits and underscores")
     read = read_sample(sample, sheet)
     nulls = sorted({v for c in read.columns for v in c.values if v in NULL_WORDS})
     columns = [_without(c, nulls) for c in read.columns]
-    names = _names(column.source for column in columns)
-    guesses = [_guess(n, c) for n, c in zip(names, columns, strict=True)]
+    names = column_names(column.source for column in columns)
+    guesses = [guess_column(n, c) for n, c in zip(names, columns, strict=True)]
     key = _candidate_key(guesses, columns)
-    people = _people(guesses, key)
+    people = _people(guesses, key if len(key) == 1 or _has_number(key) else ())
+    why = _why_no_key(columns) if people and not key else None
     first, _, rest = feed.partition("_")
-    return _render(
+    text = _render(
         sample=read,
         feed=feed,
-        table=table or _name(rest) or feed,
+        table=table or plain_name(rest) or feed,
         agency=agency or first,
         calendar=calendar,
         nulls=nulls,
         guesses=guesses,
         key=key,
         people=people,
+        why_no_key=why,
+    )
+    if why is None:
+        return Draft(text)
+    roles = ", ".join(person.role for person in people)
+    return Draft(
+        text,
+        f"no primary key found: {why}. So the draft does not write {roles} to the vault; the "
+        "comment above its `subjects` says how to add them",
     )
 
 
@@ -162,194 +108,62 @@ def _without(column: Column, nulls: Iterable[str]) -> Column:
     return replace(column, values=tuple(None if v in empty else v for v in column.values))
 
 
-# --- guessing one column -------------------------------------------------------------------------
-
-
-def _name(text: str) -> str:
-    """`childFirstName`, `Child First Name` and `child-first-name` as `child_first_name`."""
-    text = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", text)
-    text = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
-    return f"c_{text}" if text[:1].isdigit() else text
-
-
-def _names(sources: Iterable[str]) -> list[str]:
-    names: list[str] = []
-    for source in sources:
-        base = name = _name(source) or "column"
-        number = 2
-        while name in names:
-            name, number = f"{base}_{number}", number + 1
-        names.append(name)
-    return names
-
-
-def _share(values: Iterable[str], fits: Callable[[str], Any]) -> float:
-    told = [bool(fits(value)) for value in values]
-    return sum(told) / len(told) if told else 0.0
-
-
-def _guess(name: str, column: Column) -> Guess:
-    values = [value for value in column.values if value is not None]
-    required = len(values) == len(column.values)
-    reviews = ["no empty value in the sample"] if required else []
-    identifier, role, why = _identifier(name, values)
-    kind, formats, booleans = _type(column, values, identifier or "")
-    if why:
-        reviews.insert(0, why)
-    if not values:
-        reviews.append("always empty in the sample")
-    if kind in ("date", "timestamp") and identifier is None and _looks_like_births(values, formats):
-        identifier, role = "birth_date", "direct"
-        reviews.insert(0, "dates over many decades: a date of birth?")
-    if identifier == "birth_date" and kind != "date":
-        reviews.append("a birth date whose dates are not of one format")
-    if len(formats) > 1 or formats in (("MM/dd/yyyy",), ("dd/MM/yyyy",), ("M/d/yyyy",)):
-        reviews.append("month first or day first?")
-    codes: tuple[str, ...] = ()
-    if role == "none" and kind == "string":
-        unnamed = re.fullmatch(r"(column|field)_\d+", name)  # may be anything, names of people too
-        codes = () if unnamed else _codes(values)
-        if codes:
-            reviews.append("all codes there are?")
-        elif values and sum(map(len, values)) / len(values) > 30:
-            role = "sensitive"
-            reviews.append("free text can name people; does the hub need it?")
-    classification = "restricted" if role in ("direct", "sensitive") else "confidential"
-    return Guess(
-        name=name,
-        source=column.source,
-        type=kind,
-        required=required,
-        role=role,
-        classification=classification,
-        identifier=identifier,
-        formats=formats,
-        booleans=booleans,
-        codes=codes,
-        position=column.position,
-        reviews=tuple(reviews),
-    )
-
-
-def _identifier(name: str, values: list[str]) -> tuple[str | None, str, str]:
-    """(standard identifier, identifier role, why) by the column's name, then its values."""
-    if re.search(PERSON_ID, name):
-        return None, "direct", "the agency's own number of a person?"
-    for identifier, role, pattern in NAMED:
-        if re.search(pattern, name):
-            return identifier, role, f"{identifier}, by its name"
-    for identifier, what, pattern in SHAPED:
-        if values and _share(values, re.compile(pattern).fullmatch) > 0.8:
-            return identifier, "direct", f"the values look like {what}"
-    known = known_names()
-    words = {value.upper() for value in values}
-    if len(words) >= 3 and _share(words, lambda w: known & set(re.split(r"[ ,.-]+", w))) > 0.6:
-        kind = "full_name" if _share(words, lambda w: " " in w or "," in w) > 0.5 else "family_name"
-        return kind, "direct", "the values look like names of people"
-    distinct = len(set(values)) / len(values) if values else 0.0
-    wordy = values and _share(values, re.compile(WORDS).fullmatch) > 0.95
-    if wordy and distinct > 0.3 and len(set(values)) > 5 and max(map(len, values)) <= 60:
-        several = _share(values, lambda v: " " in v or "," in v) > 0.5
-        kind = "full_name" if several else "family_name"
-        return kind, "direct", "many different words: names of people?"
-    return None, "none", ""
-
-
-def _type(
-    column: Column, values: list[str], identifier: str
-) -> tuple[str, tuple[str, ...], dict[str, bool]]:
-    """(Spark type, date formats, codes of booleans)."""
-    if column.type:
-        return column.type, (), {}
-    if identifier not in ("", "birth_date") or not values:
-        return "string", (), {}
-    distinct = set(values)
-    for yes, no in BOOLEAN_WORDS:
-        if distinct <= {yes, no} and len(values) > 1:
-            return "boolean", (), {yes: True, no: False}
-    for kind, known in (("date", DATES), ("timestamp", TIMESTAMPS)):
-        formats = _formats(values, known)
-        if formats:
-            return kind, formats, {}
-    if _share(values, re.compile(r"-?(0|[1-9]\d*)").fullmatch) == 1:
-        widest = max(len(value.lstrip("-")) for value in values)
-        if widest <= 18:
-            return ("int" if widest <= 9 else "bigint"), (), {}
-    if _share(values, re.compile(r"-?(0|[1-9]\d*)(\.\d+)?").fullmatch) == 1:
-        whole = max(len(value.lstrip("-").split(".")[0]) for value in values)
-        scale = max(len(value.partition(".")[2]) for value in values)
-        if whole + scale <= 30:
-            return f"decimal({max(whole + 4, 8) + scale},{scale})", (), {}
-    return "string", (), {}
-
-
-def _formats(values: list[str], known: Iterable[tuple[str, str, str]]) -> tuple[str, ...]:
-    """The fewest formats that read at least 98 % of the values (some dates are impossible)."""
-    left = sorted(set(values))
-    total, found = len(left), []
-    for _ in range(3):
-        shares = [
-            (sum(_is_date(v, python, shape) for v in left), -order, spark, python, shape)
-            for order, (spark, python, shape) in enumerate(known)
-        ]
-        count, _, spark, python, shape = max(shares)
-        if not count:
-            break
-        found.append(spark)
-        left = [value for value in left if not _is_date(value, python, shape)]
-        if len(left) <= 0.02 * total:
-            return tuple(found)
-    return ()
-
-
-def _is_date(value: str, python: str, shape: str) -> bool:
-    if not re.fullmatch(shape, value):
-        return False
-    try:
-        datetime.strptime(value, python)
-    except ValueError:
-        return False
-    return True
-
-
-def _looks_like_births(values: list[str], formats: tuple[str, ...]) -> bool:
-    years = [int(found[0]) for v in values if (found := re.search(r"(?:18|19|20)\d\d", v))]
-    return bool(formats or years) and len(years) > 20 and max(years) - min(years) > 40
-
-
-def _codes(values: list[str]) -> tuple[str, ...]:
-    """Frequent short codes; nothing when a value is rare, as a rare value may be somebody's."""
-    counts = Counter(values)
-    if not counts or len(counts) > 20 or max(map(len, counts)) > 20:
-        return ()
-    if len(values) < 5 * len(counts) or min(counts.values()) < 3:
-        return ()
-    if any(code.upper() in known_names() for code in counts):
-        return ()
-    return tuple(sorted(counts))
-
-
 # --- guessing the table --------------------------------------------------------------------------
 
 
 def _candidate_key(guesses: list[Guess], columns: list[Column]) -> tuple[str, ...]:
-    """The columns that are never empty and never repeat together; ids before others."""
-    rows = len(columns[0].values)
-    usable = [
-        (g.name, c.values)
-        for g, c in zip(guesses, columns, strict=True)
-        if g.required and not g.type.startswith(("decimal", "double", "boolean"))
-    ]
-    usable.sort(key=lambda item: not re.search(r"(^|_)(id|number|no|num|key|nbr)$", item[0]))
-    hinted = [name for name, _ in usable if re.search(r"(^|_)(id|number|no|num|key|nbr)$", name)]
-    for name, values in usable:
-        plain = next(g for g in guesses if g.name == name).identifier is None
-        if len(set(values)) == rows and rows > 1 and (name in hinted or plain):
-            return (name,)
-    for (one, left), (two, right) in combinations(usable[:8], 2):
-        if one in hinted and len(set(zip(left, right, strict=True))) == rows and rows > 1:
-            return one, two
+    """The fewest columns, three at most, that are never empty and never repeat together.
+
+    The agency's own numbers are tried before other columns, what describes a person (names,
+    birth dates, addresses) only when nothing else does, as it is corrected now and then.
+    """
+    values: dict[str, tuple[str | None, ...]] = {}
+    numbers, personal, others, describing = [], [], [], []
+    for guess, column in zip(guesses, columns, strict=True):
+        free_text = guess.role == "sensitive"
+        inexact = guess.type.startswith(("decimal", "double", "boolean"))
+        if not guess.required or free_text or inexact:
+            continue
+        values[guess.name] = column.values
+        if guess.identifier in PERSONAL_NUMBERS:
+            personal.append(guess.name)
+        elif guess.identifier:
+            describing.append(guess.name)
+        elif _has_number([guess.name]):
+            numbers.append(guess.name)
+        else:
+            others.append(guess.name)
+
+    def tell_rows_apart(names: Iterable[str]) -> bool:
+        seen = set(zip(*(values[name] for name in names), strict=True))
+        return len(seen) == len(columns[0].values) > 1
+
+    if not tell_rows_apart(values):
+        return ()
+    for pool, sizes in (
+        ([*numbers, *others], (1,)),
+        ([*numbers, *personal, *others], (1, 2, 3)),
+        ([*numbers, *personal, *others, *describing], (1, 2, 3)),
+    ):
+        for size in sizes:
+            for names in combinations(pool if size == 1 else pool[:KEY_COLUMNS], size):
+                if tell_rows_apart(names):
+                    return names
     return ()
+
+
+def _has_number(names: Iterable[str]) -> bool:
+    return any(re.search(NUMBER, name) for name in names)
+
+
+def _why_no_key(columns: list[Column]) -> str:
+    rows = len(columns[0].values)
+    if rows == 1:
+        return "the sample has one row, and it takes two to see what tells rows apart"
+    repeated = rows - len(set(zip(*(column.values for column in columns), strict=True)))
+    if repeated:
+        return f"rows of the sample that repeat another in every column: {repeated} of {rows}"
+    return "no one, two or three columns without empty values tell the sample's rows apart"
 
 
 def _people(guesses: list[Guess], key: tuple[str, ...]) -> list[Person]:
@@ -365,13 +179,15 @@ def _people(guesses: list[Guess], key: tuple[str, ...]) -> list[Person]:
         groups.setdefault(role, [])
         groups[role] = groups[role] + groups.pop("")
     people: list[Person] = []
+    # The curated table has a column `<role>_record_id` beside those of the file.
+    record_ids = [g.name for g in guesses if g.name.endswith("_record_id")]
+    taken = {name.removesuffix("_record_id") for name in record_ids}
     for role, members in groups.items():
         if all(guess.role != "direct" for guess in members):
             continue  # a town or a language alone is no person
         while members:
-            number = sum(p.role == role or p.role.startswith(f"{role}_") for p in people)
-            name = role if not number else f"{role}_{number + 1}"
-            person, members = _person(name, members, key)
+            person, members = _person(unused_name(role, taken), members, key)
+            taken.add(person.role)
             people.append(person)
     return people
 
@@ -430,6 +246,7 @@ def _render(
     guesses: list[Guess],
     key: tuple[str, ...],
     people: list[Person],
+    why_no_key: str | None,
 ) -> str:
     form = dict(sample.format)
     if nulls:
@@ -441,8 +258,8 @@ def _render(
         *remarks,
         "apiVersion: v3.2.0",
         "kind: DataContract",
-        f"id: {feed}",
-        f"name: {feed}  # review: a title for people",
+        f"id: {_yaml(feed)}",
+        f"name: {_yaml(feed)}  # review: a title for people",
         "version: 0.1.0",
         "status: draft",
         "description: {purpose: To be written.}  # review: what the agency collects it for",
@@ -455,7 +272,7 @@ def _render(
         f"  - {{property: calendar, value: {calendar}}}  # review: the period of a delivery",
         "  - {property: quarantineLimit, value: 0.02}  # review: share of bad rows to accept",
         "schema:",
-        f"  - name: {table}",
+        f"  - name: {_yaml(table)}",
         "    description: To be written.  # review: one row per what?",
         "    customProperties:",
         f"      - {{property: format, value: {_yaml(form)}}}",
@@ -463,31 +280,64 @@ def _render(
         "  # review: full_refresh, upsert, append_only or snapshot",
     ]
     if people:
-        lines += ["      - property: subjects", "        value:"]
-        for person in people:
-            lines += [
-                f"          - role: {person.role}  # review: {person.review}",
-                f"            key: {_yaml(person.key)}",
-                f"            identifiers: {_yaml(person.identifiers)}",
-            ]
+        lines += _subjects(people, guesses, why_no_key)
     lines += ["    quality:", "      - {metric: rowCount, mustBeGreaterThan: 0}", "    properties:"]
+    key_review = _key_review(guesses, key)
     for guess in guesses:
-        lines += _property(guess, key)
+        lines += _property(guess, key, key_review)
     return "\n".join(lines) + "\n"
 
 
-def _property(guess: Guess, key: tuple[str, ...]) -> list[str]:
+def _subjects(people: list[Person], guesses: list[Guess], why_no_key: str | None) -> list[str]:
+    """The property `subjects`; without a primary key, people in comments after a stand-in.
+
+    The stand-in is a subject that is not written to the vault. Its key takes up every direct
+    column, so that a delivery loaded before the review does not publish one.
+    """
+    lines = ["      - property: subjects", "        value:"]
+    written = []
+    for person in people:
+        written += [
+            f"- role: {person.role}  # review: {person.review}",
+            f"  key: {_yaml(person.key)}",
+            f"  identifiers: {_yaml(person.identifiers)}",
+        ]
+    if why_no_key is None:
+        return lines + [f"          {line}" for line in written]
+    direct = [guess.name for guess in guesses if guess.role == "direct"]
+    return [
+        f"      # review: no primary key found: {why_no_key}.",
+        "      # The vault keeps people by row and needs one. Ask the agency what tells rows",
+        "      # apart, mark it with `primaryKey: true` (rows that repeat it will be quarantined),",
+        "      # delete the stand-in and uncomment what follows it. Until then the stand-in keeps",
+        "      # direct columns out of the curated table, and nobody goes to the vault.",
+        *lines,
+        "          - role: stand_in",
+        "            kind: entity",
+        f"            key: {_yaml(direct)}",
+        *(f"          # {line}" for line in written),
+    ]
+
+
+def _key_review(guesses: list[Guess], key: tuple[str, ...]) -> str:
+    if len(key) > 1:
+        return f"a guess: no row of the sample repeats {', '.join(key)} together"
+    if any(guess.name in key and guess.identifier for guess in guesses):
+        return "a guess: no row of the sample repeats it; is each row another person?"
+    return "no row of the sample repeats it"
+
+
+def _property(guess: Guess, key: tuple[str, ...], key_review: str) -> list[str]:
     review = f"  # review: {'; '.join(guess.reviews)}" if guess.reviews else ""
-    lines = [f"      - name: {guess.name}{review}"]
+    lines = [f"      - name: {_yaml(guess.name)}{review}"]
     if guess.source != guess.name:
         lines.append(f"        physicalName: {json.dumps(guess.source, ensure_ascii=False)}")
-    base = "decimal" if DECIMAL.match(guess.type) else guess.type
     lines += [
-        f"        logicalType: {LOGICAL_TYPES[base]}",
+        f"        logicalType: {LOGICAL_TYPES[base_type(guess.type)]}",
         f"        physicalType: {_yaml(guess.type)}",
     ]
     if guess.name in key:
-        lines.append("        primaryKey: true  # review: no row of the sample repeats it")
+        lines.append(f"        primaryKey: true  # review: {key_review}")
         lines.append(f"        primaryKeyPosition: {key.index(guess.name) + 1}")
     if guess.required:
         lines.append("        required: true")

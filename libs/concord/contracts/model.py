@@ -10,6 +10,7 @@ This module only holds the types; `concord.contracts.odcs` reads files into them
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field as Setting
@@ -23,6 +24,8 @@ IdentifierRole = Literal["direct", "quasi", "sensitive", "none"]
 Classification = Literal["public", "internal", "confidential", "restricted"]
 Severity = Literal["error", "warning"]
 Encoding = Literal["utf-8", "windows-1252", "iso-8859-1", "us-ascii"]
+
+CodeLists = Mapping[str, Mapping[str, str]]  # standard list to code to meaning
 
 # The standard identifiers of a person in the vault, in the order of the table's columns. A
 # contract maps its own columns to these names.

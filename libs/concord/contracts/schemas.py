@@ -16,8 +16,10 @@ from typing import Any, get_args
 from pydantic import BaseModel, TypeAdapter
 
 from concord.contracts import model
-from concord.contracts.odcs import COLUMN_PROPERTIES, CONTRACT_PROPERTIES, TABLE_PROPERTIES
-from concord.contracts.odcs import odcs_schema as _odcs
+from concord.contracts.columns import COLUMN_PROPERTIES
+from concord.contracts.odcs import CONTRACT_PROPERTIES
+from concord.contracts.odcs_schema import odcs_schema
+from concord.contracts.tables import TABLE_PROPERTIES
 
 # Kinds of file whose types live in packages above or beside this one: looked up by name when
 # the schemas are written, so that contracts do not import them.
@@ -60,7 +62,7 @@ def _code_lists_schema() -> dict[str, Any]:
 
 def _contract_schema() -> dict[str, Any]:
     """ODCS 3.2 with typed customProperties for contract, table and column."""
-    schema = copy.deepcopy(_odcs())
+    schema = copy.deepcopy(odcs_schema())
     definitions: dict[str, Any] = schema["$defs"]
     subject = _inline(TypeAdapter(model.Subject), definitions)
     subject["properties"]["identifiers"]["propertyNames"] = {"enum": list(model.IDENTIFIERS)}

@@ -84,3 +84,17 @@ def test_new_drafts_a_contract_that_check_accepts(feeds: Path, tmp_path: Path) -
     again = run("new", sample, "dua_people", "--conf", feeds)
     assert isinstance(again.exception, UsageError)
     assert run("new", sample, "dua_people", "--conf", feeds, "--force").exit_code == 0
+
+
+def test_new_warns_when_it_finds_no_key_for_the_people_of_a_sample(
+    feeds: Path, tmp_path: Path
+) -> None:
+    sample = tmp_path / "sample.csv"
+    sample.write_text("office,first_name\nLynn,Ann\nLynn,Ann\n")
+    answer = run("new", sample, "dua_people", "--conf", feeds)
+    assert answer.exit_code == 0, answer.exception
+    assert answer.stderr.startswith("warning: no primary key found: rows of the sample that repeat")
+    assert "does not write person to the vault" in answer.stderr
+    assert run("check", "--conf", feeds).exit_code == 0
+    sample.write_text("id,first_name\n1,Ann\n2,Bob\n")
+    assert not run("new", sample, "dua_people", "--conf", feeds, "--force").stderr

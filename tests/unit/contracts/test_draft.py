@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from concord.contracts import model
 from concord.contracts.draft import draft
 from concord.contracts.odcs import load_contract
-from concord.errors import UsageError
+from concord.errors import ConfigError, UsageError
 
 Row = dict[str, Any]
 
@@ -107,7 +107,7 @@ FILES: dict[str, tuple[Callable[[list[Row]], bytes], dict[str, Any]]] = {
 def drafted(conf: Path, data: bytes, feed: str = "dua_children") -> tuple[str, model.Contract]:
     sample = conf / "sample.bin"
     sample.write_bytes(data)
-    text = draft(sample, feed)
+    text = draft(sample, feed).text
     path = conf / "feeds" / f"{feed}.yaml"
     path.write_text(text, encoding="utf-8")
     return text, load_contract(path)
@@ -200,6 +200,125 @@ def test_fixed_width_gets_a_ruler_draft(conf: Path) -> None:
     assert "record layout" in text
 
 
+def visits(*columns: str) -> list[Row]:
+    """Three visits in each of two places for each of two people, on one of two days each."""
+    rows = [
+        {
+            "SSN": f"123-45-678{person}",
+            "lastName": ("Smith", "García")[person],
+            "officeNo": str(office),
+            "day": f"2025-01-0{day}",
+            "turn": str(turn),
+        }
+        for person in range(2)
+        for office in range(2)
+        for day, turn in ((1, 1), (1, 2), (2, 1))
+    ]
+    return [{name: row[name] for name in columns or row} for row in rows]
+
+
+def test_one_column_that_never_repeats_is_the_key(conf: Path) -> None:
+    rows = [{"SSN": f"123-45-{n + 1000}", "at": n % 4, "entry": f"e{n}"} for n in range(12)]
+    text, contract = drafted(conf, as_csv(rows))
+    assert contract.tables[0].key == ("entry",)
+    assert "a guess" not in text
+
+
+def test_several_columns_that_never_repeat_together_are_a_key_to_review(conf: Path) -> None:
+    rows = [row for row in visits() if row["turn"] == "1"]  # an office sees one of them once a day
+    text, contract = drafted(conf, as_csv(rows))
+    assert contract.tables[0].key == ("office_no", "ssn", "day")
+    guess = "# review: a guess: no row of the sample repeats office_no, ssn, day together"
+    assert text.count(guess) == 3
+    two = [row for row in rows if row["day"] == "2025-01-01"]
+    assert drafted(conf, as_csv(two))[1].tables[0].key == ("office_no", "ssn")
+
+
+def test_names_and_addresses_are_in_a_key_only_when_nothing_else_tells_rows_apart(
+    conf: Path,
+) -> None:
+    rows = [{**row, "streetAddress": f"{n} Main Street"} for n, row in enumerate(visits())]
+    rows = [row for row in rows if row["turn"] == "1"]
+    assert "street_address" not in drafted(conf, as_csv(rows))[1].tables[0].key
+    for row in rows:
+        row["day"] = "2025-01-01"
+    text, contract = drafted(conf, as_csv(rows))
+    assert contract.tables[0].key == ("street_address",)
+    assert "is each row another person?" in text
+
+
+def test_a_guessed_key_without_a_number_is_not_a_persons_key(conf: Path) -> None:
+    rows = [{"lastName": f"Smith{n % 3}", "a": f"a{n % 4}", "b": f"b{n // 4}"} for n in range(12)]
+    (table,) = drafted(conf, as_csv(rows))[1].tables
+    assert table.key == ("a", "b")
+    assert [subject.key for subject in table.subjects] == [("last_name",)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([*visits(), *visits()[:4]], "repeat another in every column: 4 of 16"),
+        (visits("SSN", "lastName", "day"), "repeat another in every column: 8 of 12"),
+        (
+            [{**row, "turn": "" if row["turn"] == "1" else "2"} for row in visits()],
+            "no one, two or three columns without empty values tell the sample's rows apart",
+        ),
+        (visits()[:1], "the sample has one row"),
+    ],
+)
+def test_without_a_key_nobody_is_written_to_the_vault_and_no_direct_column_is_published(
+    rows: list[Row], why: str, conf: Path
+) -> None:
+    sample = conf / "sample.csv"
+    sample.write_bytes(as_csv(rows))
+    made = draft(sample, "dua_visits")
+    assert made.warning is not None
+    assert why in made.warning
+    assert why in made.text
+    _, contract = drafted(conf, as_csv(rows))
+    (table,) = contract.tables
+    assert (table.key, table.policy) == ((), "full_refresh")
+    assert [(s.role, s.kind, s.identifiers) for s in table.subjects] == [
+        ("stand_in", "entity", None)
+    ]
+    assert set(table.subjects[0].key) == {
+        f.name for f in table.fields if f.identifier_role == "direct"
+    }
+
+
+def test_a_draft_without_a_key_is_completed_as_its_comment_says(conf: Path) -> None:
+    text, _ = drafted(conf, as_csv([*visits(), *visits()[:1]]))
+    start = text.index("          - role: stand_in")
+    end = text.index("          # - role: person")
+    text = text[:start] + text[end:].replace("          # ", "          ")
+    path = conf / "feeds" / "dua_children.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="mark its primary key"):
+        load_contract(path)
+    for column in ("ssn", "turn"):
+        name = f"      - name: {column}"
+        at = text.index("        logicalType", text.index(name))
+        text = text[:at] + "        primaryKey: true\n" + text[at:]
+    path.write_text(text)
+    (table,) = load_contract(path).tables
+    assert table.key == ("ssn", "turn")
+    (person,) = table.subjects
+    assert (person.role, person.key) == ("person", ("ssn",))
+    assert person.identifiers == {"ssn": "ssn", "family_name": "last_name"}
+
+
+def test_a_role_leaves_its_record_id_to_a_column_of_that_name(conf: Path) -> None:
+    rows = [{"childLastName": f"S{n}", "child_record_id": f"r{n}"} for n in range(12)]
+    _, contract = drafted(conf, as_csv(rows))
+    assert [subject.role for subject in contract.tables[0].subjects] == ["child_2"]
+
+
+def test_columns_named_like_other_words_of_yaml_keep_their_names(conf: Path) -> None:
+    rows = [{"TRUE": f"a{n}", "No": n % 3, "null": n % 2, "y": "x"} for n in range(6)]
+    _, contract = drafted(conf, as_csv(rows))
+    assert [f.name for f in contract.tables[0].fields] == ["true", "no", "null", "y"]
+
+
 def test_quoted_newlines_are_noticed(conf: Path) -> None:
     rows = [{"id": str(n), "note": "two\nlines" if n % 2 else "one"} for n in range(30)]
     _, contract = drafted(conf, as_csv(rows))
@@ -241,18 +360,19 @@ def test_what_cannot_be_drafted_is_a_usage_error(data: bytes, words: str, conf: 
                          "123-45-6789", "a@b.org", "NULL", "é", "2025-02-30", "9" * 25]),
         min_size=2, max_size=40,
     ),
+    times=st.integers(1, 2),
 )  # fmt: skip
 def test_whatever_the_columns_the_draft_loads(
-    header: list[str], cells: list[str], conf: Path
+    header: list[str], cells: list[str], times: int, conf: Path
 ) -> None:
     width = len(header)
     rows = [cells[i : i + width] for i in range(0, len(cells) - width + 1, width)]
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([header, *rows, *rows])
+    csv.writer(text).writerows([header, *rows * times])
     sample = conf / "sample.csv"
     sample.write_bytes(text.getvalue().encode())
     try:
-        written = draft(sample, "dua_x")
+        written = draft(sample, "dua_x").text
     except UsageError:
         return
     path = conf / "feeds" / "dua_x.yaml"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pyspark.sql import SparkSession
 
-from concord.contracts.odcs import check_expressions
+from concord.contracts.expressions import check_expressions
 from concord.errors import ConfigError
 from tests.unit.contracts.claims import Load, changed, line_of
 
