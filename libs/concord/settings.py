@@ -201,6 +201,9 @@ class Settings(BaseSettings):
     spark: SparkSettings = SparkSettings()
     locks: Locks = Locks()
     parallel_feeds: int = Field(default=2, ge=1)
+    parallel_tables: int = Field(
+        default=2, ge=1, description="tables of one delivery that are staged or published at a time"
+    )
     catalog: str | None = Field(
         default=None, description="register tables as <catalog>.<zone>.<table>; None: paths only"
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -38,6 +39,7 @@ from concord.ingest.ledger import FeedState, Known
 from concord.ingest.manifest import Found, Manifest
 from concord.ingest.rules import Violation
 from concord.ingest.stage import FileCount, Stage, stage
+from concord.lake import session
 from concord.lake.points import reach
 from concord.lake.registry import DELIVERIES, Table
 from concord.lake.run import Run, versions
@@ -155,37 +157,48 @@ def ingest(
             )
     key = None if run.dry_run else _key(run)
 
-    def one(name: str) -> list[Outcome]:
-        lake = run.lake.with_session(run.lake.spark.newSession())
-        contract, mou = contracts[name], governing(mous, name)
-        for source in contract.tables:
-            contribution(mou, name, source.name, run.clock().date())
-        held = [table.name for table in tables.of_contract(contract)]
-        with run.lake.locks.hold([] if run.dry_run else held):
-            events = lake.read(DELIVERIES).where(F.col("feed") == name).collect()
-            feed = Feed(run, lake, contract, mou, key, events)
+    outcomes: list[Outcome] = []
+    failures: list[ConcordError] = []
+
+    def failed(name: str, error: Exception) -> None:
+        # What Spark says of a failed task can quote rows.
+        known = error if isinstance(error, ConcordError) else None
+        failures.append(known or InfrastructureError(f"{name}: Spark failed: {described(error)}"))
+        run.reporter.error(f"{name}: {error}" if known else str(failures[-1]))
+
+    with (
+        ExitStack() as locks,
+        run.reporter.stage("ingest", len(wanted)) as progress,
+        ThreadPoolExecutor(max_workers=run.settings.parallel_feeds) as pool,
+    ):
+        ready: list[str] = []
+        for name in wanted:
+            try:
+                _allowed(run, contracts[name], mous)
+                if not run.dry_run:
+                    held = [table.name for table in tables.of_contract(contracts[name])]
+                    locks.enter_context(run.lake.locks.hold(held))
+                ready.append(name)
+            except ConcordError as error:
+                failed(name, error)
+        # Under the feeds' locks, so that no other run adds to what is read here.
+        known = run.lake.read(DELIVERIES).where(F.col("feed").isin(ready)).collect()
+
+        def one(name: str) -> list[Outcome]:
+            lake = run.lake.with_session(run.lake.spark.newSession())
+            events = [row for row in known if row["feed"] == name]
+            feed = Feed(run, lake, contracts[name], governing(mous, name), key, events)
             try:
                 return _reprocess(feed) if reprocess else _feed(feed, delivery)
             finally:
                 _clean(feed)
 
-    with (
-        run.reporter.stage("ingest", len(wanted)) as progress,
-        ThreadPoolExecutor(max_workers=run.settings.parallel_feeds) as pool,
-    ):
-        futures = {name: pool.submit(one, name) for name in wanted}
-        outcomes: list[Outcome] = []
-        failures: list[ConcordError] = []
+        futures = {name: pool.submit(one, name) for name in ready}
         for name, future in futures.items():
             try:
                 outcomes.extend(future.result())
-            except ConcordError as error:
-                failures.append(error)
-                run.reporter.error(f"{name}: {error}")
-            except (PySparkException, Py4JError) as error:
-                # What Spark says of a failed task can quote rows.
-                failures.append(InfrastructureError(f"{name}: Spark failed: {described(error)}"))
-                run.reporter.error(str(failures[-1]))
+            except (ConcordError, PySparkException, Py4JError) as error:
+                failed(name, error)
             progress.step(name)
     for outcome in outcomes:
         run.tally.rows_in += outcome.rows
@@ -195,6 +208,13 @@ def ingest(
     if failures:
         raise failures[0]
     return outcomes
+
+
+def _allowed(run: Run, contract: Contract, mous: Mapping[str, Mou]) -> None:
+    """Raises RefusedError unless the MOU, today, has a term for every table of the feed."""
+    mou = governing(mous, contract.feed)
+    for source in contract.tables:
+        contribution(mou, contract.feed, source.name, run.clock().date())
 
 
 def _key(run: Run) -> KeySource:
@@ -322,9 +342,8 @@ def _publish(
     notes: tuple[str, ...],
     began: float,
 ) -> Outcome:
-    written = publish.publish(to, staged, contents)
-    quarantined = publish.quarantine(to, staged)
-    written += [quarantined] if quarantined else []
+    parallel = feed.run.settings.parallel_tables
+    written = publish.publish(to, staged, contents, parallel=parallel)
     reach("ingest.published")
     _event(
         feed,
@@ -534,7 +553,8 @@ def _was_loaded(feed: Feed, known: Known) -> bool:
 def _stage(feed: Feed, manifest: Manifest, delivery_id: str, archive: str | None = None) -> Stage:
     """Shape and stage of an archived delivery. Raises DeliveryError for what rejects it whole."""
     folder = archive or feed.archive(delivery_id)
-    _suit_engine(feed.spark, sum(file.bytes for file in manifest.files))
+    small = sum(file.bytes for file in manifest.files) < COMPILE_FROM_BYTES
+    session.interpret(feed.spark, small)
     shaped = integrity.shape(feed.spark, folder, manifest, feed.contract)
     if shaped.problems:
         raise DeliveryError(shaped.problems)
@@ -545,20 +565,8 @@ def _stage(feed: Feed, manifest: Manifest, delivery_id: str, archive: str | None
         shaped.files,
         key=feed.key,
         folder=feed.work(delivery_id),
+        parallel=feed.run.settings.parallel_tables,
     )
-
-
-def _suit_engine(spark: SparkSession, total_bytes: int) -> None:
-    """Interprets a small delivery's queries: to compile one costs more than to run it."""
-    interpreted = {
-        "spark.sql.codegen.wholeStage": "false",
-        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-    }
-    for name, value in interpreted.items():
-        if total_bytes < COMPILE_FROM_BYTES:
-            spark.conf.set(name, value)
-        else:
-            spark.conf.unset(name)
 
 
 def balance(staged: Stage) -> None:
@@ -778,7 +786,7 @@ def _append(feed: Feed, rows: Sequence[Mapping[str, Any]]) -> None:
         )
     )
     whole = [{**row, "files": [{**blank, **file} for file in row["files"]]} for row in rows]
-    frame = feed.spark.createDataFrame(whole, DELIVERIES.schema)
+    frame = feed.spark.createDataFrame(whole, DELIVERIES.schema).coalesce(1)
     feed.lake.append(frame, DELIVERIES, stamp=feed.run.stamp)
     feed.events.extend(whole)
 

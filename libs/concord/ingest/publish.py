@@ -7,8 +7,10 @@ crash skips what is done and goes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, Window
@@ -16,11 +18,11 @@ from pyspark.sql import functions as F
 
 from concord.contracts.model import IDENTIFIERS, MULTI_VALUED, Contract
 from concord.contracts.model import Table as Source
-from concord.ingest import readers, rules, tables
+from concord.ingest import rules, tables
 from concord.ingest.ledger import FeedState
 from concord.ingest.manifest import first_day
 from concord.ingest.stage import Stage
-from concord.lake import scd2
+from concord.lake import scd2, session
 from concord.lake.points import reach
 from concord.lake.registry import Table
 from concord.lake.storage import join
@@ -108,9 +110,14 @@ class Target:
         return ReplaceWhere(condition + own)
 
 
-def publish(to: Publication, staged: Stage, contents: frozenset[Content]) -> list[Written]:
-    """Writes the good rows of the given (table, period) pairs to curated tables and the vault."""
-    written = []
+def publish(
+    to: Publication, staged: Stage, contents: frozenset[Content], *, parallel: int
+) -> list[Written]:
+    """Writes the good rows of the given (table, period) pairs, and the others to quarantine.
+
+    `parallel` tables at a time; what goes to one table goes there one after the other.
+    """
+    steps: dict[str, list[Callable[[Publication], Written | None]]] = {}
     for source in to.contract.tables:
         periods = sorted(period for name, period in contents if name == source.name)
         if not periods or source.name not in staged.tables:
@@ -120,8 +127,16 @@ def publish(to: Publication, staged: Stage, contents: frozenset[Content]) -> lis
             rows = _newest(rows, source.key)
         rows = originated(rules.with_derived(rows, source), to.delivery_id, to.sequence)
         for target in to.targets(source):
-            written.append(_load(to, target, target.project(rows), periods))
-    return written
+            load = partial(_load, target=target, rows=target.project(rows), periods=periods)
+            steps.setdefault(target.table.name, []).append(load)
+    steps[tables.quarantine(to.contract).name] = [partial(quarantine, staged=staged)]
+
+    def one(group: Sequence[Callable[[Publication], Written | None]]) -> list[Written]:
+        own = replace(to, lake=to.lake.with_session(session.sibling(to.lake.spark)))
+        return [written for step in group if (written := step(own))]
+
+    with ThreadPoolExecutor(max_workers=parallel) as pool:
+        return [written for done in pool.map(one, steps.values()) for written in done]
 
 
 def quarantine(to: Publication, staged: Stage, *, rejected: bool = False) -> Written | None:
@@ -302,21 +317,24 @@ def _identifier(name: str, columns: str | tuple[str, ...] | None) -> Column:
 
 
 def _quarantined(to: Publication, staged: Stage, name: str) -> DataFrame:
-    offsets = readers.row_numbers(staged.tables[name])
-    return (
-        staged.bad(name)
-        .join(F.broadcast(offsets), ["_file", "_block"])
-        .select(
-            F.lit(to.delivery_id).alias("delivery_id"),
-            F.lit(name).alias("source_table"),
-            F.col("_period").alias("period"),
-            F.col("_file").alias("file"),
-            (F.col("_index") + F.col("_offset")).alias("row_number"),
-            F.col("_raw").alias("raw"),
-            F.col("_violations").alias("violations"),
-            F.lit(to.contract.version).alias("contract_version"),
-            F.lit(None).cast("string").alias("released_by"),
-        )
+    offsets = [
+        (f"{file.name}/{block}", offset)
+        for file in staged.files
+        if file.table == name and file.quarantined
+        for block, offset in file.offsets.items()
+    ]
+    known = F.create_map(*[F.lit(x) for pair in offsets for x in pair]).cast("map<string,bigint>")
+    offset = known[F.concat_ws("/", "_file", F.col("_block").cast("string"))]
+    return staged.bad(name).select(
+        F.lit(to.delivery_id).alias("delivery_id"),
+        F.lit(name).alias("source_table"),
+        F.col("_period").alias("period"),
+        F.col("_file").alias("file"),
+        (F.col("_index") + offset).alias("row_number"),
+        F.col("_raw").alias("raw"),
+        F.col("_violations").alias("violations"),
+        F.lit(to.contract.version).alias("contract_version"),
+        F.lit(None).cast("string").alias("released_by"),
     )
 
 

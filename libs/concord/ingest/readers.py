@@ -396,7 +396,7 @@ def has_undecodable(spark: SparkSession, files: Sequence[SourceFile], encoding: 
 def _with_place(rows: DataFrame, files: Sequence[SourceFile]) -> DataFrame:
     """Adds `_file`, and `_block` and `_index`, which order a file's rows without a shuffle.
 
-    A row's number is counted from them later, and only for rows that need one (`row_numbers`).
+    A row's number is counted from them later, where one is needed (`FileCount.offsets`).
     """
     names = F.create_map(
         *[F.lit(x) for file in files for x in (file.path.rsplit("/", 1)[-1], file.name)]
@@ -407,23 +407,6 @@ def _with_place(rows: DataFrame, files: Sequence[SourceFile]) -> DataFrame:
         F.col("_metadata.file_block_start").alias("_block"),
         F.monotonically_increasing_id().alias("_index"),
     )
-
-
-def row_numbers(staged: DataFrame) -> DataFrame:
-    """Per file and block, what to add to `_index` for the row's number in the file, from 1.
-
-    Columns `_file`, `_block`, `_offset`.
-    """
-    from pyspark.sql import Window
-
-    blocks = staged.groupBy("_file", "_block").agg(
-        F.min("_index").alias("_first"), F.count("*").alias("_rows")
-    )
-    before = (
-        Window.partitionBy("_file").orderBy("_block").rowsBetween(Window.unboundedPreceding, -1)
-    )
-    earlier = F.coalesce(F.sum("_rows").over(before), F.lit(0))
-    return blocks.select("_file", "_block", (earlier - F.col("_first") + 1).alias("_offset"))
 
 
 def _named(rows: DataFrame, table: Table, place: Mapping[str, str]) -> DataFrame:

@@ -7,11 +7,12 @@ reads it but the publication of the same delivery.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from concord.contracts.model import Contract, Table
@@ -19,7 +20,6 @@ from concord.ingest import readers, rules
 from concord.ingest.manifest import Manifest
 from concord.ingest.readers import SourceFile
 from concord.ingest.rules import Violation
-from concord.ingest.tables import VIOLATION_TYPE
 from concord.lake.storage import join
 from concord.privacy.keys import KeySource
 from concord.privacy.records import record_id, source_key
@@ -41,16 +41,20 @@ class FileCount:
     quarantined: int
     declared_totals: Mapping[str, str]
     totals: Mapping[str, Decimal]
+    # Per block of the file, what to add to `_index` for a row's number in the file, from 1.
+    offsets: Mapping[int, int]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A staged delivery: typed rows by table, violations found by comparing rows, and counts."""
+    """A staged delivery: typed rows by table, violations found by comparing rows, and counts.
+
+    `late` is None when comparing rows found nothing that keeps one out.
+    """
 
     contract: Contract
     tables: Mapping[str, DataFrame]
-    late: DataFrame
-    has_late_errors: bool
+    late: DataFrame | None
     files: tuple[FileCount, ...]
     violations: tuple[Violation, ...]
     table_failures: tuple[str, ...]
@@ -70,7 +74,7 @@ class Stage:
     def good(self, table: str) -> DataFrame:
         """The rows that go on: no violation of severity `error`, staged or late."""
         rows = self.tables[table].where(~rules.has_errors())
-        if not self.has_late_errors:
+        if self.late is None:
             return rows
         out = self.late.where(
             (F.col("_table") == table) & (F.col("_violation.severity") == "error")
@@ -80,7 +84,7 @@ class Stage:
     def bad(self, table: str) -> DataFrame:
         """The other rows, with all their violations in `_violations`."""
         rows = self.tables[table]
-        if not self.has_late_errors:
+        if self.late is None:
             return rows.where(rules.has_errors())
         late = (
             self.late.where(F.col("_table") == table)
@@ -100,20 +104,26 @@ def stage(
     *,
     key: KeySource | None,
     folder: str,
+    parallel: int,
 ) -> Stage:
-    """Reads, types, checks and keys all rows once, writes them to `folder`, and audits them."""
+    """Reads, types, checks and keys all rows once, writes them to `folder`, and audits them.
+
+    `parallel` tables at a time.
+    """
     periods = {file.name: file.period for file in manifest.files}
-    tables = {}
-    for name, group in files.items():
-        table = contract.table(name)
+
+    def one(name: str) -> DataFrame:
+        group, table = files[name], contract.table(name)
         rows = rules.typed(readers.read(spark, table, group), table)
         rows = _keyed(rows, contract, table, key)
         period = F.create_map(*[F.lit(x) for f in group for x in (f.name, periods[f.name])])
         rows = rows.withColumn("_period", period[F.col("_file")])
         rows.write.mode("overwrite").option("compression", "lz4").parquet(join(folder, name))
-        tables[name] = spark.read.schema(rows.schema).parquet(join(folder, name))
-    late = _late(spark, contract, tables, join(folder, "_late"))
-    return _audit(contract, manifest, tables, late)
+        return spark.read.schema(rows.schema).parquet(join(folder, name))
+
+    with ThreadPoolExecutor(max_workers=parallel) as pool:
+        tables = dict(zip(files, pool.map(one, files), strict=True))
+    return _audit(contract, manifest, tables, _late(contract, tables), join(folder, "_late"))
 
 
 def _keyed(rows: DataFrame, contract: Contract, table: Table, key: KeySource | None) -> DataFrame:
@@ -129,9 +139,7 @@ def _keyed(rows: DataFrame, contract: Contract, table: Table, key: KeySource | N
     return rows.select("*", *ids) if ids else rows
 
 
-def _late(
-    spark: SparkSession, contract: Contract, tables: Mapping[str, DataFrame], folder: str
-) -> DataFrame:
+def _late(contract: Contract, tables: Mapping[str, DataFrame]) -> DataFrame | None:
     """Violations that only a comparison of rows can find: duplicate keys, dangling references."""
     found = []
     for name, rows in tables.items():
@@ -141,17 +149,7 @@ def _late(
         for reference in table.references:
             if reference.to_table in tables:
                 found.append(_dangling(rows, tables[reference.to_table], table, reference))
-    if not found:
-        return spark.createDataFrame(
-            [],
-            "_table string, _file string, _block bigint, _index bigint, _violation "
-            + VIOLATION_TYPE,
-        )
-    whole = found[0]
-    for part in found[1:]:
-        whole = whole.unionByName(part)
-    whole.write.mode("overwrite").parquet(folder)
-    return spark.read.schema(whole.schema).parquet(folder)
+    return _union(found) if found else None
 
 
 def _duplicates(rows: DataFrame, table: Table) -> DataFrame:
@@ -197,25 +195,40 @@ def _finding(
 
 
 def _audit(
-    contract: Contract, manifest: Manifest, tables: Mapping[str, DataFrame], late: DataFrame
+    contract: Contract,
+    manifest: Manifest,
+    tables: Mapping[str, DataFrame],
+    late: DataFrame | None,
+    folder: str,
 ) -> Stage:
-    counts = {(row["_table"], row["_file"]): row for row in _counts(contract, tables).collect()}
+    """Counts everything in one query; what comparisons found is kept in `folder`, if anything."""
+    parts = [_counts(contract.table(name), rows) for name, rows in tables.items()]
+    parts += [
+        _violations(rows.select(F.lit(name).alias("_table"), F.explode("_violations").alias("v")))
+        for name, rows in tables.items()
+    ]
+    if late is not None:
+        parts.append(_violations(late.select("_table", F.col("_violation").alias("v")), late=True))
+    found = _union(parts).collect()
+    blocks: dict[tuple[str, str], list[Row]] = {}
+    for row in found:
+        if row["rule"] is None:
+            blocks.setdefault((row["_table"], row["_file"]), []).append(row)
     broken = [
         Violation(row["_table"], row["rule"], row["column"], row["severity"], row["rows"])
-        for row in _violations(tables, late).collect()
+        for row in found
+        if row["rule"] is not None
     ]
-    late_errors = {
-        (row["_table"], row["_file"]): row["rows"]
-        for row in late.where(F.col("_violation.severity") == "error")
-        .groupBy("_table", "_file")
-        .agg(F.count_distinct("_block", "_index").alias("rows"))
-        .collect()
-    }
+    kept, late_errors = None, {}
+    if late is not None and any(row["late"] for row in found):
+        late.write.mode("overwrite").parquet(folder)
+        kept = late.sparkSession.read.schema(late.schema).parquet(folder)
+        late_errors = _late_errors(kept)
     files = []
     for declared in manifest.files:
         if declared.table not in tables:
             continue
-        row = counts.get((declared.table, declared.name))
+        held = blocks.get((declared.table, declared.name), [])
         late_rows = late_errors.get((declared.table, declared.name), 0)
         files.append(
             FileCount(
@@ -225,14 +238,20 @@ def _audit(
                 sha256=declared.sha256,
                 bytes=declared.bytes,
                 declared_rows=declared.rows,
-                rows=row["rows"] if row else 0,
-                quarantined=(row["bad"] if row else 0) + late_rows,
+                rows=sum(row["rows"] for row in held),
+                quarantined=sum(row["bad"] for row in held) + late_rows,
                 declared_totals=declared.control_totals,
-                totals=dict(row["totals"] or {}) if row else {},
+                totals=_totals(held),
+                offsets=_offsets(held),
             )
         )
     staged = Stage(
-        contract, tables, late, bool(late_errors), tuple(files), tuple(sorted(broken, key=str)), ()
+        contract,
+        tables,
+        kept if late_errors else None,
+        tuple(files),
+        tuple(sorted(broken, key=str)),
+        (),
     )
     failures = [
         failure for name in tables for failure in _table_rules(contract.table(name), staged)
@@ -240,38 +259,83 @@ def _audit(
     return replace(staged, table_failures=tuple(failures))
 
 
-def _counts(contract: Contract, tables: Mapping[str, DataFrame]) -> DataFrame:
-    parts = []
-    for name, rows in tables.items():
-        totals = F.create_map(
-            *[
-                x
-                for column in contract.table(name).control_totals
-                for x in (F.lit(column), F.sum(F.col(column)).cast("decimal(38,10)"))
-            ]
-        ).cast("map<string,decimal(38,10)>")
-        parts.append(
-            rows.groupBy("_file").agg(
-                F.lit(name).alias("_table"),
-                F.count("*").alias("rows"),
-                F.count_if(rules.has_errors()).alias("bad"),
-                totals.alias("totals"),
-            )
-        )
-    return _union(parts)
+# One row of the audit: what a file's block holds, or how often a rule was broken.
+COUNTED = {
+    "_table": "string",
+    "_file": "string",
+    "_block": "bigint",
+    "first": "bigint",
+    "rows": "bigint",
+    "bad": "bigint",
+    "totals": "map<string,decimal(38,10)>",
+    "rule": "string",
+    "column": "string",
+    "severity": "string",
+    "late": "boolean",
+}
 
 
-def _violations(tables: Mapping[str, DataFrame], late: DataFrame) -> DataFrame:
-    parts = [
-        rows.select(F.lit(name).alias("_table"), F.explode("_violations").alias("v"))
-        for name, rows in tables.items()
-    ]
-    parts.append(late.select("_table", F.col("_violation").alias("v")))
-    return (
-        _union(parts)
-        .groupBy("_table", "v.rule", "v.column", "v.severity")
-        .agg(F.count("*").alias("rows"))
+def _counts(table: Table, rows: DataFrame) -> DataFrame:
+    """Per file and block: first `_index`, rows, bad rows, control totals."""
+    totals = F.create_map(
+        *[
+            x
+            for column in table.control_totals
+            for x in (F.lit(column), F.sum(F.col(column)).cast("decimal(38,10)"))
+        ]
+    ).cast("map<string,decimal(38,10)>")
+    counted = rows.groupBy("_file", "_block").agg(
+        F.min("_index").alias("first"),
+        F.count("*").alias("rows"),
+        F.count_if(rules.has_errors()).alias("bad"),
+        totals.alias("totals"),
     )
+    return _counted(counted.withColumn("_table", F.lit(table.name)))
+
+
+def _violations(found: DataFrame, *, late: bool = False) -> DataFrame:
+    """How often each rule was broken, from rows of `_table` and a violation `v`."""
+    counted = found.groupBy("_table", "v.rule", "v.column", "v.severity").agg(
+        F.count("*").alias("rows")
+    )
+    return _counted(counted.withColumn("late", F.lit(late)))
+
+
+def _counted(rows: DataFrame) -> DataFrame:
+    """The columns of COUNTED, NULL where the rows have none."""
+    return rows.select(
+        *[
+            (F.col(name) if name in rows.columns else F.lit(None)).cast(kind).alias(name)
+            for name, kind in COUNTED.items()
+        ]
+    )
+
+
+def _totals(blocks: Sequence[Row]) -> dict[str, Decimal]:
+    """A file's control totals, exact to the last digit."""
+    totals: dict[str, Decimal] = {}
+    for block in blocks:
+        for column, total in (block["totals"] or {}).items():
+            totals[column] = totals.get(column, Decimal(0)) + (total or Decimal(0))
+    return totals
+
+
+def _offsets(blocks: Sequence[Row]) -> dict[int, int]:
+    offsets, before = {}, 0
+    for block in sorted(blocks, key=lambda block: block["_block"]):
+        offsets[block["_block"]] = before + 1 - block["first"]
+        before += block["rows"]
+    return offsets
+
+
+def _late_errors(late: DataFrame) -> dict[tuple[str, str], int]:
+    """Per table and file, how many rows a comparison put in quarantine."""
+    counted = (
+        late.where(F.col("_violation.severity") == "error")
+        .groupBy("_table", "_file")
+        .agg(F.count_distinct("_block", "_index").alias("rows"))
+    )
+    return {(row["_table"], row["_file"]): row["rows"] for row in counted.collect()}
 
 
 def _table_rules(table: Table, staged: Stage) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import SparkSession
 
@@ -21,6 +22,13 @@ BASE_CONFS = {
     "spark.scheduler.mode": "FAIR",
     # What the UI and the event log must not show of the environment and the confs.
     "spark.redaction.regex": "(?i)secret|password|passphrase|token|access[.]?key|vault_key",
+}
+
+
+# Queries run as they are instead of being compiled to Java first.
+INTERPRETED = {
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
 }
 
 
@@ -42,7 +50,38 @@ def start(settings: Settings, *, application: str) -> SparkSession:
     # Spark's error logs quote exceptions of tasks, and these can quote rows: what a person needs
     # of a failure is in Concord's own message.
     spark.sparkContext.setLogLevel("OFF")
+    _write_no_crc_files(spark)
     return spark
+
+
+def interpret(spark: SparkSession, on: bool) -> None:
+    """Whether the session's queries are interpreted: to compile a small one costs more than it."""
+    for name, value in INTERPRETED.items():
+        if on:
+            spark.conf.set(name, value)
+        else:
+            spark.conf.unset(name)
+
+
+def sibling(spark: SparkSession) -> SparkSession:
+    """Another session of the application that runs queries as this one does.
+
+    A session's settings carry a commit's notes: who writes side by side needs one each.
+    """
+    other = spark.newSession()
+    interpret(other, spark.conf.get("spark.sql.codegen.wholeStage") == "false")
+    return other
+
+
+def _write_no_crc_files(spark: SparkSession) -> None:
+    """Turns off Hadoop's `.crc` file beside every file on a local disk.
+
+    Without its native library Hadoop starts a `chmod` for each file that it makes: half of several
+    thousand processes in a demo were for files that no reader of the lake looks at.
+    """
+    context: Any = spark.sparkContext
+    hadoop = context._jvm.org.apache.hadoop.fs
+    hadoop.FileSystem.getLocal(context._jsc.hadoopConfiguration()).setWriteChecksum(False)
 
 
 def _jars(folder: str | None) -> str | None:

@@ -8,10 +8,12 @@ whether this write was applied now, had been applied before, or was skipped with
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from delta.tables import DeltaTable
@@ -25,6 +27,9 @@ from concord.lake.registry import Table
 from concord.lake.storage import Storage, join
 
 HISTORY_LOOKBACK = 1000
+# Delta writes a commit's origin (commitInfo) as the first line of its log file.
+COMMIT_INFO_BYTES = 1 << 16
+COMMIT_FILE = re.compile(r"\d{20}\.json")
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,15 @@ class Written:
     applied: bool
 
 
+@dataclass(frozen=True)
+class Commit:
+    """What a table's log says of one of its versions."""
+
+    version: int
+    operation: str | None
+    note: str | None
+
+
 class Lake:
     """One lake as one job uses it."""
 
@@ -132,9 +146,7 @@ class Lake:
 
     def version(self, table: Table) -> int | None:
         """The table's latest version, None when it was never written."""
-        if not self.exists(table):
-            return None
-        return int(self._history(table, 1)[0]["version"])
+        return next((commit.version for commit in self._commits(table)), None)
 
     def create(self, table: Table, labels: Mapping[str, str]) -> None:
         """Make the table if absent; bring columns, properties and labels up to what is declared.
@@ -197,6 +209,8 @@ class Lake:
             self.create(table, labels)
         columns = [*table.column_names, *([scd2.OPERATION] if isinstance(how, Changes) else [])]
         chosen = rows.select(*columns)
+        if isinstance(how, Merge | Changes) and self._is_new(table):
+            chosen, how = _first(chosen, how), Append()
         try:
             if isinstance(how, Merge | Changes):
                 self._merge(chosen, table, how, note, transaction)
@@ -208,9 +222,9 @@ class Lake:
                 f"{table.name}: writing failed with {described(error)}; the table is as it was. "
                 "Check space and permissions of the lake root, then run this again"
             ) from None
-        latest = self._history(table, 1)[0]
-        if latest["userMetadata"] == note:
-            return Written(table.name, int(latest["version"]), applied=True)
+        latest = next(self._commits(table))
+        if latest.note == note:
+            return Written(table.name, latest.version, applied=True)
         before = self.applied(table, transaction) if transaction else None
         if before is None:
             raise ConcordError(
@@ -248,25 +262,31 @@ class Lake:
 
     def applied(self, table: Table, transaction: Transaction) -> int | None:
         """The table version in which the transaction was applied, None when it was not."""
-        if not self.exists(table):
-            return None
-        # An application's versions only grow, so its newest usually decides within a few commits.
-        for limit in (10, HISTORY_LOOKBACK):
-            entries = self._history(table, limit)
-            for entry in entries:
-                said = _decoded(entry["userMetadata"])
-                if said.get("application") == transaction.application:
-                    if said["version"] == transaction.version:
-                        return int(entry["version"])
-                    if said["version"] < transaction.version:
-                        return None
-            if len(entries) < limit:
-                break
+        for commit in islice(self._commits(table), HISTORY_LOOKBACK):
+            said = _decoded(commit.note)
+            # An application's versions only grow: its newest commit decides.
+            if said.get("application") == transaction.application:
+                if said["version"] == transaction.version:
+                    return commit.version
+                if said["version"] < transaction.version:
+                    return None
         return None
 
-    def _history(self, table: Table, limit: int) -> Sequence[Any]:
-        delta = DeltaTable.forPath(self.spark, self.path(table))
-        return delta.history(limit).select("version", "userMetadata").collect()
+    def _commits(self, table: Table) -> Iterator[Commit]:
+        """The table's commits, newest first.
+
+        Read from the log itself: to ask Spark for the history costs a job after each write.
+        """
+        log = self.storage.list(join(self.path(table), "_delta_log"))
+        for entry in reversed([entry for entry in log if COMMIT_FILE.fullmatch(entry.name)]):
+            line, _, _ = self.storage.read(entry.path, COMMIT_INFO_BYTES).partition(b"\n")
+            info = _decoded(line.decode()).get("commitInfo", {})
+            yield Commit(int(entry.name[:20]), info.get("operation"), info.get("userMetadata"))
+
+    def _is_new(self, table: Table) -> bool:
+        """Whether the table was made here and never written: then a merge has nothing to meet."""
+        first = next(self._commits(table))
+        return first.version == 0 and first.operation == "CREATE TABLE"
 
     def _save(
         self,
@@ -319,6 +339,13 @@ class Lake:
         finally:
             for name in settings:
                 conf.unset(name)
+
+
+def _first(rows: DataFrame, how: How) -> DataFrame:
+    """What a merge leaves in an empty table."""
+    if isinstance(how, Changes):
+        return rows.where(F.col(scd2.OPERATION) != "delete").drop(scd2.OPERATION)
+    return rows
 
 
 def isin(column: str, values: Sequence[str]) -> str:
