@@ -28,7 +28,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # Small queries: interpreted start-up costs more than optimised code ever wins back.
 TEST_CONFS = {
     "spark.driver.memory": "1500m",
-    "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+    "spark.driver.extraJavaOptions": (
+        "-XX:+UseSerialGC -Xmn500m -XX:TieredStopAtLevel=1 -Djdk.lang.Process.launchMechanism=VFORK"
+    ),
+    "spark.delta.logStore.file.impl": "io.delta.storage.LocalLogStore",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
     "spark.sql.shuffle.partitions": "1",

@@ -247,6 +247,29 @@ def test_changes_put_and_delete_by_key(lake: Lake) -> None:
     assert held(lake) == [client(2, amount=5), client(3), client(4)]
 
 
+def test_changes_to_a_table_that_is_only_made_yet_put_and_forget_what_they_delete(
+    lake: Lake,
+) -> None:
+    rows = lake.spark.createDataFrame(
+        [(*client(1), "put"), (*client(2), "delete")], CLIENTS.schema.add(OPERATION, "string")
+    )
+    written = write(lake, rows, Changes(), sequence=1)
+
+    assert (written.applied, held(lake)) == (True, [client(1)])
+
+
+def test_a_merge_into_a_table_copied_with_its_rows_meets_them(lake: Lake, tmp_path: Path) -> None:
+    """A restored copy begins, as a new table does, with version 0; but it has rows."""
+    write(lake, [client(1), client(2)], Append())
+    copy = lake_at(lake.spark, tmp_path / "restored")
+    lake.spark.sql(
+        f"CREATE TABLE delta.`{copy.path(CLIENTS)}` SHALLOW CLONE delta.`{lake.path(CLIENTS)}`"
+    )
+    write(copy, [client(2, sequence=2, amount=7)], Merge(newer=("_sequence",)))
+
+    assert held(copy) == [client(1), client(2, sequence=2, amount=7)]
+
+
 def test_the_commits_that_make_and_alter_a_table_say_their_run_too(
     lake: Lake, tmp_path: Path
 ) -> None:

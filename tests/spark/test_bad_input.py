@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pyspark.sql import SparkSession
 
 from concord.contracts.model import Csv
 from concord.ingest.job import Outcome
@@ -168,6 +169,25 @@ def test_bad_rows_go_to_quarantine_with_their_number_rule_and_reason(office: Off
     assert "'x' is not a decimal(10,2)" in bad[1]["violations"][0]["message"]
     assert "2025" not in bad[0]["violations"][0]["message"], "born identifies a person"
     assert office.rows("curated/tiny_clients").count() == 7
+
+
+def test_a_row_keeps_its_number_when_its_file_is_read_in_pieces(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_pieces(spark: SparkSession, on: bool) -> None:
+        spark.conf.set("spark.sql.files.maxPartitionBytes", "350")
+        spark.conf.set("spark.sql.files.openCostInBytes", "0")
+
+    monkeypatch.setattr("concord.lake.session.interpret", in_pieces)
+    bad = {3, 9, 10, 17, 20}
+    rows = [client(n, **({"born": "soon"} if n in bad else {})) for n in range(1, 21)]
+    one(office, File("2025-05", rows))
+
+    found = office.rows("vault/quarantine_tiny").select("row_number", "raw").collect()
+    assert {row["row_number"] for row in found} == bad
+    assert all(row["raw"].startswith(f"C{row['row_number']:04d},") for row in found)
+    files = office.rows("ops/deliveries").where("status = 'loaded'").collect()[0]["files"]
+    assert [(file["rows"], file["quarantined"]) for file in files] == [(20, 5)]
 
 
 def test_too_many_bad_rows_publish_nothing_and_keep_the_evidence(office: Office) -> None:

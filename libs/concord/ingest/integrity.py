@@ -74,7 +74,8 @@ def look(storage: Storage, feed: str, path: str) -> Found:
     names = {entry.name for entry in entries}
     manifest = next((name for name in MANIFEST_NAMES if name in names), None)
     listing = [(e.name, e.bytes, e.modified) for e in entries if not e.is_folder]
-    return Found(feed, path.rstrip("/").rsplit("/", 1)[-1], path, signature(listing), manifest)
+    folder, size = path.rstrip("/").rsplit("/", 1)[-1], sum(e.bytes for e in entries)
+    return Found(feed, folder, path, signature(listing), manifest, size)
 
 
 def open_manifest(storage: Storage, found: Found) -> Manifest:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -182,24 +182,32 @@ def ingest(
             except ConcordError as error:
                 failed(name, error)
         # Under the feeds' locks, so that no other run adds to what is read here.
-        known = run.lake.read(DELIVERIES).where(F.col("feed").isin(ready)).collect()
-
-        def one(name: str) -> list[Outcome]:
+        events = run.lake.read(DELIVERIES).where(F.col("feed").isin(ready)).collect()
+        work: list[tuple[Feed, list[Found]]] = []
+        for name in ready:
             lake = run.lake.with_session(run.lake.spark.newSession())
-            events = [row for row in known if row["feed"] == name]
-            feed = Feed(run, lake, contracts[name], governing(mous, name), key, events)
+            own = [row for row in events if row["feed"] == name]
+            feed = Feed(run, lake, contracts[name], governing(mous, name), key, own)
             try:
-                return _reprocess(feed) if reprocess else _feed(feed, delivery)
+                work.append((feed, [] if reprocess else _pending(feed, delivery)))
+            except ConcordError as error:
+                failed(name, error)
+        # The longest first: started last, it would run on alone.
+        work.sort(key=lambda item: -sum(found.bytes for found in item[1]))
+
+        def one(feed: Feed, pending: Sequence[Found]) -> list[Outcome]:
+            try:
+                return _reprocess(feed) if reprocess else _feed(feed, pending)
             finally:
                 _clean(feed)
 
-        futures = {name: pool.submit(one, name) for name in ready}
-        for name, future in futures.items():
+        futures = {pool.submit(one, *item): item[0].contract.feed for item in work}
+        for future in as_completed(futures):
             try:
                 outcomes.extend(future.result())
             except (ConcordError, PySparkException, Py4JError) as error:
-                failed(name, error)
-            progress.step(name)
+                failed(futures[future], error)
+            progress.step(futures[future])
     for outcome in outcomes:
         run.tally.rows_in += outcome.rows
         run.tally.rows_quarantined += outcome.quarantined
@@ -237,12 +245,12 @@ def _key(run: Run) -> KeySource:
 # --- one feed ------------------------------------------------------------------------------------
 
 
-def _feed(feed: Feed, delivery: str | None) -> list[Outcome]:
+def _feed(feed: Feed, pending: Sequence[Found]) -> list[Outcome]:
     outcomes: list[Outcome] = []
     unfinished = feed.state.unfinished
     if unfinished and not feed.run.dry_run:
         outcomes.append(_finish(feed, feed.state, unfinished))
-    for found in _pending(feed, feed.state, delivery):
+    for found in pending:
         outcomes.append(_deliver(feed, feed.state, found))
     return outcomes
 
@@ -252,16 +260,16 @@ def _clean(feed: Feed) -> None:
     feed.lake.storage.delete(feed.lake.path(f"{WORK}/{feed.contract.feed}"))
 
 
-def _pending(feed: Feed, state: FeedState, delivery: str | None) -> list[Found]:
+def _pending(feed: Feed, delivery: str | None) -> list[Found]:
     """Folders that the ledger does not know, whose manifest is not of after `as_of`, in order."""
-    storage = feed.lake.storage
+    storage, known = feed.lake.storage, feed.state.signatures
     if delivery is not None:
         if not storage.exists(delivery):
             raise UsageError(f"--delivery {delivery}: there is no such folder")
         return [integrity.look(storage, feed.contract.feed, delivery)]
     dated: list[tuple[int, str, Found]] = []
     for found in integrity.find(storage, feed.run.settings.landing, feed.contract.feed):
-        if (found.folder, found.signature) in state.signatures:
+        if (found.folder, found.signature) in known:
             continue
         if found.manifest_name is None:
             feed.run.reporter.warn(

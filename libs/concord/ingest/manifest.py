@@ -206,6 +206,7 @@ class Found:
     path: str
     signature: str
     manifest_name: str | None
+    bytes: int = 0
 
 
 def signature(entries: Sequence[tuple[str, int, int]]) -> str:
