@@ -1,6 +1,6 @@
 # Every command that the README names. Bare `make` explains them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench chaos lint clean
+.PHONY: help setup demo test bench real chaos lint clean
 
 python := .venv/bin/python
 
@@ -21,6 +21,20 @@ test: setup ## run every test, lint included (TEST="-k name tests/unit" narrows 
 
 bench: setup ## measure synthesis and ingestion, and write docs/benchmarks.md (BENCH="--help" for sizes)
 	@$(python) -m tests.bench $(BENCH)
+
+real: setup build/real/made ## ingest a population that nobody here wrote, pseudopeople's sample, and check it
+	@$(python) -m tests.real
+
+# An environment of its own: pseudopeople needs older packages than Concord. uv is the quicker one,
+# pip knows the settings of a site's mirror.
+real_python := build/real/venv/bin/python
+real_install := install --quiet --require-hashes --no-deps --requirement infra/real/requirements.txt
+build/real/made: infra/real/requirements.txt | setup
+	@echo 'real: installing pseudopeople into build/real/venv: a minute, and 600 MB'
+	@$(python) -m venv --clear --without-pip build/real/venv
+	@.venv/bin/uv pip $(real_install) --no-config --python $(real_python) 2>/dev/null \
+	  || $(python) -m pip --python $(real_python) $(real_install)
+	@touch $@
 
 chaos: setup ## kill and rerun jobs at random for a longer while than `make test` does
 	@$(python) -m pytest -m chaos $(TEST)

@@ -35,9 +35,11 @@ class Demo:
         summary: dict[str, Any] = json.loads(self.output.strip().splitlines()[-1])
         return summary
 
-    def run(self, *command: str, timeout: int = 1500) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, timeout: int = 1500, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         """Runs a command in the demo's folder, as a user would at the top of the project."""
-        environment = {**os.environ, "COLUMNS": "160"}
+        environment = {**os.environ, "COLUMNS": "160", **variables}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         return subprocess.run(  # noqa: S603 (the project's own commands)
             command,

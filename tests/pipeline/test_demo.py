@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import deltalake
@@ -134,5 +140,48 @@ def fences() -> list[str]:
 def test_the_readmes_commands_work(demo: Demo, number: int) -> None:
     language, _, body = fences()[number].partition("\n")
     command = {"sh": ["bash", "-euc", body], "python": [sys.executable, "-c", body]}[language]
-    done = demo.run(*command)
+    # What the page tells a platform engineer to set before the first run on a cluster.
+    cluster = {
+        "MASTER": "local[2]",
+        "CONCORD_LAKE": str(demo.lake),
+        "CONCORD_LANDING": str(demo.lake.parent / "landing"),
+        "CONCORD_VAULT_KEY": (demo.lake.parent / "keys" / "vault.key").read_text(),
+        "PYSPARK_PYTHON": sys.executable,
+        "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
+    }
+    done = demo.run(*command, **(cluster if "spark-submit" in body else {}))
     assert done.returncode == 0, f"{body}\n{done.stdout[-500:]}\n{done.stderr[-1500:]}"
+    if "spark-submit" in body:
+        assert json.loads(done.stdout.strip().splitlines()[-1])["message"] == "nothing to do"
+
+
+def test_the_readmes_mlflow_command_opens_the_page(demo: Demo) -> None:
+    (command,) = re.findall(r"^\.venv/bin/mlflow ui .*$", (ROOT / "README.md").read_text(), re.M)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [*command.split(), "--port", str(port)],
+        cwd=demo.home,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        assert "MLflow" in page(f"http://127.0.0.1:{port}/", seconds=120)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=30)
+
+
+def page(address: str, *, seconds: float) -> str:
+    """A page of a server that is starting."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=10) as answer:  # noqa: S310 (a loopback)
+                return str(answer.read().decode())
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)

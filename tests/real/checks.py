@@ -1,0 +1,149 @@
+"""What a lake holds of one feed, and what must be true of it. Read by Polars, without Spark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from concord.contracts.model import Contract
+from concord.errors import ConcordError
+
+# A curated column that repeats an identifier of its own row's person in more of the rows holds it.
+# A few may agree by chance: a street that bears one's name.
+BY_CHANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Check:
+    """One statement, whether it holds, and what was seen; never a value of a row."""
+
+    name: str
+    holds: bool
+    seen: str
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A rule that rows of a delivery broke, and how many."""
+
+    rule: str
+    column: str
+    severity: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One feed of one table: the ledger's last word, the tables, the truth."""
+
+    feed: str
+    status: str
+    declared: int
+    violations: tuple[Broken, ...]
+    curated: pl.DataFrame
+    vault: pl.DataFrame
+    quarantined: int
+    truth: pl.DataFrame
+    subjects: dict[str, str]  # role of each person -> column of its record id
+    direct: dict[str, tuple[str, ...]]  # role -> standard identifiers that are direct
+
+
+def read(folder: Path, contract: Contract) -> Loaded:
+    """Raises ConcordError when the feed's delivery never came as far as the lake."""
+    lake, feed = folder / "lake", contract.feed
+    table = contract.tables[0]
+    events = pl.read_delta(f"{lake}/ops/deliveries").filter(pl.col("feed") == feed).sort("event")
+    if events.is_empty():
+        raise ConcordError(f"{lake} knows no delivery of {feed}: ingest says above why")
+    last = events.tail(1).to_dicts()[0]
+    roles = {field.name: field.identifier_role for field in table.fields}
+    people = [subject for subject in table.subjects if subject.identifiers is not None]
+    direct = {
+        subject.role: tuple(
+            name
+            for name, column in (subject.identifiers or {}).items()
+            if isinstance(column, str) and roles[column] == "direct"
+        )
+        for subject in people
+    }
+    return Loaded(
+        feed,
+        last["status"],
+        sum(file["declared_rows"] for file in last["files"]),
+        tuple(Broken(**broken) for broken in last["violations"] or ()),
+        pl.read_delta(f"{lake}/curated/{feed}_{table.name}"),
+        pl.read_delta(f"{lake}/vault/identifiers_{feed}"),
+        pl.scan_delta(f"{lake}/vault/quarantine_{feed}").select(pl.len()).collect().item(),
+        pl.read_csv(folder / "truth" / f"{feed}.csv", infer_schema=False),
+        {subject.role: subject.record_id for subject in people},
+        direct,
+    )
+
+
+def checks_of(loaded: Loaded, generated: int) -> list[Check]:
+    """Every check of one feed; `generated` rows came out of pseudopeople."""
+    feed, curated, vault = loaded.feed, loaded.curated, loaded.vault
+    arrived = curated.height + loaded.quarantined
+    found = [
+        Check(
+            f"{feed}: loaded + quarantined = generated",
+            arrived == generated == loaded.declared,
+            f"{curated.height:,} + {loaded.quarantined:,} = {arrived:,}, {generated:,} generated",
+        )
+    ]
+    rows = vault.select("record_id", "role", "source_table", "source_row").n_unique()
+    wanted = sum(curated[column].is_not_null().sum() for column in loaded.subjects.values())
+    found.append(
+        Check(
+            f"{feed}: one vault record per subject of a row",
+            rows == vault.height == wanted,
+            f"{vault.height:,} records, {rows:,} different, {wanted:,} subjects",
+        )
+    )
+    repeated = repeats(loaded)
+    worst = max(repeated, key=lambda pair: repeated[pair], default=("", ""))
+    share = repeated.get(worst, 0.0)
+    found.append(
+        Check(
+            f"{feed}: no curated column holds a direct identifier",
+            bool(repeated) and share <= BY_CHANCE,
+            f"{len(repeated)} pairs compared, at most {share:.2%} of rows agree"
+            + (f" ({worst[0]} with {worst[1]})" if share else ""),
+        )
+    )
+    known = vault.select("role", "source_key").unique()
+    answers = known.join(loaded.truth, on=["role", "source_key"], how="inner")
+    found.append(
+        Check(
+            f"{feed}: the truth knows each record's person, once",
+            answers.height == known.height,
+            f"{known.height:,} source keys, {answers.height:,} answers, "
+            f"{answers['simulant_id'].n_unique():,} people",
+        )
+    )
+    return found
+
+
+def repeats(loaded: Loaded) -> dict[tuple[str, str], float]:
+    """(curated column, identifier) -> share of rows in which both say the same, as text."""
+    shares: dict[tuple[str, str], float] = {}
+    for role, record_id in loaded.subjects.items():
+        of_role = loaded.vault.filter(pl.col("role") == role)
+        names = ["source_key", *loaded.direct[role]]
+        people = of_role.unique("record_id").select(
+            pl.col("record_id").alias(record_id),
+            *[pl.col(name).cast(pl.String).alias(f"vault:{name}") for name in names],
+        )
+        both = loaded.curated.join(people, on=record_id, how="inner")
+        for column in loaded.curated.columns:
+            if column.startswith("_") or column == record_id:
+                continue
+            text = pl.col(column).cast(pl.String)
+            same = both.select(
+                **{name: (text == pl.col(f"vault:{name}")).sum() for name in names}
+            ).to_dicts()[0]
+            for name, rows in same.items():
+                shares[column, name] = rows / max(1, both.height)
+    return shares
