@@ -13,8 +13,8 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
+import typer.exceptions
 from rich.console import Console
 from rich.table import Table as Grid
 
@@ -274,12 +274,10 @@ def exit_code_of(application: typer.Typer, arguments: Sequence[str] | None) -> i
         print(f"error: {error}", file=sys.stderr)
         _failed(error.exit_code, type(error).__name__, str(error))
         return error.exit_code
-    except click.exceptions.Exit as stop:
-        return int(stop.exit_code)
-    except click.ClickException as error:
-        error.show()
+    except typer.exceptions.TyperException as error:
+        error.show()  # type: ignore[attr-defined]  # every usage error has it, their base has not
         return UsageError.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("stopped; run the same command again to go on", file=sys.stderr)
         return 130
     except Exception as error:

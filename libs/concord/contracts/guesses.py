@@ -111,14 +111,20 @@ def guess_column(name: str, column: Column) -> Guess:
         identifier, role = "birth_date", "direct"
         reviews.insert(0, "dates over many decades: a date of birth?")
     if identifier == "birth_date" and kind != "date":
-        reviews.append("a birth date whose dates are not of one format")
+        kind, formats, booleans = "date", _formats(values, DATES), {}
+        if not formats:
+            formats = ("yyyy-MM-dd",)
+            reviews.append("not of one format: rows that dateFormats does not fit are quarantined")
     if len(formats) > 1 or formats in (("MM/dd/yyyy",), ("dd/MM/yyyy",), ("M/d/yyyy",)):
         reviews.append("month first or day first?")
     codes: tuple[str, ...] = ()
     if role == "none" and kind == "string":
-        unnamed = re.fullmatch(r"(column|field)_\d+", name)  # may be anything, names of people too
+        unnamed = re.fullmatch(r"(column|field)_\d+", name)
         codes = () if unnamed else _codes(values)
-        if codes:
+        if unnamed:
+            role = "sensitive"
+            reviews.append("has no name and may hold anything: a name or an SSN is direct")
+        elif codes:
             reviews.append("all codes there are?")
         elif values and sum(map(len, values)) / len(values) > 30:
             role = "sensitive"

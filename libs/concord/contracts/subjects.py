@@ -27,6 +27,13 @@ def check_subject_columns(
                     "identifiers",
                     identifier,
                 )
+            if identifier == "birth_date" and column in fields and fields[column].type != "date":
+                place.say(
+                    f"{column!r} is a {fields[column].type}; a birth date must be a date: give it "
+                    "logicalType date and, in dateFormats, the forms that the agency writes",
+                    "identifiers",
+                    identifier,
+                )
 
 
 def check_direct_columns(

@@ -227,6 +227,13 @@ def wrong_encoding(name: str, encoding: str) -> str:
 def difference(name: str, table: Table, columns: Sequence[str]) -> list[str]:
     """A file's columns against the contract's, column by column, and what would accept them."""
     wanted = [field.source for field in table.fields]
+    if not set(wanted) & set(columns):
+        # Perhaps a row of data: its values are not to be shown.
+        return [
+            f"{name}: none of the {len(columns)} names in its first row is a column of the "
+            f"contract, which has {', '.join(wanted)}. Is the header missing? The agency sends "
+            "the file again with its header"
+        ]
     missing = [column for column in wanted if column not in columns]
     repeated = sorted({c for c in columns if list(columns).count(c) > 1})
     problems = [

@@ -157,14 +157,17 @@ def ingest(
             )
     key = None if run.dry_run else _key(run)
 
-    outcomes: list[Outcome] = []
-    failures: list[ConcordError] = []
+    done: dict[str, list[Outcome]] = {}
+    failures: dict[str, ConcordError] = {}
 
     def failed(name: str, error: Exception) -> None:
         # What Spark says of a failed task can quote rows.
         known = error if isinstance(error, ConcordError) else None
-        failures.append(known or InfrastructureError(f"{name}: Spark failed: {described(error)}"))
-        run.reporter.error(f"{name}: {error}" if known else str(failures[-1]))
+        failures[name] = known or InfrastructureError(
+            f"{name}: Spark failed: {described(error)}. If it speaks of space or permissions, mend "
+            f"{run.settings.lake} or Spark's local folders; then run this again"
+        )
+        run.reporter.error(f"{name}: {error}" if known else str(failures[name]))
 
     with (
         ExitStack() as locks,
@@ -203,18 +206,21 @@ def ingest(
 
         futures = {pool.submit(one, *item): item[0].contract.feed for item in work}
         for future in as_completed(futures):
+            name = futures[future]
             try:
-                outcomes.extend(future.result())
+                done[name] = future.result()
             except (ConcordError, PySparkException, Py4JError) as error:
-                failed(futures[future], error)
-            progress.step(futures[future])
+                failed(name, error)
+            progress.step(name)
+    # By name, whichever feed was done first: a run tells the same each time.
+    outcomes = [outcome for name in sorted(done) for outcome in done[name]]
     for outcome in outcomes:
         run.tally.rows_in += outcome.rows
         run.tally.rows_quarantined += outcome.quarantined
         run.tally.rows_out += outcome.rows - outcome.quarantined
         run.tally.note([Written(name, version, True) for name, version in outcome.versions])
     if failures:
-        raise failures[0]
+        raise failures[min(failures)]
     return outcomes
 
 

@@ -10,6 +10,7 @@ from pyspark.sql import SparkSession
 
 from concord.lake.registry import Table
 from concord.lake.storage import Storage, join
+from concord.lake.tables import is_table
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def entries(spark: SparkSession, root: str, tables: Iterable[Table]) -> list[Ent
     found = []
     for table in tables:
         path = join(root, table.name)
-        if not storage.exists(join(path, "_delta_log")):
+        if not is_table(storage, path):
             continue
         delta = DeltaTable.forPath(spark, path)
         detail = delta.detail().select("properties", "sizeInBytes").collect()[0]
@@ -65,7 +66,7 @@ def register(spark: SparkSession, root: str, tables: Iterable[Table], catalog: s
     names = []
     for table in tables:
         path = join(root, table.name)
-        if not storage.exists(join(path, "_delta_log")):
+        if not is_table(storage, path):
             continue
         name = table.name.split("/", 1)[1].replace("/", "__")
         spark.sql(f"CREATE SCHEMA IF NOT EXISTS `{catalog}`.`{table.zone}`")

@@ -201,10 +201,13 @@ class Storage:
         from_fs, from_path = self._open(source)
         to_fs, to_path = self._open(target)
         utils = self._jvm.org.apache.hadoop.fs.FileUtil
-        _try(
-            source,
-            lambda: utils.copy(from_fs, from_path, to_fs, to_path, False, True, self._conf),
-        )
+        try:
+            utils.copy(from_fs, from_path, to_fs, to_path, False, True, self._conf)
+        except Py4JJavaError as error:
+            raise InfrastructureError(
+                f"{source} could not be copied to {target}: {_reason(error)}. Check space and "
+                "permissions there, then run this again"
+            ) from None
 
     def delete(self, path: str) -> None:
         """Delete a file or a folder with all below it; nothing happens when it is absent."""

@@ -29,7 +29,9 @@ from concord.lake.storage import Storage, join
 HISTORY_LOOKBACK = 1000
 # Delta writes a commit's origin (commitInfo) as the first line of its log file.
 COMMIT_INFO_BYTES = 1 << 16
+LOG = "_delta_log"
 COMMIT_FILE = re.compile(r"\d{20}\.json")
+STATE_FILE = re.compile(r"\d{20}\.(json|checkpoint.*\.parquet)")
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Lake:
         return join(self.root, table if isinstance(table, str) else table.name)
 
     def exists(self, table: Table) -> bool:
-        return self.storage.exists(join(self.path(table), "_delta_log"))
+        return is_table(self.storage, self.path(table))
 
     def read(self, table: Table, *, version: int | None = None) -> DataFrame:
         """The table's rows, at a version or the latest; an empty frame if it was never written."""
@@ -159,6 +161,8 @@ class Lake:
         if self.exists(table):
             self._bring_up(table, wanted)
         else:
+            # A creation that was cut short leaves a log without a commit; Delta stumbles over it.
+            self.storage.delete(join(self.path(table), LOG))
             builder = (
                 DeltaTable.createIfNotExists(self.spark)
                 .location(self.path(table))
@@ -222,8 +226,8 @@ class Lake:
                 f"{table.name}: writing failed with {described(error)}; the table is as it was. "
                 "Check space and permissions of the lake root, then run this again"
             ) from None
-        latest = next(self._commits(table))
-        if latest.note == note:
+        latest = next(self._commits(table), None)
+        if latest and latest.note == note:
             return Written(table.name, latest.version, applied=True)
         before = self.applied(table, transaction) if transaction else None
         if before is None:
@@ -277,7 +281,7 @@ class Lake:
 
         Read from the log itself: to ask Spark for the history costs a job after each write.
         """
-        log = self.storage.list(join(self.path(table), "_delta_log"))
+        log = self.storage.list(join(self.path(table), LOG))
         for entry in reversed([entry for entry in log if COMMIT_FILE.fullmatch(entry.name)]):
             line, _, _ = self.storage.read(entry.path, COMMIT_INFO_BYTES).partition(b"\n")
             info = _decoded(line.decode()).get("commitInfo", {})
@@ -285,8 +289,8 @@ class Lake:
 
     def _is_new(self, table: Table) -> bool:
         """Whether the table was made here and never written: then a merge has nothing to meet."""
-        first = next(self._commits(table))
-        return first.version == 0 and first.operation == "CREATE TABLE"
+        last = next(self._commits(table), None)
+        return last is not None and last.version == 0 and last.operation == "CREATE TABLE"
 
     def _save(
         self,
@@ -346,6 +350,12 @@ def _first(rows: DataFrame, how: How) -> DataFrame:
     if isinstance(how, Changes):
         return rows.where(F.col(scd2.OPERATION) != "delete").drop(scd2.OPERATION)
     return rows
+
+
+def is_table(storage: Storage, path: str) -> bool:
+    """Whether a Delta table stands there: its log has a commit or a checkpoint."""
+    log = storage.list(join(path, LOG))
+    return any(STATE_FILE.fullmatch(entry.name) for entry in log)
 
 
 def isin(column: str, values: Sequence[str]) -> str:
