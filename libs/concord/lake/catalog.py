@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 
 from concord.lake.registry import Table
 from concord.lake.storage import Storage, join
-from concord.lake.tables import is_table
+from concord.lake.tables import commits, is_table
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def entries(spark: SparkSession, root: str, tables: Iterable[Table]) -> list[Ent
                 table=table.name,
                 zone=table.zone,
                 rows=delta.toDF().count(),
-                version=int(delta.history(1).select("version").collect()[0]["version"]),
+                version=next(commits(storage, path)).version,
                 bytes=int(detail["sizeInBytes"]),
                 agreements=labels.get("concord.agreements", ""),
                 expires=labels.get("concord.expires", ""),

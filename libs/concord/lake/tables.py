@@ -148,7 +148,7 @@ class Lake:
 
     def version(self, table: Table) -> int | None:
         """The table's latest version, None when it was never written."""
-        return next((commit.version for commit in self._commits(table)), None)
+        return next((commit.version for commit in commits(self.storage, self.path(table))), None)
 
     def create(self, table: Table, labels: Mapping[str, str]) -> None:
         """Make the table if absent; bring columns, properties and labels up to what is declared.
@@ -226,7 +226,7 @@ class Lake:
                 f"{table.name}: writing failed with {described(error)}; the table is as it was. "
                 "Check space and permissions of the lake root, then run this again"
             ) from None
-        latest = next(self._commits(table), None)
+        latest = next(commits(self.storage, self.path(table)), None)
         if latest and latest.note == note:
             return Written(table.name, latest.version, applied=True)
         before = self.applied(table, transaction) if transaction else None
@@ -266,7 +266,7 @@ class Lake:
 
     def applied(self, table: Table, transaction: Transaction) -> int | None:
         """The table version in which the transaction was applied, None when it was not."""
-        for commit in islice(self._commits(table), HISTORY_LOOKBACK):
+        for commit in islice(commits(self.storage, self.path(table)), HISTORY_LOOKBACK):
             said = _decoded(commit.note)
             # An application's versions only grow: its newest commit decides.
             if said.get("application") == transaction.application:
@@ -276,20 +276,9 @@ class Lake:
                     return None
         return None
 
-    def _commits(self, table: Table) -> Iterator[Commit]:
-        """The table's commits, newest first.
-
-        Read from the log itself: to ask Spark for the history costs a job after each write.
-        """
-        log = self.storage.list(join(self.path(table), LOG))
-        for entry in reversed([entry for entry in log if COMMIT_FILE.fullmatch(entry.name)]):
-            line, _, _ = self.storage.read(entry.path, COMMIT_INFO_BYTES).partition(b"\n")
-            info = _decoded(line.decode()).get("commitInfo", {})
-            yield Commit(int(entry.name[:20]), info.get("operation"), info.get("userMetadata"))
-
     def _is_new(self, table: Table) -> bool:
         """Whether the table was made here and never written: then a merge has nothing to meet."""
-        last = next(self._commits(table), None)
+        last = next(commits(self.storage, self.path(table)), None)
         return last is not None and last.version == 0 and last.operation == "CREATE TABLE"
 
     def _save(
@@ -350,6 +339,18 @@ def _first(rows: DataFrame, how: How) -> DataFrame:
     if isinstance(how, Changes):
         return rows.where(F.col(scd2.OPERATION) != "delete").drop(scd2.OPERATION)
     return rows
+
+
+def commits(storage: Storage, path: str) -> Iterator[Commit]:
+    """A table's commits, newest first.
+
+    Read from the log itself: to ask Spark for the history costs a job.
+    """
+    log = storage.list(join(path, LOG))
+    for entry in reversed([entry for entry in log if COMMIT_FILE.fullmatch(entry.name)]):
+        line, _, _ = storage.read(entry.path, COMMIT_INFO_BYTES).partition(b"\n")
+        info = _decoded(line.decode()).get("commitInfo", {})
+        yield Commit(int(entry.name[:20]), info.get("operation"), info.get("userMetadata"))
 
 
 def is_table(storage: Storage, path: str) -> bool:
