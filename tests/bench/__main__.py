@@ -91,6 +91,7 @@ def _ingestion(
     settings = settings_of(folder, memory)
     spark = start(settings, application="concord bench")
     try:
+        # pyspark's types allow for a context that was stopped.
         java = spark.sparkContext._jvm.System.getProperty("java.version")  # type: ignore[union-attr]
         measured = Bench(spark, settings, folder)
         wanted = [*measured.warm_ups(sizes), *([results.ratio_rows] if repetitions else [])]

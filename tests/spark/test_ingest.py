@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
+import pytest
+
+from concord.errors import InfrastructureError
 from tests import feeds
 from tests.feeds import File, client, deliver
 from tests.spark.conftest import Office
@@ -31,3 +37,14 @@ def test_a_good_delivery_becomes_curated_rows_and_vault_rows(office: Office) -> 
         row["client_record_id"] for row in curated.collect()
     }
     assert office.ingest() == []
+
+
+def test_a_ledger_that_can_not_be_read_is_worth_a_retry_and_no_bug(office: Office) -> None:
+    office.contracts = {"tiny": feeds.contract()}
+    deliver(office.landing, 1, File("2025-05", [client(1)]))
+    office.ingest()
+    for file in Path(office.settings.lake, "ops", "deliveries").glob("*.parquet"):
+        shutil.move(file, office.landing.parent / file.name)
+
+    with pytest.raises(InfrastructureError, match="ops/deliveries: reading failed"):
+        office.ingest()

@@ -251,7 +251,7 @@ def _json_lines(path: Path, text: str) -> Sample:
 
 def _xml(path: Path, text: str) -> Sample:
     try:
-        # A sample the operator chose; expat refuses deep entity expansion.
+        # S314: a sample that the operator chose; expat refuses deep entity expansion.
         root = ElementTree.fromstring(text.encode("utf-8"))  # noqa: S314
     except (ElementTree.ParseError, ValueError) as error:
         raise UsageError(f"{path}: not well-formed XML: {error}") from None

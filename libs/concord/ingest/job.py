@@ -184,8 +184,15 @@ def ingest(
                 ready.append(name)
             except ConcordError as error:
                 failed(name, error)
+                progress.step(name)
         # Under the feeds' locks, so that no other run adds to what is read here.
-        events = run.lake.read(DELIVERIES).where(F.col("feed").isin(ready)).collect()
+        try:
+            events = run.lake.read(DELIVERIES).where(F.col("feed").isin(ready)).collect()
+        except (PySparkException, Py4JError) as error:
+            raise InfrastructureError(
+                f"{DELIVERIES.name}: reading failed with {described(error)}; nothing was loaded. "
+                "Check that its files are whole and may be read, then run this again"
+            ) from None
         work: list[tuple[Feed, list[Found]]] = []
         for name in ready:
             lake = run.lake.with_session(run.lake.spark.newSession())
@@ -195,6 +202,7 @@ def ingest(
                 work.append((feed, [] if reprocess else _pending(feed, delivery)))
             except ConcordError as error:
                 failed(name, error)
+                progress.step(name)
         # The longest first: started last, it would run on alone.
         work.sort(key=lambda item: -sum(found.bytes for found in item[1]))
 

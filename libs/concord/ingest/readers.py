@@ -14,6 +14,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from typing import TypeAlias
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -42,6 +43,10 @@ _HIGH = [bytes([code]).decode("windows-1252", "replace") for code in range(0x80,
 CP1252_FROM = "".join(chr(0x80 + i) for i, char in enumerate(_HIGH) if char != "\ufffd")
 CP1252_TO = "".join(char for char in _HIGH if char != "\ufffd")
 CP1252_UNDEFINED = "".join(chr(0x80 + i) for i, char in enumerate(_HIGH) if char == "\ufffd")
+
+
+# Names, each with the names below it.
+Tree: TypeAlias = "dict[str, Tree]"
 
 
 @dataclass(frozen=True)
@@ -431,17 +436,16 @@ def _union(parts: Sequence[DataFrame]) -> DataFrame:
 
 def _nested_schema(paths: Sequence[str], *, corrupt: str) -> StructType:
     """A schema of strings with the given dotted paths."""
-    # A tree of dicts has no type that mypy can follow through `setdefault`.
-    tree: dict[str, dict[str, object]] = {}
+    tree: Tree = {}
     for path in paths:
-        node: dict[str, object] = tree  # type: ignore[assignment]
+        node = tree
         for step in path.split("."):
-            node = node.setdefault(step, {})  # type: ignore[assignment]
+            node = node.setdefault(step, {})
 
-    def build(node: Mapping[str, object]) -> StructType:
+    def build(node: Tree) -> StructType:
         return StructType(
             [
-                StructField(name, build(child) if child else StringType())  # type: ignore[arg-type]
+                StructField(name, build(child) if child else StringType())
                 for name, child in node.items()
             ]
         )

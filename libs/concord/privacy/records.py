@@ -36,7 +36,6 @@ def record_id(key: KeySource, *, feed: str, role: str) -> Callable[[Column], Col
         ]
         return pa.array(hashed, pa.string()).take(encoded.indices)
 
-    # pyspark's type stubs do not know it yet
     # pyspark 4.2 has arrow_udf but its type stubs do not name it.
     return F.arrow_udf(hash_batch, returnType=StringType())  # type: ignore[attr-defined]
 
