@@ -47,5 +47,5 @@ clean: ## remove what was built and caches, never a lake in data/ (CLEAN=all: .v
 	@rm -rf .pytest_cache .hypothesis .ruff_cache .mypy_cache .import_linter_cache
 	@find libs models jobs tests infra -name __pycache__ -type d -prune -exec rm -rf {} +
 ifeq ($(CLEAN),all)
-	@rm -rf .venv infra/jars/*.jar infra/jars/arriving infra/jars/fetch.log
+	@rm -rf .venv infra/jars/*.jar infra/jars/arriving infra/jars/*.jsa infra/jars/*.log
 endif

@@ -212,6 +212,16 @@ def test_the_environment_holds_the_lock_and_the_project(finished: Path) -> None:
     assert {"first", "concord"} <= packages(finished)
 
 
+def test_a_failed_archive_of_classes_is_told_and_stops_nothing(finished: Path) -> None:
+    # the copies have no Concord that could show Java its classes
+    (finished / ".venv/setup.json").unlink()
+    answer = setup(finished)
+    assert answer.returncode == 0
+    assert "infra/jars/classes.log says why" in answer.stdout
+    assert (finished / "infra/jars/classes.log").read_text()
+    assert "classes" not in setup(finished).stdout
+
+
 def test_uv_is_tried_first_with_hashes_and_the_environments_python(finished: Path) -> None:
     called = (finished / "uv-called").read_text()
     assert called.startswith(f"pip install --no-config --python {finished}/.venv/bin/python ")

@@ -25,6 +25,10 @@ BASE_CONFS = {
 }
 
 
+JAVA_OPTIONS = "spark.driver.extraJavaOptions"
+# Beside the jars: the classes of a session, ready to be mapped instead of read and verified.
+CLASSES = "classes.jsa"
+
 # Queries run as they are instead of being compiled to Java first.
 INTERPRETED = {
     "spark.sql.codegen.wholeStage": "false",
@@ -38,10 +42,7 @@ def start(settings: Settings, *, application: str) -> SparkSession:
     builder = SparkSession.builder.appName(application)
     if settings.spark.master:
         builder = builder.master(settings.spark.master)
-    jars = _jars(settings.spark.jars)
-    if jars:
-        builder = builder.config("spark.jars", jars)
-    for key, value in {**BASE_CONFS, **settings.spark.confs}.items():
+    for key, value in confs_of(settings).items():
         builder = builder.config(key, value)
     try:
         spark = builder.getOrCreate()
@@ -84,8 +85,20 @@ def _write_no_crc_files(spark: SparkSession) -> None:
     hadoop.FileSystem.getLocal(context._jsc.hadoopConfiguration()).setWriteChecksum(False)
 
 
-def _jars(folder: str | None) -> str | None:
-    """A local folder's jars with commas, as `spark.jars` takes them; anything else as given."""
-    if folder is None or not Path(folder).is_dir():
-        return folder
-    return ",".join(str(jar.resolve()) for jar in sorted(Path(folder).glob("*.jar")))
+def confs_of(settings: Settings) -> dict[str, str]:
+    """All confs of the session, what follows from the jars' folder included."""
+    confs = {**BASE_CONFS, **settings.spark.confs}
+    where = settings.spark.jars
+    if where is None or not Path(where).is_dir():
+        return {**confs, "spark.jars": where} if where else confs
+    folder = Path(where).resolve()
+    jars = [str(jar) for jar in sorted(folder.glob("*.jar"))]
+    if not (settings.spark.master or "").startswith("local["):
+        return {**confs, "spark.jars": ",".join(jars)}
+    # One process: on its class path, where its loader takes classes from an archive (made by
+    # `make setup`; without it, or with another Java, it only starts slower).
+    archive = f"-XX:SharedArchiveFile={folder / CLASSES} -Xlog:cds=off -Xlog:cds+dynamic=off"
+    options = confs.get(JAVA_OPTIONS, "")
+    if (folder / CLASSES).exists() and "ArchiveClassesAtExit" not in options:
+        confs[JAVA_OPTIONS] = f"{options} {archive}".strip()
+    return {**confs, "spark.driver.extraClassPath": ":".join(jars)}

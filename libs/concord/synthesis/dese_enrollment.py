@@ -102,10 +102,8 @@ def tables(block: Block) -> FeedPart:
             "first_language": identity.language[row],
             "city": where["city"],
             "zip": where["zip"],
-            "district": np.char.zfill((town + 1).astype(str), 4).astype(object),
-            "school": np.char.zfill((town * 10 + school_of[row] + 10).astype(str), 6).astype(
-                object
-            ),
+            "district": np.char.mod("%04d", town + 1).astype(object),
+            "school": np.char.mod("%06d", town * 10 + school_of[row] + 10).astype(object),
             "district_name": atlas.town_name[town],
             "grade": levels[np.clip(grade, 0, 12)],
             "low_income": poor[row],

@@ -194,7 +194,7 @@ def _cases(
             "case_id": case_id[case],
             "month": first[month],
             "status": np.where(active, "A", "C").astype(object),
-            "office": np.char.zfill(atlas.town_office[town].astype(str), 3).astype(object),
+            "office": np.char.mod("%03d", atlas.town_office[town]).astype(object),
             "municipality": atlas.town_name[town],
             "zip": atlas.zip_code[zips],
             "household_size": size[case, month],

@@ -77,7 +77,7 @@ def people_table(block: Block) -> pa.Table:
             "disabled": people.disabled,
             "municipality": pa.array(atlas.town_name[atlas.zip_town[zips]]),
             "zip": pa.array(atlas.zip_code[zips]),
-            "ssn": pa.array(np.char.zfill(people.ssn.astype(str), 9).astype(object)),
+            "ssn": pa.array(np.char.mod("%09d", people.ssn).astype(object)),
             "suffix": _labels(["", "Jr", "Sr"], people.suffix),
             "mother_id": _ids(block, people.mother),
             "father_id": _ids(block, people.father),

@@ -91,6 +91,12 @@ def test_the_same_request_again_does_nothing_and_another_is_refused(tmp_path: Pa
         synthesize(tmp_path, people=301, feeds=["dph_wic"], contracts=CONTRACTS)
 
 
+def test_an_agency_that_has_nobody_delivers_empty_files(tmp_path: Path) -> None:
+    made = synthesize(tmp_path, people=20, months=2, backfill=1, contracts=CONTRACTS)
+    assert made.feeds == len(list(CONTRACTS.glob("*.yaml")))
+    assert made.rows < 300
+
+
 @pytest.mark.parametrize("wrong", [{"faults": ["no_such"]}, {"feeds": ["no_feed"]}, {"months": 0}])
 def test_arguments_that_do_not_fit_are_refused(tmp_path: Path, wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
