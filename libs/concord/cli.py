@@ -8,7 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +18,10 @@ import typer.exceptions
 from rich.console import Console
 from rich.table import Table as Grid
 
+from concord.agreements import access_log
+from concord.agreements.commands import app as agreement_app
+from concord.agreements.dula import Dula
+from concord.agreements.loading import load_dulas
 from concord.agreements.mou import Mou, digest, load_mous
 from concord.contracts.commands import app as contract_app
 from concord.contracts.model import Contract
@@ -28,12 +32,18 @@ from concord.ingest.job import Outcome
 from concord.ingest.job import ingest as ingest_deliveries
 from concord.lake import catalog as lake_catalog
 from concord.lake import run as runs
+from concord.lake.locks import Locks
 from concord.lake.maintain import maintain as maintain_tables
+from concord.lake.registry import DELIVERIES, Registry
 from concord.lake.run import Run, real_clock, running
 from concord.lake.session import start
 from concord.lake.storage import Storage
+from concord.lake.tables import Lake
 from concord.reporting import Reporter
 from concord.settings import Settings, gather, load_settings
+from concord.studies import job as studies
+from concord.studies import tables as study_tables
+from concord.studies.sources import CROSSWALK
 
 # Spark confs whose values are not shown.
 SECRET = re.compile(r"(?i)secret|password|passphrase|token|key")
@@ -47,6 +57,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(contract_app, name="contract")
+app.add_typer(agreement_app, name="agreement")
+audit_app = typer.Typer(no_args_is_help=True, help="The access log: verify.")
+app.add_typer(audit_app, name="audit")
 
 SettingsOption = Annotated[
     Path, typer.Option("--settings", help="Settings file.", envvar="CONCORD_SETTINGS")
@@ -71,12 +84,27 @@ class Deployment:
     settings: Settings
     contracts: dict[str, Contract]
     mous: dict[str, Mou]
+    dulas: dict[str, Dula] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
         """Changes with any contract or agreement."""
         contracts = {name: c.model_dump(mode="json") for name, c in self.contracts.items()}
-        return runs.digest(contracts, {name: digest(mou) for name, mou in self.mous.items()})
+        agreements = {
+            name: digest(each) for name, each in (*self.mous.items(), *self.dulas.items())
+        }
+        return runs.digest(contracts, agreements)
+
+    @property
+    def registry(self) -> Registry:
+        """Every table that the deployment declares."""
+        return Registry(
+            [
+                *tables.registry(self.contracts.values()),
+                access_log.ACCESS_LOG,
+                *study_tables.registry(self.dulas.values(), self.contracts),
+            ]
+        )
 
 
 def load_deployment(path: Path, **overrides: Any) -> Deployment:
@@ -94,8 +122,16 @@ def load_deployment(path: Path, **overrides: Any) -> Deployment:
         mous = load_mous(settings.conf, contracts if not errors else None)
     except ConfigError as error:
         errors.append(error)
+    dulas: dict[str, Dula] = {}
+    try:
+        whole = not errors
+        dulas = load_dulas(settings.conf, mous if whole else None, contracts if whole else None)
+    except ConfigError as error:
+        # agencies.yaml is read with the MOUs too: its mistakes are told once.
+        told = {problem for other in errors for problem in other.problems}
+        errors.append(ConfigError(p for p in error.problems if p not in told))
     gather(errors)
-    return Deployment(settings, contracts, mous)
+    return Deployment(settings, contracts, mous, dulas)
 
 
 @app.command()
@@ -158,6 +194,99 @@ def ingest(
 
 
 @app.command()
+def study(
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    agreement: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this DULA; may be repeated. Default: all of conf/agreements."),
+    ] = None,
+    purpose: Annotated[
+        str | None, typer.Option(help="What the data is wanted for. Default: the agreement's own.")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="<feed>.<table>.<column> that is wanted besides those agreed."),
+    ] = None,
+    lake: LakeOption = None,
+    as_of: AsOfOption = None,
+    run_id: RunIdOption = None,
+    dry_run: DryRunOption = False,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Make what each agreement lets its recipient hold: agreed columns and rows, pseudonyms."""
+    deployment = load_deployment(settings, lake=lake)
+    reporter = Reporter(json_logs=json_logs)
+    spark = start(deployment.settings, application="concord study")
+    try:
+        day = _business_date(as_of)
+        arguments = {"agreement": agreement, "purpose": purpose, "column": column}
+        inputs = lake_catalog.versions(
+            spark, deployment.settings.lake, [DELIVERIES.name, CROSSWALK]
+        )
+        with running(
+            deployment.settings,
+            "study",
+            arguments=arguments,
+            as_of=day,
+            run_id=run_id or runs.digest("study", arguments, day, deployment.digest, inputs),
+            config_digest=deployment.digest,
+            dry_run=dry_run,
+            reporter=reporter,
+            spark=spark,
+        ) as current:
+            outcomes = studies.study(
+                current,
+                deployment.contracts,
+                deployment.mous,
+                deployment.dulas,
+                agreements=agreement or (),
+                purpose=purpose,
+                columns=column or (),
+            )
+            code = max((outcome.exit_code for outcome in outcomes), default=0)
+            current.tally.message = studies.sentence(outcomes)
+            current.tally.exit_code = code
+        reporter.summary(
+            {
+                "job": "study",
+                "run_id": current.run_id,
+                "as_of": day.isoformat(),
+                "exit_code": code,
+                "agreements": studies.summary(outcomes),
+                "message": current.tally.message,
+            }
+        )
+    finally:
+        spark.stop()
+    if code:
+        raise typer.Exit(code)
+
+
+@audit_app.command()
+def verify(
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    expect: Annotated[
+        str | None, typer.Option(help="A last hash noted earlier that must still be there.")
+    ] = None,
+) -> None:
+    """Check that no row of the access log was changed, taken out or put in (else exit 16)."""
+    deployment = load_deployment(settings, lake=lake)
+    spark = start(deployment.settings, application="concord audit")
+    try:
+        root = deployment.settings.lake
+        locks = Locks.of(spark, root, 60, job="audit", run_id="audit", actor=runs.actor())
+        found = access_log.verify(Lake(spark, root, locks=locks, lock_wait=0), expect=expect)
+    finally:
+        spark.stop()
+    message = f"{found.rows} rows, all as they were written; note the last hash elsewhere"
+    Reporter().summary(
+        {"job": "audit verify", "exit_code": 0, "rows": found.rows, "tip": found.tip}
+        | {"message": message}
+    )
+
+
+@app.command()
 def synthesize(
     people: Annotated[int, typer.Option(help="Size of the population.")] = 60_000,
     months: Annotated[int, typer.Option(help="Months of deliveries.")] = 18,
@@ -198,7 +327,7 @@ def maintain(
         dry_run=False,
         reporter=reporter,
     ) as current:
-        done = maintain_tables(current.lake, tables.registry(deployment.contracts.values()))
+        done = maintain_tables(current.lake, deployment.registry)
         for upkeep in done:
             files = f"{upkeep.files_before} files, now {upkeep.files_after}"
             reporter.say(f"{upkeep.table}: {files}")
@@ -217,7 +346,7 @@ def catalog(
     deployment = load_deployment(settings, lake=lake)
     spark = start(deployment.settings, application="concord catalog")
     try:
-        registry = tables.registry(deployment.contracts.values())
+        registry = deployment.registry
         entries = lake_catalog.entries(spark, deployment.settings.lake, registry)
         if deployment.settings.catalog and not as_json:
             lake_catalog.register(

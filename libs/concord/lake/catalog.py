@@ -57,6 +57,13 @@ def entries(spark: SparkSession, root: str, tables: Iterable[Table]) -> list[Ent
     return found
 
 
+def versions(spark: SparkSession, root: str, names: Iterable[str]) -> dict[str, int]:
+    """Newest version of each named table that exists, from its log alone."""
+    storage = Storage(spark)
+    newest = {name: next(commits(storage, join(root, name)), None) for name in names}
+    return {name: commit.version for name, commit in newest.items() if commit}
+
+
 def register(spark: SparkSession, root: str, tables: Iterable[Table], catalog: str) -> list[str]:
     """Names the lake's tables in a Spark catalog, `<catalog>.<zone>.<table>`, and returns them.
 

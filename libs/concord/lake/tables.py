@@ -76,12 +76,17 @@ class Transaction:
 
 @dataclass(frozen=True)
 class Stamp:
-    """What every commit says of its origin, as Delta's userMetadata."""
+    """What every commit says of its origin, as Delta's userMetadata.
+
+    `inputs` is a digest of what the rows were made from, where a job replaces a whole table and
+    asks, before it does, whether the table already is what it would write.
+    """
 
     run_id: str
     job: str
     code_version: str
     agreements: tuple[str, ...] = ()
+    inputs: str = ""
 
     def encode(self, transaction: Transaction | None) -> str:
         content: dict[str, Any] = {
@@ -92,6 +97,8 @@ class Stamp:
             # Tells this write from the same one in an earlier try of the same run.
             "attempt": secrets.token_hex(4),
         }
+        if self.inputs:
+            content["inputs"] = self.inputs
         if transaction:
             content["application"] = transaction.application
             content["version"] = transaction.version
@@ -109,11 +116,12 @@ class Written:
 
 @dataclass(frozen=True)
 class Commit:
-    """What a table's log says of one of its versions."""
+    """What a table's log says of one of its versions. `rows` is how many a write wrote."""
 
     version: int
     operation: str | None
     note: str | None
+    rows: int | None = None
 
 
 class Lake:
@@ -276,6 +284,28 @@ class Lake:
                     return None
         return None
 
+    def made_from(self, table: Table) -> dict[str, Any] | None:
+        """What the table's newest commit of a job's own says of itself: run_id, inputs, rows, ...
+
+        None when the table was never written. Upkeep between says nothing and is passed over.
+        """
+        for commit in islice(commits(self.storage, self.path(table)), HISTORY_LOOKBACK):
+            said = _decoded(commit.note)
+            if said.get("application"):
+                return {**said, "rows": commit.rows}
+        return None
+
+    def remove(self, name: str) -> None:
+        """Deletes a table, all its versions and its log. The caller holds its lock.
+
+        The log goes last: until then what is left can still say what it was.
+        """
+        self._up_to_date.pop(name, None)
+        for entry in self.storage.list(self.path(name)):
+            if entry.name != LOG:
+                self.storage.delete(entry.path)
+        self.storage.delete(self.path(name))
+
     def _is_new(self, table: Table) -> bool:
         """Whether the table was made here and never written: then a merge has nothing to meet."""
         last = next(commits(self.storage, self.path(table)), None)
@@ -350,7 +380,13 @@ def commits(storage: Storage, path: str) -> Iterator[Commit]:
     for entry in reversed([entry for entry in log if COMMIT_FILE.fullmatch(entry.name)]):
         line, _, _ = storage.read(entry.path, COMMIT_INFO_BYTES).partition(b"\n")
         info = _decoded(line.decode()).get("commitInfo", {})
-        yield Commit(int(entry.name[:20]), info.get("operation"), info.get("userMetadata"))
+        rows = (info.get("operationMetrics") or {}).get("numOutputRows")
+        yield Commit(
+            int(entry.name[:20]),
+            info.get("operation"),
+            info.get("userMetadata"),
+            int(rows) if rows is not None else None,
+        )
 
 
 def is_table(storage: Storage, path: str) -> bool:
