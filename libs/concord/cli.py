@@ -26,6 +26,7 @@ from concord.agreements.mou import Mou, digest, load_mous
 from concord.contracts.commands import app as contract_app
 from concord.contracts.model import Contract
 from concord.contracts.odcs import load_contracts
+from concord.disclosure.profiles import Profile, load_profiles
 from concord.errors import ConcordError, ConfigError, UsageError
 from concord.ingest import integrity, tables
 from concord.ingest.job import Outcome
@@ -39,6 +40,8 @@ from concord.lake.run import Run, real_clock, running
 from concord.lake.session import start
 from concord.lake.storage import Storage
 from concord.lake.tables import Lake
+from concord.products import job as publishing
+from concord.products.specification import Product, load_products
 from concord.reporting import Reporter
 from concord.settings import Settings, gather, load_settings
 from concord.studies import job as studies
@@ -85,6 +88,8 @@ class Deployment:
     contracts: dict[str, Contract]
     mous: dict[str, Mou]
     dulas: dict[str, Dula] = field(default_factory=dict)
+    profiles: dict[str, Profile] = field(default_factory=dict)
+    products: dict[str, Product] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -93,7 +98,11 @@ class Deployment:
         agreements = {
             name: digest(each) for name, each in (*self.mous.items(), *self.dulas.items())
         }
-        return runs.digest(contracts, agreements)
+        releases = [
+            each.model_dump(mode="json")
+            for each in (*self.profiles.values(), *self.products.values())
+        ]
+        return runs.digest(contracts, agreements, releases)
 
     @property
     def registry(self) -> Registry:
@@ -103,6 +112,7 @@ class Deployment:
                 *tables.registry(self.contracts.values()),
                 access_log.ACCESS_LOG,
                 *study_tables.registry(self.dulas.values(), self.contracts),
+                *publishing.registry(self.products),
             ]
         )
 
@@ -130,8 +140,15 @@ def load_deployment(path: Path, **overrides: Any) -> Deployment:
         # agencies.yaml is read with the MOUs too: its mistakes are told once.
         told = {problem for other in errors for problem in other.problems}
         errors.append(ConfigError(p for p in error.problems if p not in told))
+    profiles: dict[str, Profile] = {}
+    products: dict[str, Product] = {}
+    try:
+        profiles = load_profiles(settings.conf)
+        products = load_products(settings.conf, dulas if not errors else None, profiles)
+    except ConfigError as error:
+        errors.append(error)
     gather(errors)
-    return Deployment(settings, contracts, mous, dulas)
+    return Deployment(settings, contracts, mous, dulas, profiles, products)
 
 
 @app.command()
@@ -253,6 +270,76 @@ def study(
                 "as_of": day.isoformat(),
                 "exit_code": code,
                 "agreements": studies.summary(outcomes),
+                "message": current.tally.message,
+            }
+        )
+    finally:
+        spark.stop()
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+def publish(
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    product: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this product; may be repeated. Default: all of conf/products."),
+    ] = None,
+    agreement: Annotated[
+        str | None, typer.Option(help="Ask under this DULA instead of the product's own.")
+    ] = None,
+    purpose: Annotated[
+        str | None, typer.Option(help="What it is wanted for. Default: the agreement's own.")
+    ] = None,
+    lake: LakeOption = None,
+    as_of: AsOfOption = None,
+    run_id: RunIdOption = None,
+    dry_run: DryRunOption = False,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Release aggregate products from their studies, small counts protected."""
+    deployment = load_deployment(settings, lake=lake)
+    reporter = Reporter(json_logs=json_logs)
+    spark = start(deployment.settings, application="concord publish")
+    try:
+        day = _business_date(as_of)
+        arguments = {"product": product, "agreement": agreement, "purpose": purpose}
+        used = [dula for dula in deployment.dulas.values() if "publish" in dula.uses.allowed]
+        names = [table.name for table in study_tables.registry(used, deployment.contracts)]
+        inputs = lake_catalog.versions(spark, deployment.settings.lake, names)
+        with running(
+            deployment.settings,
+            "publish",
+            arguments=arguments,
+            as_of=day,
+            run_id=run_id or runs.digest("publish", arguments, day, deployment.digest, inputs),
+            config_digest=deployment.digest,
+            dry_run=dry_run,
+            reporter=reporter,
+            spark=spark,
+        ) as current:
+            outcomes = publishing.publish(
+                current,
+                deployment.products,
+                deployment.profiles,
+                deployment.contracts,
+                deployment.mous,
+                deployment.dulas,
+                names=product or (),
+                agreement=agreement,
+                purpose=purpose,
+            )
+            code = max((outcome.exit_code for outcome in outcomes), default=0)
+            current.tally.message = publishing.sentence(outcomes)
+            current.tally.exit_code = code
+        reporter.summary(
+            {
+                "job": "publish",
+                "run_id": current.run_id,
+                "as_of": day.isoformat(),
+                "exit_code": code,
+                "products": publishing.summary(outcomes),
                 "message": current.tally.message,
             }
         )

@@ -158,6 +158,11 @@ class Lake:
         """The table's latest version, None when it was never written."""
         return next((commit.version for commit in commits(self.storage, self.path(table))), None)
 
+    def properties(self, name: str) -> dict[str, str]:
+        """A table's properties, its labels among them; it must be there."""
+        shown = self.spark.sql(f"SHOW TBLPROPERTIES delta.`{self.path(name)}`").collect()
+        return {row["key"]: row["value"] for row in shown}
+
     def create(self, table: Table, labels: Mapping[str, str]) -> None:
         """Make the table if absent; bring columns, properties and labels up to what is declared.
 
@@ -186,8 +191,7 @@ class Lake:
 
     def _bring_up(self, table: Table, wanted: Mapping[str, str]) -> None:
         place = f"delta.`{self.path(table)}`"
-        shown = self.spark.sql(f"SHOW TBLPROPERTIES {place}").collect()
-        present = {row["key"]: row["value"] for row in shown}
+        present = self.properties(table.name)
         have = set(self.spark.read.format("delta").load(self.path(table)).columns)
         if not have >= set(table.column_names):
             # An empty append brings the new columns with their comments and labels; ADD COLUMNS
