@@ -16,8 +16,8 @@ from typing import Annotated, Any
 import typer
 import typer.exceptions
 from rich.console import Console
-from rich.table import Table as Grid
 
+from concord import showing
 from concord.agreements import access_log
 from concord.agreements.commands import app as agreement_app
 from concord.agreements.dula import Dula
@@ -33,6 +33,7 @@ from concord.ingest.job import Outcome
 from concord.ingest.job import ingest as ingest_deliveries
 from concord.lake import catalog as lake_catalog
 from concord.lake import run as runs
+from concord.lake.lineage import lineage as trace
 from concord.lake.locks import Locks
 from concord.lake.maintain import maintain as maintain_tables
 from concord.lake.registry import DELIVERIES, Registry
@@ -434,7 +435,7 @@ def catalog(
     spark = start(deployment.settings, application="concord catalog")
     try:
         registry = deployment.registry
-        entries = lake_catalog.entries(spark, deployment.settings.lake, registry)
+        entries = lake_catalog.entries(spark, deployment.settings.lake)
         if deployment.settings.catalog and not as_json:
             lake_catalog.register(
                 spark, deployment.settings.lake, registry, deployment.settings.catalog
@@ -444,19 +445,53 @@ def catalog(
     if as_json:
         print(json.dumps([asdict(entry) for entry in entries], default=str))
         return
-    grid = Grid(title=f"Tables of {deployment.settings.lake}")
-    for heading in ("table", "rows", "version", "agreement", "expires", "classification"):
-        grid.add_column(heading, justify="right" if heading in {"rows", "version"} else "left")
-    for entry in entries:
-        grid.add_row(
-            entry.table,
-            f"{entry.rows:,}",
-            str(entry.version),
-            entry.agreements,
-            entry.expires,
-            entry.classification,
-        )
-    Console().print(grid)
+    showing.catalog(Console(), deployment.settings.lake, entries)
+
+
+TableArgument = Annotated[str, typer.Argument(help="A table as the catalog names it.")]
+
+
+@app.command()
+def show(
+    table: TableArgument,
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    rows: Annotated[int, typer.Option(help="Rows to show, of products and ops only.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, for programs.")] = False,
+) -> None:
+    """Show a table: its labels and columns; rows only where they are of no person."""
+    deployment = load_deployment(settings, lake=lake)
+    spark = start(deployment.settings, application="concord show")
+    try:
+        shown = lake_catalog.shown(spark, deployment.settings.lake, table, rows=rows)
+    finally:
+        spark.stop()
+    if as_json:
+        print(json.dumps(asdict(shown), default=str))
+    else:
+        showing.table(Console(), shown)
+
+
+@app.command()
+def lineage(
+    table: TableArgument,
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, for programs.")] = False,
+) -> None:
+    """Tell which deliveries, runs and agreements a table came from."""
+    deployment = load_deployment(settings, lake=lake)
+    spark = start(deployment.settings, application="concord lineage")
+    try:
+        root = deployment.settings.lake
+        locks = Locks.of(spark, root, 60, job="lineage", run_id="lineage", actor=runs.actor())
+        origin = trace(Lake(spark, root, locks=locks, lock_wait=0), table)
+    finally:
+        spark.stop()
+    if as_json:
+        print(json.dumps(origin.as_dict(), default=str))
+    else:
+        showing.origin(Console(), origin)
 
 
 @app.command(name="settings")

@@ -135,7 +135,7 @@ def _show(spark: SparkSession, deployment: Deployment) -> None:
     lake = Lake(spark, root, locks=locks, lock_wait=0)
 
     grid = _grid("What is in the lake", "table", "rows", "version", "agreement", "classification")
-    for entry in catalog.entries(spark, root, tables.registry(contracts)):
+    for entry in catalog.entries(spark, root):
         grid.add_row(
             entry.table,
             f"{entry.rows:,}",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
 
-from concord.lake.registry import Table
+from concord.errors import UsageError
+from concord.lake.registry import ZONES, Table
 from concord.lake.storage import Storage, join
 from concord.lake.tables import commits, is_table
+
+# A study's tables stand in its own folder: studies/<agreement>/<table>.
+DEPTH = 2
 
 
 @dataclass(frozen=True)
@@ -21,40 +25,101 @@ class Entry:
     zone: str
     rows: int
     version: int
-    bytes: int
     agreements: str
+    purposes: str
+    recipients: str
     expires: str
     classification: str
     owner: str
     path: str
 
 
-def entries(spark: SparkSession, root: str, tables: Iterable[Table]) -> list[Entry]:
-    """Every declared table that has been written, by name."""
+def entries(spark: SparkSession, root: str) -> list[Entry]:
+    """Every table that stands in the lake, declared or not, by name."""
     storage = Storage(spark)
     found = []
-    for table in tables:
-        path = join(root, table.name)
-        if not is_table(storage, path):
-            continue
-        delta = DeltaTable.forPath(spark, path)
-        detail = delta.detail().select("properties", "sizeInBytes").collect()[0]
-        labels = detail["properties"]
+    for name in names(storage, root):
+        path = join(root, name)
+        shown = spark.sql(f"SHOW TBLPROPERTIES delta.`{path}`").collect()
+        labels = {row["key"]: row["value"] for row in shown}
         found.append(
             Entry(
-                table=table.name,
-                zone=table.zone,
-                rows=delta.toDF().count(),
+                table=name,
+                zone=name.split("/", 1)[0],
+                rows=spark.read.format("delta").load(path).count(),
                 version=next(commits(storage, path)).version,
-                bytes=int(detail["sizeInBytes"]),
                 agreements=labels.get("concord.agreements", ""),
+                purposes=labels.get("concord.purposes", ""),
+                recipients=labels.get("concord.recipients", ""),
                 expires=labels.get("concord.expires", ""),
                 classification=labels.get("concord.classification", "internal"),
-                owner=labels.get("concord.owner", table.owner),
+                owner=labels.get("concord.owner", "data office"),
                 path=path,
             )
         )
     return found
+
+
+def names(storage: Storage, root: str) -> list[str]:
+    """The tables in the lake's zones: `<zone>/<table>` and, one folder deeper, a study's."""
+    found = []
+    for zone in ZONES:
+        folders = [zone]
+        while folders:
+            folder = folders.pop()
+            for entry in storage.list(join(root, folder)):
+                name = join(folder, entry.name)
+                if not entry.is_folder or entry.name.startswith("_"):
+                    continue
+                if is_table(storage, join(root, name)):
+                    found.append(name)
+                elif name.count("/") < DEPTH:
+                    folders.append(name)
+    return sorted(found)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A table opened: what its columns are, how it is labelled, and rows if they are of nobody."""
+
+    table: str
+    version: int
+    rows: int
+    description: str
+    labels: Mapping[str, str]
+    columns: tuple[Mapping[str, str], ...]
+    sample: tuple[Mapping[str, Any], ...]
+
+
+def shown(spark: SparkSession, root: str, name: str, *, rows: int) -> Shown:
+    """The table `name`. Raises UsageError if it is not there."""
+    storage, path = Storage(spark), join(root, name)
+    if not is_table(storage, path):
+        raise UsageError(f"there is no table {name!r} in {root}; see concord catalog")
+    frame = spark.read.format("delta").load(path)
+    properties = spark.sql(f"SHOW TBLPROPERTIES delta.`{path}`").collect()
+    detail = spark.sql(f"DESCRIBE DETAIL delta.`{path}`").select("description").collect()
+    labels = {r["key"]: r["value"] for r in properties if r["key"].startswith("concord.")}
+    columns = tuple(
+        {
+            "name": column.name,
+            "type": column.dataType.simpleString(),
+            "classification": str(column.metadata.get("concord.classification", "")),
+            "identifier_role": str(column.metadata.get("concord.identifier_role", "")),
+            "comment": str(column.metadata.get("comment", "")),
+        }
+        for column in frame.schema
+    )
+    of_nobody = name.split("/", 1)[0] in {"products", "ops"}
+    return Shown(
+        name,
+        next(commits(storage, path)).version,
+        frame.count(),
+        detail[0]["description"] or "",
+        labels,
+        columns,
+        tuple(r.asDict(recursive=True) for r in frame.limit(rows).collect()) if of_nobody else (),
+    )
 
 
 def versions(spark: SparkSession, root: str, names: Iterable[str]) -> dict[str, int]:

@@ -279,7 +279,7 @@ class Lake:
     def applied(self, table: Table, transaction: Transaction) -> int | None:
         """The table version in which the transaction was applied, None when it was not."""
         for commit in islice(commits(self.storage, self.path(table)), HISTORY_LOOKBACK):
-            said = _decoded(commit.note)
+            said = decoded(commit.note)
             # An application's versions only grow: its newest commit decides.
             if said.get("application") == transaction.application:
                 if said["version"] == transaction.version:
@@ -294,7 +294,7 @@ class Lake:
         None when the table was never written. Upkeep between says nothing and is passed over.
         """
         for commit in islice(commits(self.storage, self.path(table)), HISTORY_LOOKBACK):
-            said = _decoded(commit.note)
+            said = decoded(commit.note)
             if said.get("application"):
                 return {**said, "rows": commit.rows}
         return None
@@ -383,7 +383,7 @@ def commits(storage: Storage, path: str) -> Iterator[Commit]:
     log = storage.list(join(path, LOG))
     for entry in reversed([entry for entry in log if COMMIT_FILE.fullmatch(entry.name)]):
         line, _, _ = storage.read(entry.path, COMMIT_INFO_BYTES).partition(b"\n")
-        info = _decoded(line.decode()).get("commitInfo", {})
+        info = decoded(line.decode()).get("commitInfo", {})
         rows = (info.get("operationMetrics") or {}).get("numOutputRows")
         yield Commit(
             int(entry.name[:20]),
@@ -415,7 +415,8 @@ def _literal(value: str) -> str:
     return f"'{escaped}'"
 
 
-def _decoded(note: str | None) -> dict[str, Any]:
+def decoded(note: str | None) -> dict[str, Any]:
+    """What a commit's userMetadata says; nothing where it is not Concord's."""
     try:
         content = json.loads(note or "{}")
     except ValueError:

@@ -65,7 +65,5 @@ def own_ids(
         .where(F.col("role") == role)
         .select("record_id", F.col("source_key").alias(OWN_ID))
         .distinct()
-        .select(
-            made(F.col("record_id")).alias(subject_column(subjects[0], primary=False)), OWN_ID
-        )
+        .select(made(F.col("record_id")).alias(subject_column(subjects[0], primary=False)), OWN_ID)
     )
