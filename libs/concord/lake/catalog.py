@@ -9,6 +9,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from concord.errors import UsageError
+from concord.lake.log import State, state
 from concord.lake.registry import ZONES, Table
 from concord.lake.storage import Storage, join
 from concord.lake.tables import commits, is_table
@@ -40,24 +41,29 @@ def entries(spark: SparkSession, root: str) -> list[Entry]:
     found = []
     for name in names(storage, root):
         path = join(root, name)
-        shown = spark.sql(f"SHOW TBLPROPERTIES delta.`{path}`").collect()
-        labels = {row["key"]: row["value"] for row in shown}
+        held = state(storage, path)
+        if held is None:
+            continue
         found.append(
             Entry(
                 table=name,
                 zone=name.split("/", 1)[0],
-                rows=spark.read.format("delta").load(path).count(),
-                version=next(commits(storage, path)).version,
-                agreements=labels.get("concord.agreements", ""),
-                purposes=labels.get("concord.purposes", ""),
-                recipients=labels.get("concord.recipients", ""),
-                expires=labels.get("concord.expires", ""),
-                classification=labels.get("concord.classification", "internal"),
-                owner=labels.get("concord.owner", "data office"),
+                rows=_rows(spark, path, held),
+                version=held.version,
+                agreements=held.label("concord.agreements"),
+                purposes=held.label("concord.purposes"),
+                recipients=held.label("concord.recipients"),
+                expires=held.label("concord.expires"),
+                classification=held.label("concord.classification", "internal"),
+                owner=held.label("concord.owner", "data office"),
                 path=path,
             )
         )
     return found
+
+
+def _rows(spark: SparkSession, path: str, held: State) -> int:
+    return held.rows if held.rows is not None else spark.read.format("delta").load(path).count()
 
 
 def names(storage: Storage, root: str) -> list[str]:
@@ -93,32 +99,32 @@ class Shown:
 
 def shown(spark: SparkSession, root: str, name: str, *, rows: int) -> Shown:
     """The table `name`. Raises UsageError if it is not there."""
-    storage, path = Storage(spark), join(root, name)
-    if not is_table(storage, path):
+    path = join(root, name)
+    held = state(Storage(spark), path)
+    if held is None:
         raise UsageError(f"there is no table {name!r} in {root}; see concord catalog")
-    frame = spark.read.format("delta").load(path)
-    properties = spark.sql(f"SHOW TBLPROPERTIES delta.`{path}`").collect()
-    detail = spark.sql(f"DESCRIBE DETAIL delta.`{path}`").select("description").collect()
-    labels = {r["key"]: r["value"] for r in properties if r["key"].startswith("concord.")}
     columns = tuple(
         {
-            "name": column.name,
-            "type": column.dataType.simpleString(),
-            "classification": str(column.metadata.get("concord.classification", "")),
-            "identifier_role": str(column.metadata.get("concord.identifier_role", "")),
-            "comment": str(column.metadata.get("comment", "")),
+            "name": column["name"],
+            "type": column["type"] if isinstance(column["type"], str) else column["type"]["type"],
+            "classification": column["metadata"].get("concord.classification", ""),
+            "identifier_role": column["metadata"].get("concord.identifier_role", ""),
+            "comment": column["metadata"].get("comment", ""),
         }
-        for column in frame.schema
+        for column in held.columns
     )
-    of_nobody = name.split("/", 1)[0] in {"products", "ops"}
+    sample: list[Mapping[str, Any]] = []
+    if name.split("/", 1)[0] in {"products", "ops"} and rows:
+        frame = spark.read.format("delta").load(path)
+        sample = [row.asDict(recursive=True) for row in frame.limit(rows).collect()]
     return Shown(
         name,
-        next(commits(storage, path)).version,
-        frame.count(),
-        detail[0]["description"] or "",
-        labels,
+        held.version,
+        _rows(spark, path, held),
+        held.description,
+        {key: value for key, value in held.properties.items() if key.startswith("concord.")},
         columns,
-        tuple(r.asDict(recursive=True) for r in frame.limit(rows).collect()) if of_nobody else (),
+        tuple(sample),
     )
 
 
