@@ -8,7 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,24 +16,38 @@ from typing import Annotated, Any
 import typer
 import typer.exceptions
 from rich.console import Console
-from rich.table import Table as Grid
 
+from concord import showing
+from concord.agreements import access_log
+from concord.agreements.commands import app as agreement_app
+from concord.agreements.dula import Dula
+from concord.agreements.loading import load_dulas
 from concord.agreements.mou import Mou, digest, load_mous
 from concord.contracts.commands import app as contract_app
 from concord.contracts.model import Contract
 from concord.contracts.odcs import load_contracts
+from concord.disclosure.profiles import Profile, load_profiles
 from concord.errors import ConcordError, ConfigError, UsageError
 from concord.ingest import integrity, tables
 from concord.ingest.job import Outcome
 from concord.ingest.job import ingest as ingest_deliveries
 from concord.lake import catalog as lake_catalog
 from concord.lake import run as runs
+from concord.lake.lineage import lineage as trace
+from concord.lake.locks import Locks
 from concord.lake.maintain import maintain as maintain_tables
+from concord.lake.registry import DELIVERIES, Registry
 from concord.lake.run import Run, real_clock, running
 from concord.lake.session import start
 from concord.lake.storage import Storage
+from concord.lake.tables import Lake
+from concord.products import job as publishing
+from concord.products.specification import Product, load_products
 from concord.reporting import Reporter
 from concord.settings import Settings, gather, load_settings
+from concord.studies import job as studies
+from concord.studies import tables as study_tables
+from concord.studies.sources import CROSSWALK
 
 # Spark confs whose values are not shown.
 SECRET = re.compile(r"(?i)secret|password|passphrase|token|key")
@@ -47,6 +61,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(contract_app, name="contract")
+app.add_typer(agreement_app, name="agreement")
+audit_app = typer.Typer(no_args_is_help=True, help="The access log: verify.")
+app.add_typer(audit_app, name="audit")
 
 SettingsOption = Annotated[
     Path, typer.Option("--settings", help="Settings file.", envvar="CONCORD_SETTINGS")
@@ -71,12 +88,34 @@ class Deployment:
     settings: Settings
     contracts: dict[str, Contract]
     mous: dict[str, Mou]
+    dulas: dict[str, Dula] = field(default_factory=dict)
+    profiles: dict[str, Profile] = field(default_factory=dict)
+    products: dict[str, Product] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
         """Changes with any contract or agreement."""
         contracts = {name: c.model_dump(mode="json") for name, c in self.contracts.items()}
-        return runs.digest(contracts, {name: digest(mou) for name, mou in self.mous.items()})
+        agreements = {
+            name: digest(each) for name, each in (*self.mous.items(), *self.dulas.items())
+        }
+        releases = [
+            each.model_dump(mode="json")
+            for each in (*self.profiles.values(), *self.products.values())
+        ]
+        return runs.digest(contracts, agreements, releases)
+
+    @property
+    def registry(self) -> Registry:
+        """Every table that the deployment declares."""
+        return Registry(
+            [
+                *tables.registry(self.contracts.values()),
+                access_log.ACCESS_LOG,
+                *study_tables.registry(self.dulas.values(), self.contracts),
+                *publishing.registry(self.products),
+            ]
+        )
 
 
 def load_deployment(path: Path, **overrides: Any) -> Deployment:
@@ -94,8 +133,23 @@ def load_deployment(path: Path, **overrides: Any) -> Deployment:
         mous = load_mous(settings.conf, contracts if not errors else None)
     except ConfigError as error:
         errors.append(error)
+    dulas: dict[str, Dula] = {}
+    try:
+        whole = not errors
+        dulas = load_dulas(settings.conf, mous if whole else None, contracts if whole else None)
+    except ConfigError as error:
+        # agencies.yaml is read with the MOUs too: its mistakes are told once.
+        told = {problem for other in errors for problem in other.problems}
+        errors.append(ConfigError(p for p in error.problems if p not in told))
+    profiles: dict[str, Profile] = {}
+    products: dict[str, Product] = {}
+    try:
+        profiles = load_profiles(settings.conf)
+        products = load_products(settings.conf, dulas if not errors else None, profiles)
+    except ConfigError as error:
+        errors.append(error)
     gather(errors)
-    return Deployment(settings, contracts, mous)
+    return Deployment(settings, contracts, mous, dulas, profiles, products)
 
 
 @app.command()
@@ -158,6 +212,169 @@ def ingest(
 
 
 @app.command()
+def study(
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    agreement: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this DULA; may be repeated. Default: all of conf/agreements."),
+    ] = None,
+    purpose: Annotated[
+        str | None, typer.Option(help="What the data is wanted for. Default: the agreement's own.")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="<feed>.<table>.<column> that is wanted besides those agreed."),
+    ] = None,
+    lake: LakeOption = None,
+    as_of: AsOfOption = None,
+    run_id: RunIdOption = None,
+    dry_run: DryRunOption = False,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Make what each agreement lets its recipient hold: agreed columns and rows, pseudonyms."""
+    deployment = load_deployment(settings, lake=lake)
+    reporter = Reporter(json_logs=json_logs)
+    spark = start(deployment.settings, application="concord study")
+    try:
+        day = _business_date(as_of)
+        arguments = {"agreement": agreement, "purpose": purpose, "column": column}
+        inputs = lake_catalog.versions(
+            spark, deployment.settings.lake, [DELIVERIES.name, CROSSWALK]
+        )
+        with running(
+            deployment.settings,
+            "study",
+            arguments=arguments,
+            as_of=day,
+            run_id=run_id or runs.digest("study", arguments, day, deployment.digest, inputs),
+            config_digest=deployment.digest,
+            dry_run=dry_run,
+            reporter=reporter,
+            spark=spark,
+        ) as current:
+            outcomes = studies.study(
+                current,
+                deployment.contracts,
+                deployment.mous,
+                deployment.dulas,
+                agreements=agreement or (),
+                purpose=purpose,
+                columns=column or (),
+            )
+            code = max((outcome.exit_code for outcome in outcomes), default=0)
+            current.tally.message = studies.sentence(outcomes)
+            current.tally.exit_code = code
+        reporter.summary(
+            {
+                "job": "study",
+                "run_id": current.run_id,
+                "as_of": day.isoformat(),
+                "exit_code": code,
+                "agreements": studies.summary(outcomes),
+                "message": current.tally.message,
+            }
+        )
+    finally:
+        spark.stop()
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+def publish(
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    product: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this product; may be repeated. Default: all of conf/products."),
+    ] = None,
+    agreement: Annotated[
+        str | None, typer.Option(help="Ask under this DULA instead of the product's own.")
+    ] = None,
+    purpose: Annotated[
+        str | None, typer.Option(help="What it is wanted for. Default: the agreement's own.")
+    ] = None,
+    lake: LakeOption = None,
+    as_of: AsOfOption = None,
+    run_id: RunIdOption = None,
+    dry_run: DryRunOption = False,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Release aggregate products from their studies, small counts protected."""
+    deployment = load_deployment(settings, lake=lake)
+    reporter = Reporter(json_logs=json_logs)
+    spark = start(deployment.settings, application="concord publish")
+    try:
+        day = _business_date(as_of)
+        arguments = {"product": product, "agreement": agreement, "purpose": purpose}
+        used = [dula for dula in deployment.dulas.values() if "publish" in dula.uses.allowed]
+        names = [table.name for table in study_tables.registry(used, deployment.contracts)]
+        inputs = lake_catalog.versions(spark, deployment.settings.lake, names)
+        with running(
+            deployment.settings,
+            "publish",
+            arguments=arguments,
+            as_of=day,
+            run_id=run_id or runs.digest("publish", arguments, day, deployment.digest, inputs),
+            config_digest=deployment.digest,
+            dry_run=dry_run,
+            reporter=reporter,
+            spark=spark,
+        ) as current:
+            outcomes = publishing.publish(
+                current,
+                deployment.products,
+                deployment.profiles,
+                deployment.contracts,
+                deployment.mous,
+                deployment.dulas,
+                names=product or (),
+                agreement=agreement,
+                purpose=purpose,
+            )
+            code = max((outcome.exit_code for outcome in outcomes), default=0)
+            current.tally.message = publishing.sentence(outcomes)
+            current.tally.exit_code = code
+        reporter.summary(
+            {
+                "job": "publish",
+                "run_id": current.run_id,
+                "as_of": day.isoformat(),
+                "exit_code": code,
+                "products": publishing.summary(outcomes),
+                "message": current.tally.message,
+            }
+        )
+    finally:
+        spark.stop()
+    if code:
+        raise typer.Exit(code)
+
+
+@audit_app.command()
+def verify(
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    expect: Annotated[
+        str | None, typer.Option(help="A last hash noted earlier that must still be there.")
+    ] = None,
+) -> None:
+    """Check that no row of the access log was changed, taken out or put in (else exit 16)."""
+    deployment = load_deployment(settings, lake=lake)
+    spark = start(deployment.settings, application="concord audit")
+    try:
+        root = deployment.settings.lake
+        locks = Locks.of(spark, root, 60, job="audit", run_id="audit", actor=runs.actor())
+        found = access_log.verify(Lake(spark, root, locks=locks, lock_wait=0), expect=expect)
+    finally:
+        spark.stop()
+    message = f"{found.rows} rows, all as they were written; note the last hash elsewhere"
+    Reporter().summary(
+        {"job": "audit verify", "exit_code": 0, "rows": found.rows, "tip": found.tip}
+        | {"message": message}
+    )
+
+
+@app.command()
 def synthesize(
     people: Annotated[int, typer.Option(help="Size of the population.")] = 60_000,
     months: Annotated[int, typer.Option(help="Months of deliveries.")] = 18,
@@ -198,7 +415,7 @@ def maintain(
         dry_run=False,
         reporter=reporter,
     ) as current:
-        done = maintain_tables(current.lake, tables.registry(deployment.contracts.values()))
+        done = maintain_tables(current.lake, deployment.registry)
         for upkeep in done:
             files = f"{upkeep.files_before} files, now {upkeep.files_after}"
             reporter.say(f"{upkeep.table}: {files}")
@@ -217,8 +434,8 @@ def catalog(
     deployment = load_deployment(settings, lake=lake)
     spark = start(deployment.settings, application="concord catalog")
     try:
-        registry = tables.registry(deployment.contracts.values())
-        entries = lake_catalog.entries(spark, deployment.settings.lake, registry)
+        registry = deployment.registry
+        entries = lake_catalog.entries(spark, deployment.settings.lake)
         if deployment.settings.catalog and not as_json:
             lake_catalog.register(
                 spark, deployment.settings.lake, registry, deployment.settings.catalog
@@ -228,19 +445,53 @@ def catalog(
     if as_json:
         print(json.dumps([asdict(entry) for entry in entries], default=str))
         return
-    grid = Grid(title=f"Tables of {deployment.settings.lake}")
-    for heading in ("table", "rows", "version", "agreement", "expires", "classification"):
-        grid.add_column(heading, justify="right" if heading in {"rows", "version"} else "left")
-    for entry in entries:
-        grid.add_row(
-            entry.table,
-            f"{entry.rows:,}",
-            str(entry.version),
-            entry.agreements,
-            entry.expires,
-            entry.classification,
-        )
-    Console().print(grid)
+    showing.catalog(Console(), deployment.settings.lake, entries)
+
+
+TableArgument = Annotated[str, typer.Argument(help="A table as the catalog names it.")]
+
+
+@app.command()
+def show(
+    table: TableArgument,
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    rows: Annotated[int, typer.Option(help="Rows to show, of products and ops only.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, for programs.")] = False,
+) -> None:
+    """Show a table: its labels and columns; rows only where they are of no person."""
+    deployment = load_deployment(settings, lake=lake)
+    spark = start(deployment.settings, application="concord show")
+    try:
+        shown = lake_catalog.shown(spark, deployment.settings.lake, table, rows=rows)
+    finally:
+        spark.stop()
+    if as_json:
+        print(json.dumps(asdict(shown), default=str))
+    else:
+        showing.table(Console(), shown)
+
+
+@app.command()
+def lineage(
+    table: TableArgument,
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, for programs.")] = False,
+) -> None:
+    """Tell which deliveries, runs and agreements a table came from."""
+    deployment = load_deployment(settings, lake=lake)
+    spark = start(deployment.settings, application="concord lineage")
+    try:
+        root = deployment.settings.lake
+        locks = Locks.of(spark, root, 60, job="lineage", run_id="lineage", actor=runs.actor())
+        origin = trace(Lake(spark, root, locks=locks, lock_wait=0), table)
+    finally:
+        spark.stop()
+    if as_json:
+        print(json.dumps(origin.as_dict(), default=str))
+    else:
+        showing.origin(Console(), origin)
 
 
 @app.command(name="settings")

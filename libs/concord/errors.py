@@ -68,6 +68,12 @@ class DisclosureError(ConcordError):
     exit_code = 15
 
 
+class AuditError(ConcordError):
+    """The access log is not what was written: a row was changed, taken out or put in."""
+
+    exit_code = 16
+
+
 class InfrastructureError(ConcordError):
     """Storage, network or cluster failed; worth a retry."""
 

@@ -162,12 +162,15 @@ class Keys(Typed):
     """Where the vault's keys come from.
 
     `file` (development) keeps them in a folder that only its owner may read; `environment` reads
-    the variable named by `variable`, base64, on the driver and on every worker.
+    the variable named by `variable`, base64, on the driver and on every worker. The key that wraps
+    the agreements' own keys comes the same way (`wrapping.key`, or `wrapping_variable`); the
+    wrapped keys lie in the folder `agreements` below `path`, on the driver alone.
     """
 
     provider: Literal["file", "environment"] = "file"
     path: Path | None = None
     variable: str = "CONCORD_VAULT_KEY"
+    wrapping_variable: str = "CONCORD_WRAPPING_KEY"
 
 
 class SparkSettings(Typed):

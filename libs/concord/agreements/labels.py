@@ -7,8 +7,11 @@ a reader verifies the digest. Nothing here writes; the lake puts them on the tab
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from datetime import date
 from typing import Literal, get_args
 
+from concord.agreements.dula import Dula
 from concord.agreements.mou import Contribution, Mou, digest
 from concord.contracts.model import Classification, Contract, Field, Table
 
@@ -48,6 +51,27 @@ def labels(
         EXPIRES: mou.ends(term).isoformat(),
         CLASSIFICATION: classification(table, zone),
         OWNER: contract.agency,
+    }
+
+
+def study_labels(
+    dula: Dula, *, owner: str, classifications: Collection[str], expires: date
+) -> dict[str, str]:
+    """Table properties of a table that a recipient holds under a DULA.
+
+    `classifications` are those of the table's columns, `expires` the day that was decided on.
+    """
+    return {
+        AGREEMENTS: dula.id,
+        AGREEMENT_DIGEST: digest(dula),
+        PURPOSES: dula.purpose.code,
+        RECIPIENTS: ",".join(sorted(party.key for party in dula.recipients.parties)),
+        EXPIRES: expires.isoformat(),
+        CLASSIFICATION: max(
+            (c for c in CLASSIFICATIONS if c in classifications), key=CLASSIFICATIONS.index
+        ),
+        OWNER: owner,
+        DISCLOSURE_PROFILE: dula.disclosure.profile,
     }
 
 

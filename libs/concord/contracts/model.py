@@ -270,7 +270,11 @@ class Table(Typed):
 
 
 class Contract(Typed):
-    """The contract of one feed."""
+    """The contract of one feed.
+
+    `latency_days` is how long after a period's last day its file comes, None where the contract
+    does not say.
+    """
 
     feed: str
     version: str
@@ -281,6 +285,7 @@ class Contract(Typed):
     calendar: Calendar
     quarantine_limit: float = Setting(ge=0, le=1)
     retention_years: int = Setting(gt=0)
+    latency_days: int | None = None
     tables: tuple[Table, ...]
     file: str
 

@@ -163,6 +163,7 @@ def _read(
         calendar=cast(model.Calendar, calendar),
         quarantine_limit=cast(float, limit),
         retention_years=cast(int, retention),
+        latency_days=_latency(place),
         tables=tuple(table for table in tables if table),
         file=place.document.file,
     )
@@ -174,6 +175,19 @@ def _description(place: Place) -> str:
         str(parts[key]).strip() for key in ("purpose", "usage", "limitations") if parts.get(key)
     ]
     return "\n\n".join(said)
+
+
+def _latency(place: Place) -> int | None:
+    for item in place.items("slaProperties"):
+        if item.data["property"] == "latency":
+            value = item.data["value"]
+            if item.get("unit") not in ("d", "day", "days"):
+                item.say("must be in days: unit: d", "unit")
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                item.say("must be a whole number of days, 0 or more", "value")
+                return None
+            return value
+    return None
 
 
 def _retention(place: Place) -> int | None:

@@ -25,13 +25,16 @@ from concord.contracts.tables import TABLE_PROPERTIES
 # the schemas are written, so that contracts do not import them.
 ELSEWHERE = {
     "agencies": ("concord.agreements.agencies", "Agencies"),
+    "disclosure": ("concord.disclosure.profiles", "Profiles"),
+    "dula": ("concord.agreements.dula", "Dula"),
     "mou": ("concord.agreements.mou", "Mou"),
+    "product": ("concord.products.specification", "Product"),
     "settings": ("concord.settings", "Settings"),
 }
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """Schema by kind of file: contract, code_lists, agencies, mou, settings."""
+    """Schema by kind of file: contract, code_lists and those of ELSEWHERE."""
     result = {"contract": _contract_schema(), "code_lists": _code_lists_schema()}
     for kind, (module, name) in ELSEWHERE.items():
         read = getattr(importlib.import_module(module), name, None)

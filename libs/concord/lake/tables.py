@@ -76,12 +76,17 @@ class Transaction:
 
 @dataclass(frozen=True)
 class Stamp:
-    """What every commit says of its origin, as Delta's userMetadata."""
+    """What every commit says of its origin, as Delta's userMetadata.
+
+    `inputs` is a digest of what the rows were made from, where a job replaces a whole table and
+    asks, before it does, whether the table already is what it would write.
+    """
 
     run_id: str
     job: str
     code_version: str
     agreements: tuple[str, ...] = ()
+    inputs: str = ""
 
     def encode(self, transaction: Transaction | None) -> str:
         content: dict[str, Any] = {
@@ -92,6 +97,8 @@ class Stamp:
             # Tells this write from the same one in an earlier try of the same run.
             "attempt": secrets.token_hex(4),
         }
+        if self.inputs:
+            content["inputs"] = self.inputs
         if transaction:
             content["application"] = transaction.application
             content["version"] = transaction.version
@@ -109,11 +116,12 @@ class Written:
 
 @dataclass(frozen=True)
 class Commit:
-    """What a table's log says of one of its versions."""
+    """What a table's log says of one of its versions. `rows` is how many a write wrote."""
 
     version: int
     operation: str | None
     note: str | None
+    rows: int | None = None
 
 
 class Lake:
@@ -150,6 +158,11 @@ class Lake:
         """The table's latest version, None when it was never written."""
         return next((commit.version for commit in commits(self.storage, self.path(table))), None)
 
+    def properties(self, name: str) -> dict[str, str]:
+        """A table's properties, its labels among them; it must be there."""
+        shown = self.spark.sql(f"SHOW TBLPROPERTIES delta.`{self.path(name)}`").collect()
+        return {row["key"]: row["value"] for row in shown}
+
     def create(self, table: Table, labels: Mapping[str, str]) -> None:
         """Make the table if absent; bring columns, properties and labels up to what is declared.
 
@@ -178,8 +191,7 @@ class Lake:
 
     def _bring_up(self, table: Table, wanted: Mapping[str, str]) -> None:
         place = f"delta.`{self.path(table)}`"
-        shown = self.spark.sql(f"SHOW TBLPROPERTIES {place}").collect()
-        present = {row["key"]: row["value"] for row in shown}
+        present = self.properties(table.name)
         have = set(self.spark.read.format("delta").load(self.path(table)).columns)
         if not have >= set(table.column_names):
             # An empty append brings the new columns with their comments and labels; ADD COLUMNS
@@ -267,7 +279,7 @@ class Lake:
     def applied(self, table: Table, transaction: Transaction) -> int | None:
         """The table version in which the transaction was applied, None when it was not."""
         for commit in islice(commits(self.storage, self.path(table)), HISTORY_LOOKBACK):
-            said = _decoded(commit.note)
+            said = decoded(commit.note)
             # An application's versions only grow: its newest commit decides.
             if said.get("application") == transaction.application:
                 if said["version"] == transaction.version:
@@ -275,6 +287,28 @@ class Lake:
                 if said["version"] < transaction.version:
                     return None
         return None
+
+    def made_from(self, table: Table) -> dict[str, Any] | None:
+        """What the table's newest commit of a job's own says of itself: run_id, inputs, rows, ...
+
+        None when the table was never written. Upkeep between says nothing and is passed over.
+        """
+        for commit in islice(commits(self.storage, self.path(table)), HISTORY_LOOKBACK):
+            said = decoded(commit.note)
+            if said.get("application"):
+                return {**said, "rows": commit.rows}
+        return None
+
+    def remove(self, name: str) -> None:
+        """Deletes a table, all its versions and its log. The caller holds its lock.
+
+        The log goes last: until then what is left can still say what it was.
+        """
+        self._up_to_date.pop(name, None)
+        for entry in self.storage.list(self.path(name)):
+            if entry.name != LOG:
+                self.storage.delete(entry.path)
+        self.storage.delete(self.path(name))
 
     def _is_new(self, table: Table) -> bool:
         """Whether the table was made here and never written: then a merge has nothing to meet."""
@@ -349,8 +383,14 @@ def commits(storage: Storage, path: str) -> Iterator[Commit]:
     log = storage.list(join(path, LOG))
     for entry in reversed([entry for entry in log if COMMIT_FILE.fullmatch(entry.name)]):
         line, _, _ = storage.read(entry.path, COMMIT_INFO_BYTES).partition(b"\n")
-        info = _decoded(line.decode()).get("commitInfo", {})
-        yield Commit(int(entry.name[:20]), info.get("operation"), info.get("userMetadata"))
+        info = decoded(line.decode()).get("commitInfo", {})
+        rows = (info.get("operationMetrics") or {}).get("numOutputRows")
+        yield Commit(
+            int(entry.name[:20]),
+            info.get("operation"),
+            info.get("userMetadata"),
+            int(rows) if rows is not None else None,
+        )
 
 
 def is_table(storage: Storage, path: str) -> bool:
@@ -375,7 +415,8 @@ def _literal(value: str) -> str:
     return f"'{escaped}'"
 
 
-def _decoded(note: str | None) -> dict[str, Any]:
+def decoded(note: str | None) -> dict[str, Any]:
+    """What a commit's userMetadata says; nothing where it is not Concord's."""
     try:
         content = json.loads(note or "{}")
     except ValueError:

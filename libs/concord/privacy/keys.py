@@ -46,13 +46,18 @@ def vault_key(keys: Keys, *, create: bool = False) -> KeySource:
             raise ConfigError(["keys.path: say where the vault's key is kept (file provider)"])
         path = keys.path.resolve() / "vault.key"
         if create and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(base64.b64encode(secrets.token_bytes(KEY_BYTES)))
+            make_key_file(path, base64.b64encode(secrets.token_bytes(KEY_BYTES)))
         source = KeySource("file", str(path))
     source.fetch()
     return source
+
+
+def make_key_file(path: Path, content: bytes) -> None:
+    """A new file that only its owner may read. Raises FileExistsError when it is there."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(content)
 
 
 def fingerprint(key: KeySource) -> str:

@@ -1,0 +1,1 @@
+"""Aggregate products: what they hold, how it is counted, and the job that releases them."""

@@ -1,0 +1,1 @@
+"""Studies: what one agreement allows one recipient to hold, under pseudonyms of its own."""
