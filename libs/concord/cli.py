@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 import typer.exceptions
+from pyspark.sql import SparkSession
 from rich.console import Console
 from rich.table import Table as Grid
 
@@ -28,10 +29,19 @@ from concord.ingest.job import Outcome
 from concord.ingest.job import ingest as ingest_deliveries
 from concord.lake import catalog as lake_catalog
 from concord.lake import run as runs
+from concord.lake.locks import Locks
 from concord.lake.maintain import maintain as maintain_tables
+from concord.lake.registry import Registry
 from concord.lake.run import Run, real_clock, running
 from concord.lake.session import start
 from concord.lake.storage import Storage
+from concord.lake.tables import Lake
+from concord.linkage import tables as index_tables
+from concord.linkage.estimate import estimated
+from concord.linkage.job import index as build_index
+from concord.linkage.job import input_versions
+from concord.linkage.model import FILE as PERSON_INDEX
+from concord.linkage.model import PersonIndex, load_person_index
 from concord.reporting import Reporter
 from concord.settings import Settings, gather, load_settings
 
@@ -71,12 +81,23 @@ class Deployment:
     settings: Settings
     contracts: dict[str, Contract]
     mous: dict[str, Mou]
+    person_index: PersonIndex
 
     @property
     def digest(self) -> str:
         """Changes with any contract or agreement."""
         contracts = {name: c.model_dump(mode="json") for name, c in self.contracts.items()}
         return runs.digest(contracts, {name: digest(mou) for name, mou in self.mous.items()})
+
+    @property
+    def index_digest(self) -> str:
+        """Changes with whatever the person index depends on besides its inputs."""
+        return runs.digest(self.digest, self.person_index.model_version)
+
+    @property
+    def tables(self) -> Registry:
+        """Every table of the deployment."""
+        return Registry([*tables.registry(self.contracts.values()), *index_tables.TABLES])
 
 
 def load_deployment(path: Path, **overrides: Any) -> Deployment:
@@ -94,8 +115,13 @@ def load_deployment(path: Path, **overrides: Any) -> Deployment:
         mous = load_mous(settings.conf, contracts if not errors else None)
     except ConfigError as error:
         errors.append(error)
+    try:
+        known = contracts if contracts else None
+        person_index = load_person_index(settings.conf / PERSON_INDEX, known)
+    except ConfigError as error:
+        errors.append(error)
     gather(errors)
-    return Deployment(settings, contracts, mous)
+    return Deployment(settings, contracts, mous, person_index)
 
 
 @app.command()
@@ -158,6 +184,71 @@ def ingest(
 
 
 @app.command()
+def index(
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    estimate: Annotated[
+        bool,
+        typer.Option(
+            help="Only print m and u as fitted to the last run's pairs, for conf/person_index.yaml."
+        ),
+    ] = False,
+    lake: LakeOption = None,
+    as_of: AsOfOption = None,
+    run_id: RunIdOption = None,
+    dry_run: DryRunOption = False,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Recognise the same person across agencies: person ids, crosswalk, events."""
+    deployment = load_deployment(settings, lake=lake)
+    reporter = Reporter(json_logs=json_logs)
+    spark = start(deployment.settings, application="concord index")
+    try:
+        day = _business_date(as_of)
+        read = _lake(spark, deployment, "index")
+        model = deployment.person_index
+        if estimate:
+            print(estimated(read, model))
+            return
+        found = input_versions(read, deployment.contracts, model)
+        inputs = [(one.table.name, one.version) for one in found]
+        with running(
+            deployment.settings,
+            "index",
+            arguments={},
+            as_of=day,
+            run_id=run_id or runs.digest("index", day, deployment.index_digest, inputs),
+            config_digest=deployment.index_digest,
+            dry_run=dry_run,
+            reporter=reporter,
+            spark=spark,
+        ) as current:
+            outcome = build_index(
+                current,
+                deployment.contracts,
+                deployment.mous,
+                model,
+                config_digest=deployment.index_digest,
+                found=found,
+            )
+            current.tally.message = outcome.message
+        reporter.say(f"index: {outcome.message}")
+        reporter.summary(
+            {
+                "job": "index",
+                "run_id": current.run_id,
+                "as_of": day.isoformat(),
+                "exit_code": 0,
+                "model_version": model.model_version,
+                **{name: value for name, value in asdict(outcome).items() if name != "done"},
+                "events": dict(outcome.events),
+                "message": outcome.message,
+            }
+        )
+    finally:
+        spark.stop()
+
+
+@app.command()
 def synthesize(
     people: Annotated[int, typer.Option(help="Size of the population.")] = 60_000,
     months: Annotated[int, typer.Option(help="Months of deliveries.")] = 18,
@@ -198,7 +289,7 @@ def maintain(
         dry_run=False,
         reporter=reporter,
     ) as current:
-        done = maintain_tables(current.lake, tables.registry(deployment.contracts.values()))
+        done = maintain_tables(current.lake, deployment.tables)
         for upkeep in done:
             files = f"{upkeep.files_before} files, now {upkeep.files_after}"
             reporter.say(f"{upkeep.table}: {files}")
@@ -217,7 +308,7 @@ def catalog(
     deployment = load_deployment(settings, lake=lake)
     spark = start(deployment.settings, application="concord catalog")
     try:
-        registry = tables.registry(deployment.contracts.values())
+        registry = deployment.tables
         entries = lake_catalog.entries(spark, deployment.settings.lake, registry)
         if deployment.settings.catalog and not as_json:
             lake_catalog.register(
@@ -302,6 +393,14 @@ def _failed(code: int, kind: str, message: str) -> None:
 
 def _business_date(as_of: datetime | None) -> date:
     return as_of.date() if as_of else real_clock().date()
+
+
+def _lake(spark: SparkSession, deployment: Deployment, job: str) -> Lake:
+    """The deployment's lake, for reading before a run begins."""
+    given = deployment.settings
+    stale = given.locks.stale_after_seconds
+    locks = Locks.of(spark, given.lake, stale, job=job, run_id="", actor=runs.actor())
+    return Lake(spark, given.lake, locks=locks, lock_wait=given.locks.wait_seconds)
 
 
 def _landing_signatures(storage: Storage, deployment: Deployment) -> list[tuple[str, str, str]]:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -105,7 +106,7 @@ def demo(
 def _with_keys(deployment: Deployment, folder: Path) -> Deployment:
     keys = deployment.settings.keys.model_copy(update={"provider": "file", "path": folder / "keys"})
     settings = deployment.settings.model_copy(update={"keys": keys})
-    return Deployment(settings, deployment.contracts, deployment.mous)
+    return replace(deployment, settings=settings)
 
 
 def _round(

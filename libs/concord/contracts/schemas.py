@@ -26,12 +26,13 @@ from concord.contracts.tables import TABLE_PROPERTIES
 ELSEWHERE = {
     "agencies": ("concord.agreements.agencies", "Agencies"),
     "mou": ("concord.agreements.mou", "Mou"),
+    "person_index": ("concord.linkage.model", "PersonIndex"),
     "settings": ("concord.settings", "Settings"),
 }
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """Schema by kind of file: contract, code_lists, agencies, mou, settings."""
+    """Schema by kind of file: contract, code_lists, agencies, mou, person_index, settings."""
     result = {"contract": _contract_schema(), "code_lists": _code_lists_schema()}
     for kind, (module, name) in ELSEWHERE.items():
         read = getattr(importlib.import_module(module), name, None)

@@ -108,12 +108,26 @@ class Written:
 
 
 @dataclass(frozen=True)
+class Applied:
+    """A write that a table's log tells of: table version, transaction, run."""
+
+    version: int
+    transaction: Transaction
+    run_id: str
+
+
+@dataclass(frozen=True)
 class Commit:
     """What a table's log says of one of its versions."""
 
     version: int
     operation: str | None
     note: str | None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is a write of rows under a transaction id; upkeep and labels are not."""
+        return "application" in _decoded(self.note)
 
 
 class Lake:
@@ -274,6 +288,15 @@ class Lake:
                     return commit.version
                 if said["version"] < transaction.version:
                     return None
+        return None
+
+    def newest(self, table: Table) -> Applied | None:
+        """The table's newest write that carried a transaction id; None when there is none."""
+        for commit in islice(commits(self.storage, self.path(table)), HISTORY_LOOKBACK):
+            said = _decoded(commit.note)
+            if "application" in said:
+                transaction = Transaction(said["application"], said["version"])
+                return Applied(commit.version, transaction, said["run_id"])
         return None
 
     def _is_new(self, table: Table) -> bool:

@@ -1,9 +1,9 @@
-"""Record ids: keyed hashes of source keys, stable across deliveries."""
+"""Record ids, keyed hashes of source keys, stable across deliveries; and person ids to mint."""
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 from pyspark.sql import Column
@@ -23,21 +23,39 @@ def record_id(key: KeySource, *, feed: str, role: str) -> Callable[[Column], Col
     HMAC-SHA-256 (RFC 2104) over feed, role and source key, cut to 128 bits. Keyed, because a
     plain hash of a key made from an SSN can be enumerated.
     """
-    prefix = f"{feed}{SEPARATOR}{role}{SEPARATOR}".encode()
 
     def hash_batch(values: pa.Array) -> pa.Array:
-        secret = key.fetch()
         encoded = values.dictionary_encode() if not pa.types.is_dictionary(values.type) else values
-        hashed = [
-            None
-            if source is None
-            else hmac.digest(secret, prefix + source.encode(), "sha256").hex()[:RECORD_ID_HEX]
-            for source in encoded.dictionary.to_pylist()
-        ]
+        texts = encoded.dictionary.to_pylist()
+        hashed = record_ids(key, feed=feed, role=role, source_keys=texts)
         return pa.array(hashed, pa.string()).take(encoded.indices)
 
     # pyspark 4.2 has arrow_udf but its type stubs do not name it.
     return F.arrow_udf(hash_batch, returnType=StringType())  # type: ignore[attr-defined]
+
+
+def record_ids(
+    key: KeySource, *, feed: str, role: str, source_keys: Sequence[str | None]
+) -> list[str | None]:
+    """The record ids of source keys, outside any query: what `record_id` computes on a worker."""
+    secret, prefix = key.fetch(), f"{feed}{SEPARATOR}{role}{SEPARATOR}".encode()
+    return [
+        None
+        if source is None
+        else hmac.digest(secret, prefix + source.encode(), "sha256").hex()[:RECORD_ID_HEX]
+        for source in source_keys
+    ]
+
+
+def person_id(key: KeySource, *, run_id: str, record_id: str, attempt: int = 0) -> str:
+    """A person id to mint: HMAC of run and founding record, 128 bits, hex.
+
+    A run that is repeated mints the same. `attempt` is for an id that was minted before, which
+    happens when a run id is given twice: an id is never used again.
+    """
+    parts = [run_id, record_id, *([str(attempt)] if attempt else [])]
+    message = SEPARATOR.join(["person", *parts]).encode()
+    return hmac.digest(key.fetch(), message, "sha256").hex()[:RECORD_ID_HEX]
 
 
 def source_key(columns: list[Column]) -> Column:
