@@ -25,7 +25,8 @@ RANDOM_PAIRS = 4_000_000
 SAMPLE = 500_000
 ROUNDS, ENOUGH = 500, 1e-9
 HALF = 0.5  # added to each level's count, so that what was not seen is rare and not impossible
-DIGITS = 6
+# What the pairs at hand did not show, such as a wrong sex, agencies still do now and then.
+RAREST = 0.002
 NAMES = list(LEVELS)
 Fitted = dict[str, dict[str, Level]]
 
@@ -61,9 +62,12 @@ def fit(counted: Mapping[int, int], drawn: Integers, model: PersonIndex) -> Fitt
     m = _em(levels[same_ssn], n[same_ssn], u, skip={"ssn"})
     taught = _em(levels[named & born], n[named & born], u, skip={"given", "birth"}, known=m)
     m[ssn] = taught[ssn]
+    for c in range(len(NAMES)):
+        known = np.maximum(m[c][1:], RAREST)
+        m[c] = np.concatenate([[1.0], known / known.sum()])
     return {
         name: {
-            level: Level(m=_rounded(m[c][k + 1]), u=_rounded(u[c][k + 1]))
+            level: Level(m=float(m[c][k + 1]), u=float(u[c][k + 1]))
             for k, level in enumerate(LEVELS[name])
         }
         for c, name in enumerate(NAMES)
@@ -122,19 +126,19 @@ def _ordered(model: PersonIndex, name: str) -> list[Level]:
     return [of[level] for level in LEVELS[name]]
 
 
-def _rounded(value: float) -> float:
-    """Significant digits enough that sums stay 1 within the file's tolerance."""
-    return float(f"{value:.{DIGITS}g}")
-
-
 def as_yaml(fitted: Fitted) -> str:
     """The fitted levels as `comparisons` of conf/person_index.yaml."""
     lines = ["comparisons:"]
     for name, levels in fitted.items():
         lines.append(f"  {name}:")
         for level, of in levels.items():
-            lines.append(f"    {level}: {{m: {of.m:.3g}, u: {of.u:.3g}}}")
+            lines.append(f"    {level}: {{m: {_digits(of.m)}, u: {_digits(of.u)}}}")
     return "\n".join(lines)
+
+
+def _digits(share: float) -> str:
+    """Short, and exact enough that a comparison's shares add up to 1 and none of them is 1."""
+    return f"{min(share, 0.99999999):.8f}" if share > 0.99 else f"{share:.3g}"
 
 
 def estimated(lake: Lake, model: PersonIndex) -> str:
