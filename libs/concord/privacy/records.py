@@ -26,23 +26,24 @@ def record_id(key: KeySource, *, feed: str, role: str) -> Callable[[Column], Col
 
     def hash_batch(values: pa.Array) -> pa.Array:
         encoded = values.dictionary_encode() if not pa.types.is_dictionary(values.type) else values
+        # A dictionary that arrives ready-made may hold NULL as one of its values.
         texts = encoded.dictionary.to_pylist()
-        hashed = record_ids(key, feed=feed, role=role, source_keys=texts)
+        known = [text for text in texts if text is not None]
+        ids = dict(
+            zip(known, record_ids(key, feed=feed, role=role, source_keys=known), strict=True)
+        )
+        hashed = [ids.get(text) for text in texts]
         return pa.array(hashed, pa.string()).take(encoded.indices)
 
     # pyspark 4.2 has arrow_udf but its type stubs do not name it.
     return F.arrow_udf(hash_batch, returnType=StringType())  # type: ignore[attr-defined]
 
 
-def record_ids(
-    key: KeySource, *, feed: str, role: str, source_keys: Sequence[str | None]
-) -> list[str | None]:
+def record_ids(key: KeySource, *, feed: str, role: str, source_keys: Sequence[str]) -> list[str]:
     """The record ids of source keys, outside any query: what `record_id` computes on a worker."""
     secret, prefix = key.fetch(), f"{feed}{SEPARATOR}{role}{SEPARATOR}".encode()
     return [
-        None
-        if source is None
-        else hmac.digest(secret, prefix + source.encode(), "sha256").hex()[:RECORD_ID_HEX]
+        hmac.digest(secret, prefix + source.encode(), "sha256").hex()[:RECORD_ID_HEX]
         for source in source_keys
     ]
 
