@@ -8,27 +8,23 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 import typer.exceptions
+from pyspark.sql import SparkSession
 from rich.console import Console
 
 from concord import showing
 from concord.agreements import access_log
 from concord.agreements.commands import app as agreement_app
-from concord.agreements.dula import Dula
-from concord.agreements.loading import load_dulas
-from concord.agreements.mou import Mou, digest, load_mous
 from concord.contracts.commands import app as contract_app
-from concord.contracts.model import Contract
-from concord.contracts.odcs import load_contracts
-from concord.disclosure.profiles import Profile, load_profiles
-from concord.errors import ConcordError, ConfigError, UsageError
-from concord.ingest import integrity, tables
+from concord.deployment import Deployment, load_deployment
+from concord.errors import ConcordError, UsageError
+from concord.ingest import integrity
 from concord.ingest.job import Outcome
 from concord.ingest.job import ingest as ingest_deliveries
 from concord.lake import catalog as lake_catalog
@@ -36,15 +32,16 @@ from concord.lake import run as runs
 from concord.lake.lineage import lineage as trace
 from concord.lake.locks import Locks
 from concord.lake.maintain import maintain as maintain_tables
-from concord.lake.registry import DELIVERIES, Registry
+from concord.lake.registry import DELIVERIES
 from concord.lake.run import Run, real_clock, running
 from concord.lake.session import start
 from concord.lake.storage import Storage
 from concord.lake.tables import Lake
+from concord.linkage.estimate import estimated
+from concord.linkage.job import index as build_index
+from concord.linkage.job import input_versions
 from concord.products import job as publishing
-from concord.products.specification import Product, load_products
 from concord.reporting import Reporter
-from concord.settings import Settings, gather, load_settings
 from concord.studies import job as studies
 from concord.studies import tables as study_tables
 from concord.studies.sources import CROSSWALK
@@ -79,77 +76,6 @@ RunIdOption = Annotated[
 ]
 DryRunOption = Annotated[bool, typer.Option(help="Every check, no write.")]
 JsonLogsOption = Annotated[bool, typer.Option(help="One JSON object a line on stderr.")]
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """Everything under conf/, read once and validated whole."""
-
-    settings: Settings
-    contracts: dict[str, Contract]
-    mous: dict[str, Mou]
-    dulas: dict[str, Dula] = field(default_factory=dict)
-    profiles: dict[str, Profile] = field(default_factory=dict)
-    products: dict[str, Product] = field(default_factory=dict)
-
-    @property
-    def digest(self) -> str:
-        """Changes with any contract or agreement."""
-        contracts = {name: c.model_dump(mode="json") for name, c in self.contracts.items()}
-        agreements = {
-            name: digest(each) for name, each in (*self.mous.items(), *self.dulas.items())
-        }
-        releases = [
-            each.model_dump(mode="json")
-            for each in (*self.profiles.values(), *self.products.values())
-        ]
-        return runs.digest(contracts, agreements, releases)
-
-    @property
-    def registry(self) -> Registry:
-        """Every table that the deployment declares."""
-        return Registry(
-            [
-                *tables.registry(self.contracts.values()),
-                access_log.ACCESS_LOG,
-                *study_tables.registry(self.dulas.values(), self.contracts),
-                *publishing.registry(self.products),
-            ]
-        )
-
-
-def load_deployment(path: Path, **overrides: Any) -> Deployment:
-    """Raises ConfigError with every mistake of every file."""
-    settings = load_settings(path, overrides)
-    errors = []
-    contracts: dict[str, Contract] = {}
-    mous: dict[str, Mou] = {}
-    try:
-        contracts = load_contracts(settings.conf / "feeds")
-    except ConfigError as error:
-        errors.append(error)
-    try:
-        # Against contracts that failed to load, every clause would look wrong.
-        mous = load_mous(settings.conf, contracts if not errors else None)
-    except ConfigError as error:
-        errors.append(error)
-    dulas: dict[str, Dula] = {}
-    try:
-        whole = not errors
-        dulas = load_dulas(settings.conf, mous if whole else None, contracts if whole else None)
-    except ConfigError as error:
-        # agencies.yaml is read with the MOUs too: its mistakes are told once.
-        told = {problem for other in errors for problem in other.problems}
-        errors.append(ConfigError(p for p in error.problems if p not in told))
-    profiles: dict[str, Profile] = {}
-    products: dict[str, Product] = {}
-    try:
-        profiles = load_profiles(settings.conf)
-        products = load_products(settings.conf, dulas if not errors else None, profiles)
-    except ConfigError as error:
-        errors.append(error)
-    gather(errors)
-    return Deployment(settings, contracts, mous, dulas, profiles, products)
 
 
 @app.command()
@@ -209,6 +135,71 @@ def ingest(
         spark.stop()
     if code:
         raise typer.Exit(code)
+
+
+@app.command()
+def index(
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    estimate: Annotated[
+        bool,
+        typer.Option(
+            help="Only print m and u as fitted to the last run's pairs, for conf/person_index.yaml."
+        ),
+    ] = False,
+    lake: LakeOption = None,
+    as_of: AsOfOption = None,
+    run_id: RunIdOption = None,
+    dry_run: DryRunOption = False,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Recognise the same person across agencies: person ids, crosswalk, events."""
+    deployment = load_deployment(settings, lake=lake)
+    reporter = Reporter(json_logs=json_logs)
+    spark = start(deployment.settings, application="concord index")
+    try:
+        day = _business_date(as_of)
+        read = _lake(spark, deployment, "index")
+        model = deployment.person_index
+        if estimate:
+            print(estimated(read, model))
+            return
+        found = input_versions(read, deployment.contracts, model)
+        inputs = [(one.table.name, one.version) for one in found]
+        with running(
+            deployment.settings,
+            "index",
+            arguments={},
+            as_of=day,
+            run_id=run_id or runs.digest("index", day, deployment.index_digest, inputs),
+            config_digest=deployment.index_digest,
+            dry_run=dry_run,
+            reporter=reporter,
+            spark=spark,
+        ) as current:
+            outcome = build_index(
+                current,
+                deployment.contracts,
+                deployment.mous,
+                model,
+                config_digest=deployment.index_digest,
+                found=found,
+            )
+            current.tally.message = outcome.message
+        reporter.say(f"index: {outcome.message}")
+        reporter.summary(
+            {
+                "job": "index",
+                "run_id": current.run_id,
+                "as_of": day.isoformat(),
+                "exit_code": 0,
+                "model_version": model.model_version,
+                **{name: value for name, value in asdict(outcome).items() if name != "done"},
+                "events": dict(outcome.events),
+                "message": outcome.message,
+            }
+        )
+    finally:
+        spark.stop()
 
 
 @app.command()
@@ -553,6 +544,14 @@ def _failed(code: int, kind: str, message: str) -> None:
 
 def _business_date(as_of: datetime | None) -> date:
     return as_of.date() if as_of else real_clock().date()
+
+
+def _lake(spark: SparkSession, deployment: Deployment, job: str) -> Lake:
+    """The deployment's lake, for reading before a run begins."""
+    given = deployment.settings
+    stale = given.locks.stale_after_seconds
+    locks = Locks.of(spark, given.lake, stale, job=job, run_id="", actor=runs.actor())
+    return Lake(spark, given.lake, locks=locks, lock_wait=given.locks.wait_seconds)
 
 
 def _landing_signatures(storage: Storage, deployment: Deployment) -> list[tuple[str, str, str]]:

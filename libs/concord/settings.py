@@ -159,18 +159,20 @@ def gather(errors: Iterable[ConfigError]) -> None:
 
 
 class Keys(Typed):
-    """Where the vault's keys come from.
+    """Where keys come from.
 
     `file` (development) keeps them in a folder that only its owner may read; `environment` reads
-    the variable named by `variable`, base64, on the driver and on every worker. The key that wraps
-    the agreements' own keys comes the same way (`wrapping.key`, or `wrapping_variable`); the
-    wrapped keys lie in the folder `agreements` below `path`, on the driver alone.
+    the variables named by `variable` (the vault's key) and `mint_variable` (with which person ids
+    are minted), base64, on the driver and, the vault's, on every worker. The key that wraps the
+    agreements' own keys comes the same way (`wrapping.key`, or `wrapping_variable`); the wrapped
+    keys lie in the folder `agreements` below `path`, on the driver alone.
     """
 
     provider: Literal["file", "environment"] = "file"
     path: Path | None = None
     variable: str = "CONCORD_VAULT_KEY"
     wrapping_variable: str = "CONCORD_WRAPPING_KEY"
+    mint_variable: str = "CONCORD_MINT_KEY"
 
 
 class SparkSettings(Typed):

@@ -115,6 +115,15 @@ class Written:
 
 
 @dataclass(frozen=True)
+class Applied:
+    """A write that a table's log tells of: table version, transaction, run."""
+
+    version: int
+    transaction: Transaction
+    run_id: str
+
+
+@dataclass(frozen=True)
 class Commit:
     """What a table's log says of one of its versions. `rows` is how many a write wrote."""
 
@@ -122,6 +131,11 @@ class Commit:
     operation: str | None
     note: str | None
     rows: int | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is a write of rows under a transaction id; upkeep and labels are not."""
+        return "application" in decoded(self.note)
 
 
 class Lake:
@@ -309,6 +323,15 @@ class Lake:
             if entry.name != LOG:
                 self.storage.delete(entry.path)
         self.storage.delete(self.path(name))
+
+    def newest(self, table: Table) -> Applied | None:
+        """The table's newest write that carried a transaction id; None when there is none."""
+        for commit in islice(commits(self.storage, self.path(table)), HISTORY_LOOKBACK):
+            said = decoded(commit.note)
+            if "application" in said:
+                transaction = Transaction(said["application"], said["version"])
+                return Applied(commit.version, transaction, said["run_id"])
+        return None
 
     def _is_new(self, table: Table) -> bool:
         """Whether the table was made here and never written: then a merge has nothing to meet."""

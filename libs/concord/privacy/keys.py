@@ -39,12 +39,25 @@ def vault_key(keys: Keys, *, create: bool = False) -> KeySource:
     With `create`, a missing key file is made, readable by its owner alone: a new lake's first
     ingest. A lake that has records must never get a new key, for every record id would change.
     """
+    return _source(keys, file="vault.key", variable=keys.variable, create=create)
+
+
+def mint_key(keys: Keys, *, create: bool = False) -> KeySource:
+    """The key with which person ids are minted.
+
+    Ids are stored and never computed again: a lost key loses nothing, and `create` may make a new
+    one at any time.
+    """
+    return _source(keys, file="mint.key", variable=keys.mint_variable, create=create)
+
+
+def _source(keys: Keys, *, file: str, variable: str, create: bool) -> KeySource:
     if keys.provider == "environment":
-        source = KeySource("environment", keys.variable)
+        source = KeySource("environment", variable)
     else:
         if keys.path is None:
-            raise ConfigError(["keys.path: say where the vault's key is kept (file provider)"])
-        path = keys.path.resolve() / "vault.key"
+            raise ConfigError(["keys.path: say where the lake's keys are kept (file provider)"])
+        path = keys.path.resolve() / file
         if create and not path.exists():
             make_key_file(path, base64.b64encode(secrets.token_bytes(KEY_BYTES)))
         source = KeySource("file", str(path))

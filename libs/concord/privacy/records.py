@@ -1,13 +1,13 @@
-"""Record ids: keyed hashes of source keys, stable across deliveries."""
+"""Record ids, keyed hashes of source keys, stable across deliveries; and person ids to mint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from concord.privacy.hashing import keyed_hash
+from concord.privacy.hashing import digest, keyed_hash
 from concord.privacy.keys import KeySource
 
 # Separates the parts of a message so that ("ab", "c") and ("a", "bc") differ.
@@ -21,6 +21,23 @@ def record_id(key: KeySource, *, feed: str, role: str) -> Callable[[Column], Col
     plain hash of a key made from an SSN can be enumerated.
     """
     return keyed_hash(key, f"{feed}{SEPARATOR}{role}{SEPARATOR}")
+
+
+def record_ids(key: KeySource, *, feed: str, role: str, source_keys: Sequence[str]) -> list[str]:
+    """The record ids of source keys, outside any query: what `record_id` computes on a worker."""
+    secret, prefix = key.fetch(), f"{feed}{SEPARATOR}{role}{SEPARATOR}".encode()
+    return [digest(secret, prefix + source.encode()) for source in source_keys]
+
+
+def person_id(key: KeySource, *, run_id: str, record_id: str, attempt: int = 0) -> str:
+    """A person id to mint: HMAC of run and founding record, 128 bits, hex.
+
+    A run that is repeated mints the same. `attempt` is for an id that was minted before, which
+    happens when a run id is given twice: an id is never used again.
+    """
+    parts = [run_id, record_id, *([str(attempt)] if attempt else [])]
+    message = SEPARATOR.join(["person", *parts]).encode()
+    return digest(key.fetch(), message)
 
 
 def source_key(columns: list[Column]) -> Column:

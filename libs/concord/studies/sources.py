@@ -18,13 +18,12 @@ from concord.errors import ConcordError, UsageError
 from concord.ingest.manifest import last_day
 from concord.lake.registry import DELIVERIES, Table
 from concord.lake.tables import Lake, commits
+from concord.linkage import tables as linkage
 
 # Commits that leave a table's rows as they were.
 UPKEEP = frozenset({"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES"})
 
-# The person index's table of who is who: record_id, person_id, valid_from, valid_to (exclusive,
-# NULL while it holds). Declared in `concord.linkage`, which writes it; here it is only read.
-CROSSWALK = "index/crosswalk"
+CROSSWALK = linkage.CROSSWALK.name
 
 
 @dataclass(frozen=True)

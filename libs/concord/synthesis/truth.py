@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from concord.privacy.keys import KeySource
+from concord.privacy.records import SEPARATOR, record_ids
 from concord.synthesis.blocks import Block, Known, agency_numbers
 from concord.synthesis.formats import Spoiled
 from concord.synthesis.identity import ERRORS
@@ -40,6 +43,24 @@ def write_block(
         (folder / name).mkdir(parents=True, exist_ok=True)
         path = folder / name / f"block-{block.people.block:05d}.parquet"
         pq.write_table(table, path, compression="zstd")
+
+
+def records(folder: Path, key: KeySource) -> dict[str, int]:
+    """Record id -> true person of every record of a person, from the truth below `folder`.
+
+    `key` is that of the vault which the records were loaded into.
+    """
+    table = pq.read_table(folder / "records", columns=["feed", "role", "source_key", "person_id"])
+    table = table.filter(pc.is_valid(table["person_id"]))
+    known: dict[str, int] = {}
+    for group in table.group_by(["feed", "role"]).aggregate([]).to_pylist():
+        mine = table.filter(
+            pc.and_(pc.equal(table["feed"], group["feed"]), pc.equal(table["role"], group["role"]))
+        )
+        keys = [text.replace("|", SEPARATOR) for text in mine["source_key"].to_pylist()]
+        ids = record_ids(key, feed=group["feed"], role=group["role"], source_keys=keys)
+        known.update(zip(ids, mine["person_id"].to_pylist(), strict=True))
+    return known
 
 
 def _ids(block: Block, index: np.ndarray) -> pa.Array:

@@ -1,0 +1,1 @@
+"""The person index: which records, of whatever agency, speak about the same person."""

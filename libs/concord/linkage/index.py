@@ -1,0 +1,56 @@
+"""One run over the person index, and the one way in which it writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pyspark.sql import DataFrame
+
+from concord.lake.points import reach
+from concord.lake.registry import Table
+from concord.lake.run import Run
+from concord.lake.tables import How, Lake, Overwrite, Transaction, Written
+from concord.linkage.blocking import Rule
+from concord.linkage.inputs import Input, Permission
+from concord.linkage.model import PersonIndex
+
+
+@dataclass(frozen=True)
+class Index:
+    """One run over the person index: its model, its permission, what it reads."""
+
+    run: Run
+    model: PersonIndex
+    permitted: Permission
+    found: tuple[Input, ...]
+
+    @property
+    def lake(self) -> Lake:
+        return self.run.lake
+
+    @property
+    def rules(self) -> list[Rule]:
+        return [Rule(rule.name, rule.on, rule.refine) for rule in self.model.blocking]
+
+    def write(self, rows: DataFrame, table: Table, how: How, version: int) -> Written:
+        """One commit, under the table's own count of commits."""
+        written = self.lake.write(
+            rows,
+            table,
+            how,
+            stamp=replace(self.run.stamp, agreements=self.permitted.agreements),
+            transaction=Transaction(f"index/{table.name}", version),
+            labels=self.permitted.labels(table),
+        )
+        self.run.tally.note([written])
+        reach(f"index.wrote.{table.name}")
+        return written
+
+    def remake(self, rows: DataFrame, table: Table, how: How | None = None) -> Written:
+        """Replaces the table's rows, or those that `how` says."""
+        return self.write(rows, table, how or Overwrite(), self.last(table) + 1)
+
+    def last(self, table: Table) -> int:
+        """The transaction version of the table's newest write, 0 before the first."""
+        newest = self.lake.newest(table)
+        return newest.transaction.version if newest else 0

@@ -1,0 +1,313 @@
+"""The vault's identifiers, as agencies wrote them, in one comparable form.
+
+One row per record and distinct set of values (a variant): who moved or married has several.
+Upper case, accents folded, punctuation gone; what is a placeholder, by the lists of
+`conf/person_index.yaml`, or cannot be, is NULL. Pure: Arrow in, Arrow out. Each distinct text is
+worked on once. Workers import this module: it imports little.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from nicknames import NickNamer
+
+# What is read of vault/identifiers_<feed>.
+SOURCES = (
+    "full_name",
+    "given_name",
+    "middle_name",
+    "family_name",
+    "name_suffix",
+    "former_family_name",
+    "birth_date",
+    "sex",
+    "ssn",
+    "ssn_last4",
+    "phones",
+    "address_line1",
+    "address_line2",
+    "zip",
+)
+ORIGIN = ("record_id", "feed", "role")
+# The comparable form, in the order of vault/linkage_records.
+STANDARD: Mapping[str, pa.DataType] = {
+    "given": pa.string(),
+    "given_root": pa.string(),
+    "middle": pa.string(),
+    "family": pa.string(),
+    "suffix": pa.string(),
+    "birth": pa.date32(),
+    "birth_day_known": pa.bool_(),
+    "sex": pa.string(),
+    "ssn": pa.string(),
+    "ssn_last4": pa.string(),
+    "phone": pa.string(),
+    "street": pa.string(),
+    "zip": pa.string(),
+}
+
+SUFFIXES = {
+    "JR": "JR", "JUNIOR": "JR", "II": "JR", "2ND": "JR",
+    "SR": "SR", "SENIOR": "SR",
+    "III": "III", "3RD": "III", "IV": "IV", "4TH": "IV",
+}  # fmt: skip
+# USPS Publication 28, appendices B and C2: the abbreviations that addresses mostly need.
+STREET_WORDS = {
+    "STREET": "ST", "AVENUE": "AVE", "AV": "AVE", "ROAD": "RD", "DRIVE": "DR", "LANE": "LN",
+    "COURT": "CT", "PLACE": "PL", "BOULEVARD": "BLVD", "CIRCLE": "CIR", "TERRACE": "TER",
+    "PARKWAY": "PKWY", "HIGHWAY": "HWY", "SQUARE": "SQ", "TRAIL": "TRL", "NORTH": "N", "SOUTH": "S",
+    "EAST": "E", "WEST": "W", "APARTMENT": "APT", "UNIT": "APT", "STE": "APT", "SUITE": "APT",
+    "NUMBER": "APT", "NO": "APT",
+}  # fmt: skip
+# Which letters are not made of a letter and an accent (NFKD leaves them).
+LETTERS = str.maketrans({"Ø": "O", "Æ": "AE", "Œ": "OE", "ß": "SS", "Ł": "L", "Đ": "D", "Þ": "TH"})
+
+
+@dataclass(frozen=True)
+class Standards:
+    """What a deployment says of values: placeholders, in their standard form, and codes of sex."""
+
+    given: frozenset[str] = frozenset()
+    family: frozenset[str] = frozenset()
+    birth_dates: frozenset[str] = frozenset()
+    birth_days: frozenset[str] = frozenset()
+    ssns: frozenset[str] = frozenset()
+    phones: frozenset[str] = frozenset()
+    zips: frozenset[str] = frozenset()
+    streets: frozenset[str] = frozenset()
+    sex: tuple[tuple[str, str], ...] = ()
+    nicknames: bool = True
+
+
+def standardise(rows: pa.Table, standards: Standards) -> pa.Table:
+    """Rows of ORIGIN and SOURCES -> distinct rows of ORIGIN, `variant` and STANDARD.
+
+    `variant` counts a record's rows from 0, in the order of their values; for that, all rows of a
+    record must be in `rows`.
+    """
+    parts = [_one_form(rows, standards, "family_name")]
+    renamed = rows.filter(pc.is_valid(rows["former_family_name"]))
+    if renamed.num_rows:
+        parts.append(_one_form(renamed, standards, "former_family_name"))
+    whole = pa.concat_tables(parts)
+    names = [*ORIGIN, *STANDARD]
+    whole = whole.group_by(names, use_threads=False).aggregate([]).select(names)
+    whole = whole.sort_by([(name, "ascending") for name in names])
+    return whole.add_column(len(ORIGIN), "variant", _count_within(whole["record_id"]))
+
+
+def _one_form(rows: pa.Table, standards: Standards, family_column: str) -> pa.Table:
+    rows = _one_phone_each(rows)
+    full = rows["full_name"]
+    named = _either(rows["given_name"], _each(full, lambda text: name_parts(text)[0]))
+    family_text = _either(rows[family_column], _each(full, lambda text: name_parts(text)[2]))
+    middle_text = _either(rows["middle_name"], _each(full, lambda text: name_parts(text)[1]))
+    given = _each(named, lambda text: given_name(text, standards))
+    family = _each(family_text, lambda text: family_name(text, standards))
+    suffix = _either(
+        _each(rows["name_suffix"], suffix_of), _each(family_text, suffix_of), _each(full, suffix_of)
+    )
+    birth = rows["birth_date"]
+    birth_text = pc.strftime(birth, format="%Y-%m-%d")
+    birth_known = _each(birth_text, lambda text: None if text in standards.birth_dates else text)
+    day_known = pc.invert(
+        pc.is_in(
+            pc.utf8_slice_codeunits(birth_known, 5),
+            value_set=pa.array(sorted(standards.birth_days), pa.string()),
+        )
+    )
+    ssn = _each(rows["ssn"], lambda text: ssn_of(text, standards))
+    last4 = _either(_each(ssn, lambda text: text[-4:]), _each(rows["ssn_last4"], last_four))
+    lines = pc.binary_join_element_wise(
+        pc.fill_null(rows["address_line1"], ""), pc.fill_null(rows["address_line2"], ""), " "
+    )
+    sexes = dict(standards.sex)
+    columns = {
+        "given": given,
+        "given_root": _each(given, lambda text: root(text, standards.nicknames)),
+        "middle": _each(middle_text, lambda text: (tokens(text) or [""])[0][:1] or None),
+        "family": family,
+        "suffix": suffix,
+        "birth": pc.if_else(pc.is_valid(birth_known), birth, pa.scalar(None, pa.date32())),
+        "birth_day_known": pc.if_else(
+            pc.is_valid(birth_known), day_known, pa.scalar(None, pa.bool_())
+        ),
+        "sex": _each(rows["sex"], lambda text: sexes.get(text.strip().upper())),
+        "ssn": ssn,
+        "ssn_last4": last4,
+        "phone": _each(rows["phone"], lambda text: phone_of(text, standards)),
+        "street": _each(lines, lambda text: street_of(text, standards)),
+        "zip": _each(rows["zip"], lambda text: zip_of(text, standards)),
+    }
+    return pa.table(
+        {
+            **{name: _flat(rows[name]) for name in ORIGIN},
+            **{name: _flat(columns[name]).cast(kind) for name, kind in STANDARD.items()},
+        }
+    )
+
+
+# --- one text at a time ------------------------------------------------------------------------
+
+
+def folded(text: str) -> str:
+    """Upper case without accents: letters with marks become plain ones."""
+    plain = unicodedata.normalize("NFKD", text.upper().translate(LETTERS))
+    return "".join(letter for letter in plain if not unicodedata.combining(letter))
+
+
+def tokens(text: str) -> list[str]:
+    """The words of a name: apostrophes and points join, everything else parts."""
+    joined = re.sub(r"['’`´.]", "", folded(text))
+    return re.findall(r"[A-Z0-9]+", joined)
+
+
+def given_name(text: str, standards: Standards) -> str | None:
+    """Words of a given name; NULL for a placeholder such as BABY GIRL."""
+    name = " ".join(tokens(text))
+    return None if not name or name in standards.given else name
+
+
+def family_name(text: str, standards: Standards) -> str | None:
+    """Words of a family name without a generational suffix; NULL for a placeholder."""
+    words = tokens(text)
+    while len(words) > 1 and words[-1] in SUFFIXES:
+        words.pop()
+    name = " ".join(words)
+    return None if not name or name in standards.family else name
+
+
+def suffix_of(text: str) -> str | None:
+    """The generational suffix that a name ends with: JR, SR, III or IV (II is JR)."""
+    words = tokens(text)
+    return SUFFIXES.get(words[-1]) if words else None
+
+
+def name_parts(text: str) -> tuple[str | None, str | None, str | None]:
+    """(given, middle, family) of a whole name, written `Given Middle Family` or `Family, Given`."""
+    before, comma, after = text.partition(",")
+    if comma and tokens(after) and tokens(after)[0] not in SUFFIXES:
+        given = tokens(after)
+        return given[0], " ".join(given[1:]) or None, before
+    words = tokens(text)
+    while len(words) > 1 and words[-1] in SUFFIXES:
+        words.pop()
+    if len(words) < 2:
+        return (words[0] if words else None), None, None
+    return words[0], " ".join(words[1:-1]) or None, words[-1]
+
+
+@lru_cache(maxsize=1)
+def _nicknames() -> NickNamer:
+    return NickNamer()
+
+
+@lru_cache(maxsize=100_000)
+def canonical_names(name: str) -> frozenset[str]:
+    """A given name's first word and the names that it is short for (package `nicknames`)."""
+    first = name.split(" ", 1)[0]
+    return frozenset({first, *(known.upper() for known in _nicknames().canonicals_of(first))})
+
+
+def root(name: str, nicknames: bool) -> str | None:
+    """One name that a name and its nicknames mostly share, to block by; not a comparison."""
+    first = name.split(" ", 1)[0]
+    if len(first) < 2:
+        return None
+    if not nicknames:
+        return first
+    # The longest of the names that it may be short for, then the first by letter.
+    return min(canonical_names(first), key=lambda known: (-len(known), known))
+
+
+def ssn_of(text: str, standards: Standards) -> str | None:
+    """Nine digits that can be an SSN or an ITIN, which stands in for one; else NULL.
+
+    Never issued: area 000 and 666, group 00, serial 0000 (Social Security Administration, POMS
+    RM 10201.035). Area 900-999 with group 50-65, 70-88, 90-92 or 94-99 is an ITIN (Internal
+    Revenue Manual 3.21.263).
+    """
+    digits = re.sub(r"\D", "", text)
+    if len(digits) != 9 or digits in standards.ssns or len(set(digits)) == 1:
+        return None
+    area, group, serial = digits[:3], int(digits[3:5]), digits[5:]
+    if area in {"000", "666"} or group == 0 or serial == "0000":
+        return None
+    itin = 50 <= group <= 65 or 70 <= group <= 88 or 90 <= group <= 92 or 94 <= group <= 99
+    return None if area[0] == "9" and not itin else digits
+
+
+def last_four(text: str) -> str | None:
+    digits = re.sub(r"\D", "", text)
+    return digits[-4:] if len(digits) >= 4 and digits[-4:] != "0000" else None
+
+
+def phone_of(text: str, standards: Standards) -> str | None:
+    """Ten digits of the North American plan, without the country's 1; else NULL."""
+    digits = re.sub(r"\D", "", text)
+    digits = digits[1:] if len(digits) == 11 and digits[0] == "1" else digits
+    if len(digits) != 10 or digits in standards.phones or len(set(digits)) == 1:
+        return None
+    return None if digits[0] in "01" else digits
+
+
+def zip_of(text: str, standards: Standards) -> str | None:
+    digits = re.sub(r"\D", "", text)
+    found = digits[:5] if len(digits) in {5, 9} else ""
+    return None if not found or found in standards.zips else found
+
+
+def street_of(text: str, standards: Standards) -> str | None:
+    """An address line in the Postal Service's abbreviations, `#` and units as APT."""
+    words = tokens(text.replace("#", " APT "))
+    line = " ".join(STREET_WORDS.get(word, word) for word in words)
+    line = re.sub(r"\bAPT( APT)+\b", "APT", line)
+    return None if not line or line in standards.streets else line
+
+
+# --- Arrow ----------------------------------------------------------------------------------------
+
+
+def _flat(array: Any) -> pa.Array:
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+
+def _each(array: Any, work: Callable[[str], str | None]) -> pa.Array:
+    """`work` on each distinct text; NULL stays NULL, and an empty text becomes it."""
+    encoded = _flat(array).dictionary_encode()
+    done = [work(text) or None for text in encoded.dictionary.to_pylist()]
+    return pa.array(done, pa.string()).take(encoded.indices)
+
+
+def _either(*arrays: Any) -> pa.Array:
+    return pc.coalesce(*[_flat(array) for array in arrays])
+
+
+def _one_phone_each(rows: pa.Table) -> pa.Table:
+    """A row for each phone, column `phone`; one with NULL for whom none is known."""
+    phones = _flat(rows["phones"])
+    known = pc.list_flatten(phones)
+    parents = pc.list_parent_indices(phones)
+    without = rows.filter(pc.equal(pc.fill_null(pc.list_value_length(phones), 0), 0))
+    with_phone = rows.take(parents).append_column("phone", known)
+    none = pa.nulls(without.num_rows, pa.string())
+    both = pa.concat_tables([with_phone, without.append_column("phone", none)])
+    return both.drop_columns(["phones"]).combine_chunks()
+
+
+def _count_within(sorted_ids: Any) -> pa.Array:
+    """0, 1, ... within each run of equal ids."""
+    ids = _flat(sorted_ids).dictionary_encode().indices.to_numpy()
+    import numpy as np
+
+    starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]])) if len(ids) else ids
+    counts = np.diff(np.append(starts, len(ids)))
+    return pa.array(np.arange(len(ids)) - np.repeat(starts, counts), pa.int32())

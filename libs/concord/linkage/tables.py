@@ -1,0 +1,153 @@
+"""The tables of the person index: what the vault keeps of the engine, and the index itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from concord.lake.registry import Column, Table
+
+OWNER = "data office"
+DIRECT = ("restricted", "direct")
+# The logs tell which run wrote last and how far the crosswalk has followed the events: they must
+# outlive the files, of which old ones hold identifiers or what is long out of date.
+LONG_LOG: Mapping[str, str] = {"delta.logRetentionDuration": "interval 365 days"}
+
+RECORDS = Table(
+    name="vault/linkage_records",
+    description=(
+        "Every record in comparable form with its blocking keys, a row per distinct set of values."
+    ),
+    owner=OWNER,
+    key=("record_id", "variant"),
+    columns=(
+        Column("record_id", "string", "", "restricted"),
+        Column("feed", "string"),
+        Column("role", "string"),
+        Column("variant", "int", "counts the record's rows from 0"),
+        Column("given", "string", "words of the given name", *DIRECT),
+        Column("given_root", "string", "a name that its nicknames share, to block by", *DIRECT),
+        Column("middle", "string", "initial", *DIRECT),
+        Column("family", "string", "words of the family name", *DIRECT),
+        Column("suffix", "string", "JR, SR, III, IV", *DIRECT),
+        Column("birth", "date", "", *DIRECT),
+        Column("birth_day_known", "boolean", "false: month and day are a placeholder", *DIRECT),
+        Column("sex", "string", "F or M", *DIRECT),
+        Column("ssn", "string", "nine digits that can be one", *DIRECT),
+        Column("ssn_last4", "string", "", *DIRECT),
+        Column("phone", "string", "ten digits", *DIRECT),
+        Column("street", "string", "in postal abbreviations", *DIRECT),
+        Column("zip", "string", "five digits", *DIRECT),
+        Column("keys", "array<bigint>", "a blocking key or NULL for each rule", *DIRECT),
+        Column("refined_keys", "array<bigint>", "the same for keys over the budget", *DIRECT),
+    ),
+    statistics=("feed", "role"),
+    properties=LONG_LOG,
+)
+
+PATTERNS = Table(
+    name="vault/linkage_patterns",
+    description="How many pairs of variants were compared, by blocking rule and pattern.",
+    owner=OWNER,
+    key=("rule", "pattern"),
+    columns=(
+        Column("rule", "string", "the blocking rule that the pairs belong to"),
+        Column("pattern", "bigint", "levels of agreement as one integer", "restricted"),
+        Column("pairs", "bigint"),
+    ),
+    properties=LONG_LOG,
+)
+
+PAIRS = Table(
+    name="vault/linkage_pairs",
+    description="Candidate pairs that are not hopeless, with the pattern of their best variants.",
+    owner=OWNER,
+    key=("left_record_id", "right_record_id"),
+    columns=(
+        Column("left_record_id", "string", "the smaller of the two ids", "restricted"),
+        Column("right_record_id", "string", "", "restricted"),
+        Column("pattern", "bigint", "levels of agreement as one integer", "restricted", "direct"),
+        Column("rule", "string", "the blocking rule that made the pair"),
+    ),
+    properties=LONG_LOG,
+)
+
+LINKS = Table(
+    name="index/links",
+    description="Pairs of records that are rather one person than two.",
+    owner=OWNER,
+    key=("left_record_id", "right_record_id"),
+    columns=(
+        Column("left_record_id", "string", "the smaller of the two ids", "confidential"),
+        Column("right_record_id", "string", "", "confidential"),
+        Column("weight", "double", "match weight in bits", "confidential"),
+        Column("probability", "double", "that both are one person, by the model", "confidential"),
+        Column("rule", "string", "the blocking rule that made the pair"),
+        Column("model_version", "string", "version and digest of conf/person_index.yaml"),
+    ),
+    statistics=("weight",),
+    properties=LONG_LOG,
+)
+
+CROSSWALK = Table(
+    name="index/crosswalk",
+    description=(
+        "Which person a record belongs to, and when it did: from valid_from until valid_to, "
+        "exclusive, NULL while it does. Days are business dates of runs."
+    ),
+    owner=OWNER,
+    key=("record_id", "valid_from"),
+    columns=(
+        Column("record_id", "string", "", "confidential"),
+        Column("person_id", "string", "opaque, minted once, never reused", "confidential"),
+        Column("valid_from", "date"),
+        Column("valid_to", "date", "NULL while it holds"),
+        Column("run_id", "string", "the run that said so"),
+        Column("how", "string", "the kind of event: minted, joined, merged_into, split_from"),
+    ),
+    statistics=("valid_from", "valid_to"),
+    properties=LONG_LOG,
+)
+
+EVENTS = Table(
+    name="index/events",
+    description="Every change of every person, only added to; replayed, they are the crosswalk.",
+    owner=OWNER,
+    key=("event_id",),
+    columns=(
+        Column("event_id", "string"),
+        Column("sequence", "bigint", "count of the runs that changed persons, from 1"),
+        Column("as_of", "date", "the run's business date"),
+        Column("kind", "string", "minted, joined, merged_into, split_from, left, retired"),
+        Column("person_id", "string", "", "confidential"),
+        Column("other_person_id", "string", "merged into it, or split from it", "confidential"),
+        Column("record_ids", "array<string>", "records that come, go or move", "confidential"),
+        Column("run_id", "string"),
+        Column("model_version", "string"),
+        Column("actor", "string", "from the operating system"),
+        Column("reason", "string"),
+    ),
+    statistics=("sequence", "as_of", "kind"),
+    retention_days=365,
+)
+
+QUALITY = Table(
+    name="index/quality",
+    description="What a run can say of the index without knowing the truth.",
+    owner=OWNER,
+    key=("run_id", "measure", "group"),
+    columns=(
+        Column("run_id", "string"),
+        Column("as_of", "date"),
+        Column("measure", "string"),
+        Column("group", "string", "what it is measured of: a feed, two feeds, a rule, a size; all"),
+        Column("value", "double"),
+        Column("lower", "double", "of the interval; NULL where there is none"),
+        Column("upper", "double"),
+        Column("model_version", "string"),
+    ),
+    statistics=("as_of", "measure", "group"),
+    properties=LONG_LOG,
+)
+
+# In the order of their commits in a run: a run's first write is to RECORDS, its last to QUALITY.
+TABLES = (RECORDS, PATTERNS, PAIRS, LINKS, EVENTS, CROSSWALK, QUALITY)
