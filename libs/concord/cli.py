@@ -34,7 +34,7 @@ from concord.lake.locks import Locks
 from concord.lake.maintain import maintain as maintain_tables
 from concord.lake.registry import DELIVERIES
 from concord.lake.run import Run, real_clock, running
-from concord.lake.session import start
+from concord.lake.session import shared, start, stop
 from concord.lake.storage import Storage
 from concord.lake.tables import Lake
 from concord.linkage.estimate import estimated
@@ -132,7 +132,7 @@ def ingest(
             current.tally.exit_code = code
         _report_ingest(reporter, current, outcomes, code)
     finally:
-        spark.stop()
+        stop(spark)
     if code:
         raise typer.Exit(code)
 
@@ -199,7 +199,7 @@ def index(
             }
         )
     finally:
-        spark.stop()
+        stop(spark)
 
 
 @app.command()
@@ -266,7 +266,7 @@ def study(
             }
         )
     finally:
-        spark.stop()
+        stop(spark)
     if code:
         raise typer.Exit(code)
 
@@ -336,7 +336,53 @@ def publish(
             }
         )
     finally:
-        spark.stop()
+        stop(spark)
+    if code:
+        raise typer.Exit(code)
+
+
+# In this order; `train` and `score` come with the models' package.
+JOBS = ("ingest", "index", "study", "train", "score", "publish")
+# A delivery, a threshold, an agreement or a release that is wrong stops itself and nothing else.
+GO_ON = frozenset({0, 11, 12, 14, 15})
+
+
+@app.command("run")
+def run_all(
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    landing: LandingOption = None,
+    as_of: AsOfOption = None,
+    dry_run: DryRunOption = False,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Do all that is new, in one session: ingest, index, study, train, score, publish.
+
+    Ends with the first exit code that is not 0. What a delivery, an agreement or a release does
+    wrong (11, 12, 14, 15) lets the jobs after it go on; anything else stops the walk there.
+    """
+    deployment = load_deployment(settings, lake=lake, landing=landing)
+    common = ["--settings", str(settings), *(["--lake", lake] if lake else [])]
+    common += ["--as-of", f"{as_of:%Y-%m-%d}"] if as_of else []
+    common += ["--dry-run"] if dry_run else []
+    common += ["--json-logs"] if json_logs else []
+    own = {"ingest": [["--landing", landing] if landing else []]}
+    own["score"] = [
+        ["--agreement", dula.id]
+        for dula in deployment.dulas.values()
+        if "score" in dula.uses.allowed
+    ]
+    known = {command.name for command in app.registered_commands}
+    known |= {command.callback.__name__ for command in app.registered_commands if command.callback}
+    codes: dict[str, int] = {}
+    with shared():
+        for job in JOBS:
+            for arguments in own.get(job, [[]]) if job in known else []:
+                codes[job] = max(codes.get(job, 0), exit_code_of(app, [job, *common, *arguments]))
+            if codes.get(job, 0) not in GO_ON:
+                break
+    code = next((code for code in codes.values() if code), 0)
+    Reporter().summary({"job": "run", "exit_code": code, "jobs": codes})
     if code:
         raise typer.Exit(code)
 
@@ -357,7 +403,7 @@ def verify(
         locks = Locks.of(spark, root, 60, job="audit", run_id="audit", actor=runs.actor())
         found = access_log.verify(Lake(spark, root, locks=locks, lock_wait=0), expect=expect)
     finally:
-        spark.stop()
+        stop(spark)
     message = f"{found.rows} rows, all as they were written; note the last hash elsewhere"
     Reporter().summary(
         {"job": "audit verify", "exit_code": 0, "rows": found.rows, "tip": found.tip}
@@ -432,7 +478,7 @@ def catalog(
                 spark, deployment.settings.lake, registry, deployment.settings.catalog
             )
     finally:
-        spark.stop()
+        stop(spark)
     if as_json:
         print(json.dumps([asdict(entry) for entry in entries], default=str))
         return
@@ -456,7 +502,7 @@ def show(
     try:
         shown = lake_catalog.shown(spark, deployment.settings.lake, table, rows=rows)
     finally:
-        spark.stop()
+        stop(spark)
     if as_json:
         print(json.dumps(asdict(shown), default=str))
     else:
@@ -478,7 +524,7 @@ def lineage(
         locks = Locks.of(spark, root, 60, job="lineage", run_id="lineage", actor=runs.actor())
         origin = trace(Lake(spark, root, locks=locks, lock_wait=0), table)
     finally:
-        spark.stop()
+        stop(spark)
     if as_json:
         print(json.dumps(origin.as_dict(), default=str))
     else:

@@ -18,7 +18,7 @@ from concord import __version__
 from concord.errors import ConcordError
 from concord.lake.locks import Locks
 from concord.lake.registry import RUNS
-from concord.lake.session import start
+from concord.lake.session import start, stop
 from concord.lake.tables import Lake, Stamp, Written
 from concord.reporting import Reporter
 from concord.settings import Settings
@@ -140,7 +140,7 @@ def running(
                 _record_end(run, {**base, **_ended(run, clock(), exit_code)}, exit_code)
     finally:
         if spark is None:
-            session.stop()
+            stop(session)
 
 
 def _ended(run: Run, at: datetime, exit_code: int) -> dict[str, Any]:

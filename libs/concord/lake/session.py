@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,29 @@ def start(settings: Settings, *, application: str) -> SparkSession:
     spark.sparkContext.setLogLevel("OFF")
     _write_no_crc_files(spark)
     return spark
+
+
+_shared = 0
+
+
+@contextmanager
+def shared() -> Iterator[None]:
+    """Jobs inside use one session: it outlives each of them and ends with the last `shared`."""
+    global _shared
+    _shared += 1
+    try:
+        yield
+    finally:
+        _shared -= 1
+        active = SparkSession.getActiveSession()
+        if active is not None:
+            stop(active)
+
+
+def stop(spark: SparkSession) -> None:
+    """Ends the session, unless jobs share it."""
+    if not _shared:
+        spark.stop()
 
 
 def interpret(spark: SparkSession, on: bool) -> None:
