@@ -312,9 +312,9 @@ def next_commands(folder: Path) -> Sequence[str]:
     lake = folder / "lake"
     return (
         f".venv/bin/concord catalog --lake {lake}",
-        ".venv/bin/concord contract show dta_snap",
+        f".venv/bin/concord lineage products/snap_churn --lake {lake}",
         '.venv/bin/python -c "import polars as pl; '
-        f"print(pl.read_delta('{lake}/curated/dta_snap_checkins'))\"",
+        f"print(pl.read_delta('{lake}/products/snap_churn'))\"",
     )
 
 
