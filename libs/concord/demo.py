@@ -2,7 +2,8 @@
 agencies, and shows what came of it.
 
 A backfill of fifteen months, then three monthly rounds, among them a resent month and a delivery
-whose control total is off by a cent. Run again, it finds nothing to do.
+whose control total is off by a cent; then each agreement's study and the products. Run again, it
+finds nothing to do.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -183,6 +184,7 @@ def _study(deployment: Deployment, as_of: date, spark: SparkSession, reporter: R
         dry_run=False,
         reporter=reporter,
         spark=spark,
+        clock=_permitted(deployment),
     ) as run:
         made = study_job.study(run, deployment.contracts, deployment.mous, deployment.dulas)
         run.tally.message = study_job.sentence(made)
@@ -200,6 +202,7 @@ def _publish(deployment: Deployment, as_of: date, spark: SparkSession, reporter:
         dry_run=False,
         reporter=reporter,
         spark=spark,
+        clock=_permitted(deployment),
     ) as run:
         made = product_job.publish(
             run,
@@ -211,6 +214,20 @@ def _publish(deployment: Deployment, as_of: date, spark: SparkSession, reporter:
         )
         run.tally.message = product_job.sentence(made)
         run.tally.exit_code = max(outcome.exit_code for outcome in made)
+
+
+def _permitted(deployment: Deployment) -> Callable[[], datetime]:
+    """A clock: now, or where the agreements are not in force now, a day on which they all are. A
+    demonstration works on any day."""
+    terms = [dula.term for dula in deployment.dulas.values()]
+    first = max((term.effective for term in terms), default=date.min)
+    last = min((term.expires for term in terms), default=date.max)
+
+    def clock() -> datetime:
+        now = runs.real_clock()
+        return datetime.combine(min(max(now.date(), first), last), now.timetz())
+
+    return clock
 
 
 def _judge(spark: SparkSession, deployment: Deployment, folder: Path) -> dict[str, float]:

@@ -259,8 +259,7 @@ def _properties(lake: Lake, name: str) -> Mapping[str, str] | None:
     """A table's properties; None for what is left of a table that was being removed or made."""
     if not is_table(lake.storage, lake.path(name)):
         return None
-    shown = lake.spark.sql(f"SHOW TBLPROPERTIES delta.`{lake.path(name)}`").collect()
-    return {row["key"]: row["value"] for row in shown}
+    return lake.properties(name)
 
 
 def _record_reads(run: Run, studies: Sequence[Study], wrote: Collection[str]) -> None:
