@@ -73,6 +73,7 @@ def test_the_committed_schemas_are_those_of_the_types() -> None:
         ("agencies", "agencies.yaml"),
         ("mou", "agreements/MOU-*.yaml"),
         ("code_lists", "code_lists.yaml"),
+        ("person_index", "person_index.yaml"),
         ("settings", "settings/*.yaml"),
     ],
 )
