@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -274,6 +275,7 @@ def write_conf(folder: Path) -> Path:
     (folder / "agreements" / "MOU-2018-0001.yaml").write_text(agreement)
     for feed, limit in FEEDS.items():
         (folder / "feeds" / f"{feed}.yaml").write_text(CONTRACT.format(feed=feed, limit=limit))
+    shutil.copy(ROOT / "conf" / "person_index.yaml", folder)
     return folder
 
 

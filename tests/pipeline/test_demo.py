@@ -30,7 +30,8 @@ pytestmark = pytest.mark.pipeline
 
 def tables(demo: Demo) -> list[Path]:
     """The tables that leave the vault."""
-    logs = [log for zone in ("curated", "ops") for log in (demo.lake / zone).glob("*/_delta_log")]
+    zones = ("curated", "index", "ops")
+    logs = [log for zone in zones for log in (demo.lake / zone).glob("*/_delta_log")]
     return sorted(log.parent for log in logs)
 
 
@@ -38,13 +39,16 @@ def test_the_demo_loads_every_feed_and_says_what_it_rejected(demo: Demo) -> None
     assert demo.summary["exit_code"] == 0
     assert demo.summary["deliveries"] == 27
     assert demo.summary["rejected"] >= 1, "and of so few people, a delivery of a dozen rows"
+    assert demo.summary["index"]["precision"] >= 0.98
+    assert demo.summary["index"]["recall"] >= 0.93
     assert "adds up to" in demo.output, "the faulty delivery's reason"
     assert "replaces sequence 2" in (ledger := json.dumps(reasons(demo))), ledger
     assert "Seconds per stage" in demo.output
     loaded = {path.name for path in tables(demo)}
-    assert len(loaded) == 15, loaded  # six tables of dta_snap, seven other feeds, two ledgers
+    # Six tables of dta_snap, seven other feeds, two ledgers, four tables of the index.
+    assert len(loaded) == 19, loaded
     runs = pl.read_delta(str(demo.lake / "ops" / "runs"))
-    ended = runs.filter(pl.col("state") == "ended").sort("as_of")
+    ended = runs.filter(pl.col("state") == "ended", pl.col("job") == "ingest").sort("as_of")
     *before, last = ended["exit_code"].to_list()
     assert set(before) <= {0, 12}
     assert last in {11, 12}, "the faulty delivery comes last"
@@ -59,7 +63,7 @@ def test_a_second_demo_finds_nothing_to_do(demo: Demo) -> None:
     before = {path: deltalake.DeltaTable(str(path)).version() for path in tables(demo)}
     again = run_demo(demo.home)
     assert again.summary["deliveries"] == 0
-    assert again.output.count("nothing to do") == 4
+    assert again.output.count("nothing to do") == 8, "four rounds of ingest and index"
     after = {path: deltalake.DeltaTable(str(path)).version() for path in tables(demo)}
     changed = {path.name for path in before if before[path] != after[path]}
     assert changed == {"runs"}
@@ -120,7 +124,7 @@ def test_no_identifier_leaves_the_vault(demo: Demo) -> None:
         return found
 
     assert values(("vault",)) & ssns, "the search finds what is there"
-    outside = values(("curated", "ops"))
+    outside = values(("curated", "index", "ops"))
     assert not outside & ssns
     assert not outside & keys
     logs = [path.read_text() for path in (demo.lake / "vault").rglob("_delta_log/*.json")]

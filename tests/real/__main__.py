@@ -1,4 +1,4 @@
-"""`python -m tests.real`: makes the deliveries once, ingests and checks them.
+"""`python -m tests.real`: makes the deliveries once, ingests, links and checks them.
 
 `make real` makes build/real/venv first. All that is made here lies in data/real.
 """
@@ -22,7 +22,8 @@ from rich.table import Table as Grid
 from concord import cli
 from concord.contracts.model import Contract
 from concord.errors import ConcordError, InfrastructureError
-from tests.real.checks import Check, Loaded, checks_of, read
+from concord.privacy.keys import vault_key
+from tests.real.checks import Check, Loaded, checks_of, judge, quality_checks, read
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path("data/real")
@@ -36,7 +37,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True)
 class Ended:
-    """How one `concord ingest` ended: exit code, its summary's message, seconds."""
+    """How one job ended: exit code, its summary's message, seconds."""
 
     code: int
     message: str
@@ -54,7 +55,8 @@ def main() -> int:
         generated = generate()
         told = f"made in {time.perf_counter() - began:.0f} s" if generated else "made before"
         made: dict[str, int] = json.loads((FOLDER / "made.json").read_text())["rows"]
-        contracts = cli.load_deployment(Path(SETTINGS)).contracts
+        deployment = cli.load_deployment(Path(SETTINGS))
+        contracts = deployment.contracts
     except ConcordError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -62,8 +64,9 @@ def main() -> int:
         f"pseudopeople's sample population: {len(made)} deliveries, "
         f"{sum(made.values()):,} rows, in {FOLDER} ({told})"
     )
-    ended = {feed: ingest("--feed", feed) for feed in made}
-    again = ingest()
+    ended = {feed: job("ingest", "--feed", feed) for feed in made}
+    again = job("ingest")
+    linked, linked_again = job("index"), job("index")
     loaded = {feed: read(FOLDER, contracts[feed]) for feed in made}
     show(loaded, ended, contracts)
     found = [
@@ -73,11 +76,19 @@ def main() -> int:
     found += [check for feed in made for check in checks_of(loaded[feed], made[feed])]
     done = again.code == 0 and again.message == "nothing to do"
     found.append(Check("ingested again: nothing to do", done, f"{again.code}, {again.message}"))
+    found.append(Check("index ends with 0", linked.code == 0, f"{linked.code}, {linked.message}"))
+    done = linked_again.code == 0 and linked_again.message == "nothing to do"
+    seen = f"{linked_again.code}, {linked_again.message}"
+    found.append(Check("indexed again: nothing to do", done, seen))
+    judged = judge(FOLDER, loaded, vault_key(deployment.settings.keys)) if not linked.code else {}
+    found += quality_checks(judged)
     for check in found:
         mark = "[green]good[/]" if check.holds else "[red]BAD [/]"
         console.print(f"  {mark} {check.name}: {check.seen}")
     bad = sum(not check.holds for check in found)
-    seconds = {"again": again.seconds} | {feed: end.seconds for feed, end in ended.items()}
+    seconds = {"again": again.seconds, "index": linked.seconds} | {
+        feed: end.seconds for feed, end in ended.items()
+    }
     print(
         json.dumps(
             {
@@ -86,6 +97,7 @@ def main() -> int:
                 "checks": len(found),
                 "failed": bad,
                 "rows": sum(made.values()),
+                "index": {name: round(of.f1, 4) for name, of in judged.items()},
                 "quarantined": sum(feed.quarantined for feed in loaded.values()),
                 "seconds": {name: round(value, 1) for name, value in seconds.items()},
             }
@@ -117,12 +129,12 @@ def generate() -> bool:
     return True
 
 
-def ingest(*arguments: str) -> Ended:
-    """`concord ingest`, in this process so that Java starts once; its messages go to stderr."""
+def job(name: str, *arguments: str) -> Ended:
+    """`concord <name>`, in this process so that Java starts once; its messages go to stderr."""
     output = io.StringIO()
     began = time.perf_counter()
     with contextlib.redirect_stdout(output):
-        code = cli.main(["ingest", "--settings", SETTINGS, "--as-of", AS_OF, *arguments])
+        code = cli.main([name, "--settings", SETTINGS, "--as-of", AS_OF, *arguments])
     summary = json.loads(output.getvalue().splitlines()[-1])
     return Ended(code, summary["message"], time.perf_counter() - began)
 

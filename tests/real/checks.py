@@ -9,10 +9,15 @@ import polars as pl
 
 from concord.contracts.model import Contract
 from concord.errors import ConcordError
+from concord.linkage.quality import Agreement, b_cubed, pairwise
+from concord.privacy.keys import KeySource
+from concord.privacy.records import SEPARATOR, record_ids
 
 # A curated column that repeats an identifier of its own row's person in more of the rows holds it.
 # A few may agree by chance: a street that bears one's name.
 BY_CHANCE = 0.01
+# What the index must reach here: nothing of its model was fitted to this town.
+PRECISION, RECALL = 0.95, 0.80
 
 
 @dataclass(frozen=True)
@@ -147,3 +152,56 @@ def repeats(loaded: Loaded) -> dict[tuple[str, str], float]:
             for name, rows in same.items():
                 shares[column, name] = rows / max(1, both.height)
     return shares
+
+
+def judge(folder: Path, loaded: dict[str, Loaded], key: KeySource) -> dict[str, Agreement]:
+    """The index against the truth: over all records, and between each two feeds.
+
+    Within a feed hardly anyone stands twice, so the pairs of two feeds are what linkage is about.
+    """
+    known: dict[str, tuple[str, str]] = {}
+    for feed, of in loaded.items():
+        for role, rows in of.truth.group_by("role"):
+            sources = [text.replace("|", SEPARATOR) for text in rows["source_key"].to_list()]
+            ids = record_ids(key, feed=feed, role=str(role[0]), source_keys=sources)
+            people = [(feed, person) for person in rows["simulant_id"].to_list()]
+            known.update(zip(ids, people, strict=True))
+    held = pl.read_delta(f"{folder}/lake/index/crosswalk").filter(pl.col("valid_to").is_null())
+    rows = [
+        (*known[record], person)
+        for record, person in held.select("record_id", "person_id").iter_rows()
+        if record in known
+    ]
+    found = [person for _, _, person in rows]
+    truth = [true for _, true, _ in rows]
+    result = {"all records": pairwise(found, truth), "B-cubed": b_cubed(found, truth)}
+    feeds = sorted(loaded)
+    for place, one in enumerate(feeds):
+        for other in feeds[place + 1 :]:
+            result[f"{one} with {other}"] = between(rows, one, other)
+    return result
+
+
+def between(rows: list[tuple[str, str, str]], one: str, other: str) -> Agreement:
+    """Pairs of a record of each of two feeds; `rows`: feed, true person, person id."""
+
+    def pairs(column: tuple[int, ...]) -> int:
+        counts: dict[object, list[int]] = {}
+        for row in rows:
+            if row[0] in (one, other):
+                place = counts.setdefault(tuple(row[c] for c in column), [0, 0])
+                place[row[0] == other] += 1
+        return sum(a * b for a, b in counts.values())
+
+    both, said, true = pairs((1, 2)), pairs((2,)), pairs((1,))
+    return Agreement(both / said if said else 1.0, both / true if true else 1.0)
+
+
+def quality_checks(judged: dict[str, Agreement]) -> list[Check]:
+    """What must hold of the whole; the feeds' pairs are told besides."""
+    found = []
+    for name, of in judged.items():
+        holds = name != "all records" or (of.precision >= PRECISION and of.recall >= RECALL)
+        seen = f"precision {of.precision:.4f}, recall {of.recall:.4f}"
+        found.append(Check(f"index: {name}", holds, seen))
+    return found

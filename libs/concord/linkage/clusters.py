@@ -25,6 +25,11 @@ class Clusters:
     parted: int
     whole: int
 
+    @property
+    def number(self) -> int:
+        """How many clusters there are."""
+        return int(self.of.max(initial=-1)) + 1
+
 
 def clusters(
     records: int, left: Integers, right: Integers, weight: Floats, *, threshold: float, limit: int
@@ -39,9 +44,9 @@ def clusters(
     of = _components(records, left, right)
     parted = whole = 0
     for giant in np.flatnonzero(np.bincount(of, minlength=1) > limit).tolist():
-        parts, unbroken = _break(giant, of, left, right, weight, threshold, limit)
-        parted += parts > 1
-        whole += unbroken
+        before = int(of.max())
+        whole += _break(giant, of, left, right, weight, threshold, limit)
+        parted += int(of.max()) > before
     return Clusters(_by_first(of), parted, whole)
 
 
@@ -53,10 +58,10 @@ def _break(
     weight: Floats,
     threshold: float,
     limit: int,
-) -> tuple[int, int]:
-    """Parts one component, changing `of`. Returns its parts and how many stayed too large."""
+) -> int:
+    """Parts one component, changing `of`. Returns how many of its parts stayed too large."""
     waiting = [(giant, threshold + STEP)]
-    done, unbroken = 0, 0
+    unbroken = 0
     while waiting:
         cluster, level = waiting.pop()
         members = np.flatnonzero(of == cluster)
@@ -74,8 +79,7 @@ def _break(
                 unbroken += 1
             else:
                 waiting.append((named, level + STEP))
-        done += int(parts.max()) + 1
-    return done, unbroken
+    return unbroken
 
 
 def _components(records: int, left: Integers, right: Integers) -> Integers:

@@ -126,7 +126,9 @@ def _family(records: Records, left: Integers, right: Integers) -> Integers:
     near = records.near
 
     def grade(a: Sequence[str], b: Sequence[str]) -> Integers:
-        similar = cpdist(a, b, scorer=JaroWinkler.similarity, dtype=np.float32)
+        # Without their particles: all that begin with DE LA would be near.
+        cores = [[core(name) for name in names] for names in (a, b)]
+        similar = cpdist(*cores, scorer=JaroWinkler.similarity, dtype=np.float32)
         found = np.where(
             similar >= near.family, number("family", "near"), number("family", "differ")
         )
@@ -138,6 +140,11 @@ def _family(records: Records, left: Integers, right: Integers) -> Integers:
         return found.astype(np.int64)
 
     return _graded(records, "family", left, right, grade)
+
+
+def core(family: str) -> str:
+    """A surname without its particles, unless it has nothing else."""
+    return " ".join(word for word in family.split(" ") if word not in PARTICLES) or family
 
 
 def words_of(family: str) -> set[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from pyspark.sql import DataFrame
 
+from concord.lake import session
 from concord.lake.points import reach
 from concord.lake.registry import Table
 from concord.lake.run import Run
@@ -45,6 +46,11 @@ class Index:
         self.run.tally.note([written])
         reach(f"index.wrote.{table.name}")
         return written
+
+    def aside(self) -> Index:
+        """The same run over another session: who writes side by side needs one each."""
+        lake = self.lake.with_session(session.sibling(self.lake.spark))
+        return replace(self, run=replace(self.run, lake=lake))
 
     def remake(self, rows: DataFrame, table: Table, how: How | None = None) -> Written:
         """Replaces the table's rows, or those that `how` says."""

@@ -10,6 +10,7 @@ the same persons and mints the same ids.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -147,12 +148,11 @@ def _index(here: Index) -> Outcome:
         frame = lake.spark.createDataFrame(rows, tables.QUALITY.schema).coalesce(1)
         here.remake(frame, tables.QUALITY, ReplaceWhere(isin("run_id", (run.run_id,))))
         progress.step("quality told")
-    persons = int(grouped.of.max()) + 1
-    run.tally.rows_in, run.tally.rows_out = origin.num_rows, persons
+    run.tally.rows_in, run.tally.rows_out = origin.num_rows, grouped.number
     return Outcome(
         done=True,
         records=origin.num_rows,
-        persons=persons,
+        persons=grouped.number,
         links=links.num_rows,
         refused_pairs=sum(refused.pairs.values()),
         events=tuple(sorted(told.items())),
@@ -192,7 +192,7 @@ def _links(here: Index, keyed: DataFrame, refused: Refused) -> tuple[pa.Table, p
         weights=model.weights,
         keep_weight=model.keep_weight,
     )
-    # Written in two parts and read for a third.
+    # Found once, for three tables and what follows.
     found = blocking.candidates(keyed, matching).persist(StorageLevel.MEMORY_AND_DISK)
     try:
         names = F.array(*[F.lit(rule.name) for rule in here.rules])
@@ -203,9 +203,7 @@ def _links(here: Index, keyed: DataFrame, refused: Refused) -> tuple[pa.Table, p
             .withColumn("rule", names[F.col("rule")])
             .orderBy("rule", "pattern")
         )
-        here.remake(counts.coalesce(1), tables.PATTERNS)
         pairs = blocking.best(found).withColumn("rule", names[F.col("rule")])
-        here.remake(pairs, tables.PAIRS)
         links = pairs.where(F.col("weight") >= model.link_weight).select(
             "left_record_id",
             "right_record_id",
@@ -215,7 +213,18 @@ def _links(here: Index, keyed: DataFrame, refused: Refused) -> tuple[pa.Table, p
             F.lit(model.model_version).alias("model_version"),
         )
         here.remake(links, tables.LINKS)
-        return counts.toArrow(), links.orderBy("left_record_id", "right_record_id").toArrow()
+        writes = (
+            (counts.coalesce(1), tables.PATTERNS),
+            (pairs, tables.PAIRS),
+            (links, tables.LINKS),
+        )
+        compared = counts.toArrow()
+        with ThreadPoolExecutor(max_workers=len(writes)) as pool:
+            done = [pool.submit(here.aside().remake, *write) for write in writes]
+            weighed = links.orderBy("left_record_id", "right_record_id").toArrow()
+            for future in done:
+                future.result()
+        return compared, weighed
     finally:
         found.unpersist()
 
@@ -245,11 +254,11 @@ def _events(here: Index, origin: pa.Table, grouped: Clusters, present: Present) 
         {record: row.person_id for record, row in present.open.items()},
         members.values(),
         minted=present.minted,
-        mint=_mint(key, here.run.run_id, set(present.minted)),
+        mint=minting(key, here.run.run_id, set(present.minted)),
     )
 
 
-def _mint(key: KeySource, run_id: str, taken: set[str]) -> Callable[[str], str]:
+def minting(key: KeySource, run_id: str, taken: set[str]) -> Callable[[str], str]:
     """A function from a founding record to a person id that no run has minted."""
 
     def mint(founder: str) -> str:

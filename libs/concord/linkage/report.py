@@ -43,7 +43,7 @@ def measures(
     """
     return [
         *_counts("records", origin["feed"]),
-        Measure("persons", ALL, float(grouped.of.max() + 1)),
+        Measure("persons", ALL, float(grouped.number)),
         *_sizes(grouped),
         Measure("components_parted", ALL, float(grouped.parted)),
         Measure("components_too_large", ALL, float(grouped.whole)),

@@ -74,6 +74,7 @@ def test_the_committed_schemas_are_those_of_the_types() -> None:
         ("mou", "agreements/MOU-*.yaml"),
         ("dula", "agreements/DULA-*.yaml"),
         ("code_lists", "code_lists.yaml"),
+        ("person_index", "person_index.yaml"),
         ("settings", "settings/*.yaml"),
     ],
 )

@@ -1,0 +1,346 @@
+"""The index job over real tables: persons kept over time, kills and reruns, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from concord.agreements.mou import Mou
+from concord.contracts.model import IDENTIFIERS, MULTI_VALUED, Contract, Csv, Field, Subject, Table
+from concord.errors import RefusedError, UsageError
+from concord.ingest import tables as ingest_tables
+from concord.lake import points
+from concord.lake.locks import Locks
+from concord.lake.registry import DELIVERIES
+from concord.lake.run import running
+from concord.lake.session import interpret
+from concord.lake.tables import Lake, Overwrite, Stamp, Transaction
+from concord.linkage import tables
+from concord.linkage.identity import Event, replay
+from concord.linkage.job import Outcome, index
+from concord.linkage.model import PersonIndex, load_person_index
+from concord.privacy.keys import vault_key
+from concord.privacy.records import record_ids
+from concord.reporting import Reporter
+from concord.settings import Settings
+from tests.conftest import ROOT, test_settings
+from tests.feeds import DIRECT, contract, mou
+
+pytestmark = pytest.mark.spark
+
+FEEDS = ("snap", "wages")
+KILL_POINTS = (
+    "index.wrote.vault/linkage_records",
+    "index.wrote.vault/linkage_patterns",
+    "index.wrote.vault/linkage_pairs",
+    "index.wrote.index/links",
+    "index.decided",
+    "index.wrote.index/events",
+    "index.wrote.index/crosswalk",
+    "index.wrote.index/quality",
+)
+MAY, JUNE, JULY, AUGUST = (date(2025, month, 28) for month in (5, 6, 7, 8))
+Person = Mapping[str, Any]
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def dying(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    def die() -> None:
+        raise Killed
+
+    monkeypatch.setattr(points, "die", die)
+    yield monkeypatch
+
+
+def people_feed(feed: str) -> Contract:
+    columns = {"given_name": "first", "family_name": "last", "birth_date": "born", "ssn": "ssn"}
+    columns |= {"zip": "zip"}
+    table = Table(
+        name="people",
+        description="One row per person.",
+        format=Csv(kind="csv"),
+        policy="upsert",
+        fields=(
+            Field(name="id", source="id", type="string", key_position=1, **DIRECT),
+            *(
+                Field(name=c, source=c, type="date" if c == "born" else "string", **DIRECT)
+                for c in columns.values()
+            ),
+        ),
+        subjects=(Subject(role="client", key=("id",), identifiers=dict(columns)),),
+    )
+    return contract(table, feed=feed)
+
+
+@dataclass
+class Archive:
+    """A lake whose feeds were loaded, without the labour of loading them."""
+
+    spark: SparkSession
+    settings: Settings
+    model: PersonIndex
+    mous: Mapping[str, Mou] = field(default_factory=lambda: mou(*FEEDS))
+    loaded: int = 0
+
+    def __post_init__(self) -> None:
+        self.contracts = {feed: people_feed(feed) for feed in FEEDS}
+        self.key = vault_key(self.settings.keys, create=True)
+
+    @property
+    def lake(self) -> Lake:
+        locks = Locks.of(self.spark, self.settings.lake, 60, job="t", run_id="t", actor="t")
+        return Lake(self.spark, self.settings.lake, locks=locks, lock_wait=5)
+
+    def load(self, feed: str, people: Sequence[Person], *, complete: bool = True) -> None:
+        """Replaces a feed's identifiers; not `complete`: the delivery is still being published."""
+        self.loaded += 1
+        table = ingest_tables.identifiers(self.contracts[feed])
+        assert table is not None
+        rows = [{**dict.fromkeys(table.column_names), **self._row(feed, p)} for p in people]
+        stamp = Stamp("load", "ingest", "0")
+        written = self.lake.write(
+            self.spark.createDataFrame(rows, table.schema).coalesce(1),
+            table,
+            Overwrite(),
+            stamp=stamp,
+            transaction=Transaction(f"ingest/{table.name}/people", self.loaded),
+            labels={},
+        )
+        row = dict.fromkeys(DELIVERIES.column_names)
+        row |= {"delivery_id": f"d{self.loaded}", "event": self.loaded, "feed": feed}
+        row |= {"status": "loaded" if complete else "loading"}
+        row["versions"] = [{"table": table.name, "version": written.version}]
+        frame = self.spark.createDataFrame([row], DELIVERIES.schema)
+        self.lake.append(frame, DELIVERIES, stamp=stamp)
+
+    def record(self, feed: str, person: str) -> str:
+        return record_ids(self.key, feed=feed, role="client", source_keys=[person])[0]
+
+    def _row(self, feed: str, person: Person) -> dict[str, Any]:
+        known = {name: value for name, value in person.items() if name in IDENTIFIERS}
+        known |= {name: [known[name]] for name in MULTI_VALUED if name in known}
+        base = {"record_id": self.record(feed, person["id"]), "role": "client", "kind": "person"}
+        return {**base, "source_key": person["id"], "source_table": "people", **known}
+
+    def index(self, as_of: date, *, run_id: str = "", **changes: Any) -> Outcome:
+        digest = changes.pop("config_digest", "conf")
+        with running(
+            self.settings,
+            "index",
+            arguments={},
+            as_of=as_of,
+            run_id=run_id or f"index-{as_of}-{self.loaded}",
+            config_digest=digest,
+            dry_run=changes.pop("dry_run", False),
+            reporter=Reporter(quiet=True),
+            spark=self.spark,
+        ) as run:
+            model = self.model.model_copy(update=changes)
+            return index(run, self.contracts, self.mous, model, config_digest=digest)
+
+    def killed(self, as_of: date, point: str, monkeypatch: pytest.MonkeyPatch) -> bool:
+        """Runs the job with a kill point set; whether it was reached."""
+        monkeypatch.setenv("CONCORD_KILL_AT", point)
+        try:
+            self.index(as_of)
+        except Killed:
+            return True
+        finally:
+            monkeypatch.delenv("CONCORD_KILL_AT")
+        return False
+
+    def persons(self, *, on: date | None = None) -> dict[str, str]:
+        """Record id -> person id of a day, or of now."""
+        rows = self.lake.read(tables.CROSSWALK)
+        day = f"DATE '{on}'" if on else "DATE '9999-12-31'"
+        held = rows.where(f"valid_from <= {day} AND (valid_to IS NULL OR {day} < valid_to)")
+        return {row["record_id"]: row["person_id"] for row in held.collect()}
+
+    def replayed(self, *, on: date) -> dict[str, str]:
+        runs: dict[int, list[Event]] = {}
+        for row in self.lake.read(tables.EVENTS).where(f"as_of <= DATE '{on}'").collect():
+            event = Event(row["kind"], row["person_id"], row["other_person_id"],
+                          tuple(row["record_ids"]), row["reason"])  # fmt: skip
+            runs.setdefault(row["sequence"], []).append(event)
+        return replay(runs[sequence] for sequence in sorted(runs))
+
+    def versions(self) -> dict[str, int | None]:
+        return {table.name: self.lake.version(table) for table in tables.TABLES}
+
+    def state(self) -> dict[str, list[str]]:
+        """Every table of the index, whole, as text."""
+        return {
+            table.name: sorted(str(tuple(row)) for row in self.lake.read(table).collect())
+            for table in tables.TABLES
+        }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _interpreted(spark: SparkSession) -> Iterator[None]:
+    """A handful of rows: to compile the queries would cost more than to run them."""
+    interpret(spark, True)
+    yield
+    interpret(spark, False)
+
+
+@pytest.fixture
+def archive(spark: SparkSession, tmp_path: Path) -> Archive:
+    return Archive(
+        spark, test_settings(tmp_path), load_person_index(ROOT / "conf/person_index.yaml")
+    )
+
+
+def person(number: int, **changes: Any) -> dict[str, Any]:
+    given = ("Olivia", "Margaret", "Thomas", "Winston", "Beatrice", "Hector")[number % 6]
+    family = ("Nakamura", "Oyelaran", "Fitzgerald", "Kowalczyk", "Abernathy")[number % 5]
+    return {
+        "id": f"p{number}",
+        "given_name": given,
+        "family_name": family,
+        "birth_date": date(1950 + number, 3, 4 + number),
+        "ssn": f"21{number:02d}5678{number % 10}",
+        "zip": "02139",
+        **changes,
+    }
+
+
+def wage(number: int, employer: str = "e1", **changes: Any) -> dict[str, Any]:
+    """The same person as a wage record shows them: no birth date, an employer in the key."""
+    who = person(number, id=f"{employer}-{number}", birth_date=None, zip=None)
+    return {**who, **changes}
+
+
+def test_persons_are_recognised_kept_and_followed_over_time(archive: Archive) -> None:
+    archive.load("snap", [person(1), person(2), person(3)])
+    archive.load("wages", [wage(1), wage(1, "e2", given_name="M"), wage(4)])
+    first = archive.index(MAY)
+    assert (first.records, first.persons, dict(first.events)) == (6, 4, {"minted": 4})
+    may = archive.persons()
+    snap = {number: may[archive.record("snap", f"p{number}")] for number in (1, 2, 3)}
+    assert may[archive.record("wages", "e1-1")] == snap[1]
+    assert may[archive.record("wages", "e2-1")] == snap[1]
+    assert len(set(may.values())) == 4
+
+    versions = archive.versions()
+    assert archive.index(JUNE, run_id="again") == Outcome(done=False)
+    assert archive.versions() == versions, "nothing to do writes nothing"
+
+    # A delivery that is not complete is not seen, by whatever the table holds.
+    archive.load("wages", [], complete=False)
+    assert archive.index(JUNE) == Outcome(done=False)
+
+    # 2 works for someone now, 3 is withdrawn, 5 is new.
+    archive.load("snap", [person(1), person(2), person(5)])
+    archive.load("wages", [wage(1), wage(1, "e2", given_name="M"), wage(4), wage(2)])
+    second = archive.index(JUNE)
+    assert dict(second.events) == {"joined": 1, "left": 1, "minted": 1, "retired": 1}
+    june = archive.persons()
+    assert june[archive.record("wages", "e1-2")] == june[archive.record("snap", "p2")] == snap[2]
+    assert june[archive.record("snap", "p1")] == snap[1]
+    assert archive.record("snap", "p3") not in june
+
+    # A model that links nothing parts them all, but each keeps an id; the first model mends it.
+    parted = archive.index(JULY, config_digest="other", cluster_weight=1000.0)
+    assert dict(parted.events) == {"minted": 3, "split_from": 3}
+    july = archive.persons()
+    assert len(set(july.values())) == len(july)
+    assert set(june.values()) <= set(july.values())
+    mended = archive.index(AUGUST)
+    assert dict(mended.events) == {"merged_into": 3}
+    # Of two of one size the older keeps its id: the one that was there at first.
+    assert archive.persons() == june
+
+    assert archive.persons(on=MAY) == archive.replayed(on=MAY) == may
+    assert archive.persons(on=JUNE) == archive.replayed(on=JUNE) == june
+    assert archive.persons(on=JULY) == archive.replayed(on=JULY) == july
+    assert archive.replayed(on=AUGUST) == june
+    told = archive.lake.read(tables.EVENTS).where("kind = 'minted'").collect()
+    assert len({row["person_id"] for row in told}) == len(told) == 8
+    labelled(archive)
+
+    with pytest.raises(UsageError, match="goes forward only"):
+        archive.index(MAY, run_id="late", config_digest="other")
+
+
+def test_killed_at_every_point_and_run_again_the_tables_are_the_same(
+    archive: Archive, dying: pytest.MonkeyPatch
+) -> None:
+    people = [person(1), person(2), person(3)]
+    wages = [wage(1), wage(1, "e2"), wage(4)]
+    settings = archive.settings.model_copy(update={"lake": archive.settings.lake + "-undisturbed"})
+    undisturbed = Archive(archive.spark, settings, archive.model)
+    for lake in (archive, undisturbed):
+        lake.load("snap", people)
+        lake.load("wages", wages)
+    undisturbed.index(MAY)
+    # A try goes past the point at which the one before it ended.
+    for point in KILL_POINTS:
+        assert archive.killed(MAY, point, dying), f"{point} is never reached"
+        if point == "index.wrote.index/events":
+            assert archive.persons() == {} != archive.replayed(on=MAY), "the crosswalk is behind"
+    archive.index(MAY)
+    assert archive.persons() == archive.replayed(on=MAY)
+    assert archive.state() == undisturbed.state()
+
+
+def test_a_run_of_other_inputs_finishes_what_a_killed_one_began(
+    archive: Archive, dying: pytest.MonkeyPatch
+) -> None:
+    archive.load("snap", [person(1)])
+    assert archive.killed(MAY, "index.wrote.index/events", dying)
+    archive.load("snap", [person(1), person(2)])
+    assert dict(archive.index(JUNE).events) == {"minted": 1}
+    assert archive.persons(on=MAY) == archive.replayed(on=MAY)
+    assert archive.persons() == archive.replayed(on=JUNE)
+    assert len(archive.persons()) == 2
+
+
+def forbidding(feed: str) -> dict[str, Mou]:
+    (agreement,) = mou(*FEEDS).values()
+    terms = tuple(
+        term.model_copy(update={"may_be_matched": term.feed != feed})
+        for term in agreement.contributions
+    )
+    return {agreement.id: agreement.model_copy(update={"contributions": terms})}
+
+
+def test_a_feed_that_may_not_be_matched_is_refused_or_left_out(archive: Archive) -> None:
+    archive.load("snap", [person(1)])
+    archive.load("wages", [wage(1)])
+    archive.mous = forbidding("wages")
+    with pytest.raises(RefusedError, match=r"clause 2 does not let people of wages.people"):
+        archive.index(MAY)
+    assert archive.versions() == dict.fromkeys(archive.versions())
+    assert archive.index(MAY, leave_out=("wages",)).records == 1
+    archive.mous = mou("snap")
+    with pytest.raises(RefusedError, match="no MOU has a contribution clause for feed 'wages'"):
+        archive.index(MAY)
+
+
+def test_a_dry_run_writes_nothing(archive: Archive) -> None:
+    archive.load("snap", [person(1)])
+    assert archive.index(MAY, dry_run=True).records == 1
+    assert archive.versions() == dict.fromkeys(archive.versions())
+
+
+def labelled(archive: Archive) -> None:
+    """The tables say under which agreement they are."""
+    for table in tables.TABLES:
+        place = archive.lake.path(table)
+        shown = archive.spark.sql(f"SHOW TBLPROPERTIES delta.`{place}`").collect()
+        labels = {row["key"]: row["value"] for row in shown}
+        assert labels["concord.agreements"] == "MOU-2018-0001"
+        assert labels["concord.purposes"] == "program-evaluation"
+        secret = table.name.startswith("vault/")
+        assert labels["concord.classification"] == ("restricted" if secret else "confidential")
+        assert labels["delta.columnMapping.mode"] == "none"
