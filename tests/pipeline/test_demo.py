@@ -28,10 +28,12 @@ from tests.pipeline.conftest import Demo, run_demo
 pytestmark = pytest.mark.pipeline
 
 
+OPEN = ("curated", "index", "studies", "products", "ops")
+
+
 def tables(demo: Demo) -> list[Path]:
     """The tables that leave the vault."""
-    zones = ("curated", "index", "ops")
-    logs = [log for zone in zones for log in (demo.lake / zone).glob("*/_delta_log")]
+    logs = [log for zone in OPEN for log in (demo.lake / zone).rglob("_delta_log")]
     return sorted(log.parent for log in logs)
 
 
@@ -44,9 +46,9 @@ def test_the_demo_loads_every_feed_and_says_what_it_rejected(demo: Demo) -> None
     assert "adds up to" in demo.output, "the faulty delivery's reason"
     assert "replaces sequence 2" in (ledger := json.dumps(reasons(demo))), ledger
     assert "Seconds per stage" in demo.output
-    loaded = {path.name for path in tables(demo)}
-    # Six tables of dta_snap, seven other feeds, two ledgers, four tables of the index.
-    assert len(loaded) == 19, loaded
+    # Six tables of dta_snap and seven other feeds, four of the index, two studies of eight, a
+    # product, three ledgers.
+    assert len(tables(demo)) == 13 + 4 + 16 + 1 + 3, tables(demo)
     runs = pl.read_delta(str(demo.lake / "ops" / "runs"))
     ended = runs.filter(pl.col("state") == "ended", pl.col("job") == "ingest").sort("as_of")
     *before, last = ended["exit_code"].to_list()
@@ -63,10 +65,11 @@ def test_a_second_demo_finds_nothing_to_do(demo: Demo) -> None:
     before = {path: deltalake.DeltaTable(str(path)).version() for path in tables(demo)}
     again = run_demo(demo.home)
     assert again.summary["deliveries"] == 0
-    assert again.output.count("nothing to do") == 8, "four rounds of ingest and index"
+    # four rounds of ingest and index, two studies, a product
+    assert again.output.count("nothing to do") == 4 + 4 + 2 + 1
     after = {path: deltalake.DeltaTable(str(path)).version() for path in tables(demo)}
     changed = {path.name for path in before if before[path] != after[path]}
-    assert changed == {"runs"}
+    assert changed == {"runs", "access_log"}, "what was asked is told again, nothing is made"
 
 
 def test_every_reader_sees_what_spark_sees(demo: Demo, spark: SparkSession) -> None:
@@ -124,7 +127,7 @@ def test_no_identifier_leaves_the_vault(demo: Demo) -> None:
         return found
 
     assert values(("vault",)) & ssns, "the search finds what is there"
-    outside = values(("curated", "index", "ops"))
+    outside = values(OPEN)
     assert not outside & ssns
     assert not outside & keys
     logs = [path.read_text() for path in (demo.lake / "vault").rglob("_delta_log/*.json")]
