@@ -10,6 +10,10 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import deltalake
+import duckdb
+import duckdb_extension_delta
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
@@ -276,6 +280,21 @@ def test_no_record_id_nor_agency_id_nor_name_is_left_in_a_study(desk: Desk) -> N
     held = values_below(root / "studies")
     assert "2025-03" in held
     assert not held & searched
+
+
+def test_other_readers_see_what_spark_sees(desk: Desk) -> None:
+    duck = duckdb.connect()
+    folder = Path(duckdb_extension_delta.__file__).parent
+    duck.load_extension(str(next(folder.rglob("delta.duckdb_extension"))))
+    for table in desk.tables(ONE):
+        path = desk.lake.path(table.table)
+        expected = desk.contents(ONE)[path.rpartition("/")[2]]
+        by_polars = pl.read_delta(path)
+        by_duck = duck.execute(f"SELECT * FROM delta_scan('{path}')").pl()
+        arrow = deltalake.DeltaTable(path).to_pyarrow_table()
+        for frame in (by_polars, by_duck, pl.from_arrow(arrow)):
+            assert isinstance(frame, pl.DataFrame)
+            assert sorted(map(repr, frame.to_dicts())) == expected, path
 
 
 def test_rows_do_not_stand_in_their_source_s_order(desk: Desk) -> None:
