@@ -136,7 +136,16 @@ def test_em_finds_the_shares_that_made_the_pairs(model: PersonIndex) -> None:
 
     one = draw(wanted, 20_000, ssn="exact", birth="exact")
     two = draw(apart, 5_000, ssn="exact", birth="differ")
-    counted: dict[int, int] = {}
+    # Children known by a parent's SSN agree on all else that families share.
+    child = pattern(
+        ssn="exact",
+        given="differ",
+        family="exact",
+        birth="differ",
+        contact="household",
+        middle="same",
+    )
+    counted: dict[int, int] = {child: 20_000}
     for value in [*one, *two]:
         counted[value] = counted.get(value, 0) + 1
     drawn = np.array(draw(apart, 50_000), dtype=np.int64)

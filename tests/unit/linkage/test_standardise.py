@@ -143,4 +143,5 @@ def test_nicknames_share_a_canonical_name() -> None:
     assert canonical_names("BOB") & canonical_names("ROBERT")
     assert canonical_names("PEGGY") & canonical_names("MARGARET")
     assert not canonical_names("BOB") & canonical_names("MARGARET")
+    assert root("BOB", nicknames=True) == root("ROBERT", nicknames=True) == "ROBERT"
     assert root("BETH", nicknames=False) == "BETH"
