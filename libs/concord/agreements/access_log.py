@@ -15,15 +15,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
 from concord.agreements.decision import Decision, Request, decide
 from concord.agreements.dula import Dula
 from concord.agreements.mou import Mou
-from concord.errors import AuditError
+from concord.errors import AuditError, InfrastructureError
 from concord.lake.registry import Column, Table
 from concord.lake.run import Run
-from concord.lake.tables import Append, Lake, Stamp
+from concord.lake.tables import Append, Lake, Stamp, described
 
 GENESIS = "0" * 64
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -65,6 +67,16 @@ class Verified:
     tip: str
 
 
+@dataclass(frozen=True)
+class Read:
+    """So many rows that a run read under a decision."""
+
+    request: Request
+    decision: Decision
+    run_id: str
+    rows: int
+
+
 def ask(run: Run, request: Request, dula: Dula, mou: Mou, *, model: Dula | None = None) -> Decision:
     """Decides, logs it whatever it is, and raises RefusedError (exit 14) if it is a refusal.
 
@@ -86,17 +98,19 @@ def ask_all(
         decide(request, dula, mou, now.date(), model=model) for request, dula, mou in requests
     ]
     rows = [
-        _row(request, decision, run, now, "allowed" if decision.allowed else "refused")
+        _row(request, decision, run.run_id, now, "allowed" if decision.allowed else "refused")
         for (request, _, _), decision in zip(requests, decisions, strict=True)
     ]
     append(run.lake, rows, stamp=run.stamp)
     return decisions
 
 
-def record_reads(run: Run, reads: Iterable[tuple[Request, Decision, int]]) -> None:
-    """Logs what was read under decisions that allowed it, with the number of rows."""
+def record_reads(run: Run, reads: Iterable[Read]) -> None:
+    """Logs what was read under decisions that allowed it, in one commit."""
     now = run.clock()
-    rows = [_row(request, decision, run, now, "read", count) for request, decision, count in reads]
+    rows = [
+        _row(read.request, read.decision, read.run_id, now, "read", read.rows) for read in reads
+    ]
     append(run.lake, rows, stamp=run.stamp)
 
 
@@ -104,12 +118,18 @@ def append(lake: Lake, rows: Sequence[Mapping[str, Any]], *, stamp: Stamp) -> No
     """Adds rows at the chain's end. Waits its turn for the table's lock.
 
     Raises AuditError when the chain has no single end: nothing is added to a log that was
-    tampered with.
+    tampered with; InfrastructureError when it cannot be read.
     """
     if not rows:
         return
     with lake.locks.hold([ACCESS_LOG.name], wait_seconds=lake.lock_wait):
-        previous = _tip(lake)
+        try:
+            previous = _tip(lake)
+        except (PySparkException, Py4JError) as error:
+            raise InfrastructureError(
+                f"{ACCESS_LOG.name}: reading failed with {described(error)}; nothing was decided. "
+                "Check that its files are whole and may be read, then run this again"
+            ) from None
         chained = []
         for row in rows:
             whole = {**row, "previous_hash": previous}
@@ -170,7 +190,7 @@ def row_hash(row: Mapping[str, Any]) -> str:
 def _row(
     request: Request,
     decision: Decision,
-    run: Run,
+    run_id: str,
     at: datetime,
     outcome: Literal["allowed", "refused", "read"],
     row_count: int | None = None,
@@ -188,7 +208,7 @@ def _row(
         "decision": outcome,
         "reasons": [str(reason) for reason in decision.reasons],
         "policy_digest": decision.policy_digest,
-        "run_id": run.run_id,
+        "run_id": run_id,
     }
 
 

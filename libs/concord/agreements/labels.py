@@ -67,7 +67,9 @@ def study_labels(
         PURPOSES: dula.purpose.code,
         RECIPIENTS: ",".join(sorted(party.key for party in dula.recipients.parties)),
         EXPIRES: expires.isoformat(),
-        CLASSIFICATION: max((c for c in CLASSIFICATIONS if c in classifications), key=CLASSIFICATIONS.index),
+        CLASSIFICATION: max(
+            (c for c in CLASSIFICATIONS if c in classifications), key=CLASSIFICATIONS.index
+        ),
         OWNER: owner,
         DISCLOSURE_PROFILE: dula.disclosure.profile,
     }

@@ -93,6 +93,8 @@ def _wrapping_key(keys: Keys, folder: Path, *, create: bool) -> KeySource:
     # Made only while nothing is wrapped yet: a second one would open no wrapper of the first.
     if create and not path.exists() and not any(folder.glob("agreements/*.json")):
         make_key_file(path, base64.b64encode(secrets.token_bytes(KEY_BYTES)))
+    if not path.exists():
+        raise ConfigError([f"wrapping key {path} is missing; restore it from its backup"])
     return KeySource("file", str(path))
 
 

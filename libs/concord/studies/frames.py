@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import reduce
+from typing import Any
 
+import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import DateType, StringType, StructField, StructType
 
 from concord.agreements.dula import Dataset, RowFilter
 from concord.ingest.manifest import first_day, last_day
@@ -18,14 +19,6 @@ from concord.studies.sources import Arrival
 from concord.studies.tables import KNOWN_ON, PERIOD, RECEIVED_ON, StudyTable, subject_columns
 
 PERSON = "_person_id"
-ARRIVALS = StructType(
-    [
-        StructField("_delivery_id", StringType()),
-        StructField(PERIOD, StringType()),
-        StructField(RECEIVED_ON, DateType()),
-        StructField(KNOWN_ON, DateType()),
-    ]
-)
 
 
 def agreed_rows(curated: DataFrame, dataset: Dataset, periods: Iterable[str]) -> DataFrame:
@@ -85,19 +78,23 @@ def of_people(rows: DataFrame, people: DataFrame, person: str) -> DataFrame:
 
 def arrived(rows: DataFrame, arrivals: Sequence[Arrival]) -> DataFrame:
     """Adds when a row was received and from when on it counts as known."""
-    spark = rows.sparkSession
-    if scd2.VALID_FROM not in rows.columns:
-        listed = [(a.delivery_id, a.period, a.received_on, a.known_on) for a in arrivals]
-        days = F.broadcast(spark.createDataFrame(listed, ARRIVALS))
-        return rows.join(days, ["_delivery_id", PERIOD], "left")
-    # A version of an SCD2 row speaks of the snapshot on whose day it begins.
-    known = {(a.delivery_id, first_day(a.period)): a for a in arrivals}
-    listed = [
-        (a.delivery_id, day.isoformat(), a.received_on, a.known_on) for (_, day), a in known.items()
-    ]
-    days = spark.createDataFrame(listed, ARRIVALS).withColumn(PERIOD, F.to_date(PERIOD))
-    days = F.broadcast(days.withColumnRenamed(PERIOD, scd2.VALID_FROM))
-    return rows.join(days, ["_delivery_id", scd2.VALID_FROM], "left")
+    if scd2.VALID_FROM in rows.columns:
+        # A version of an SCD2 row speaks of the snapshot on whose day it begins.
+        when, kind = scd2.VALID_FROM, pa.date32()
+        spoken: list[Any] = [first_day(arrival.period) for arrival in arrivals]
+    else:
+        when, kind, spoken = PERIOD, pa.string(), [arrival.period for arrival in arrivals]
+    listed = pa.table(
+        {
+            "_delivery_id": pa.array([a.delivery_id for a in arrivals], pa.string()),
+            when: pa.array(spoken, kind),
+            RECEIVED_ON: pa.array([a.received_on for a in arrivals], pa.date32()),
+            KNOWN_ON: pa.array([a.known_on for a in arrivals], pa.date32()),
+        }
+    )
+    # As Arrow it becomes a local relation, which needs no job of its own.
+    days = F.broadcast(rows.sparkSession.createDataFrame(listed))
+    return rows.join(days, ["_delivery_id", when], "left")
 
 
 def pseudonymised(rows: DataFrame, study: StudyTable, key: Key) -> DataFrame:
@@ -124,9 +121,9 @@ def pseudonymised(rows: DataFrame, study: StudyTable, key: Key) -> DataFrame:
 
 
 def in_its_own_order(rows: DataFrame, column: str) -> DataFrame:
-    """Rows sorted by pseudonym: in the order of their source, two studies could be laid side by
-    side and joined row by row."""
-    return rows.repartition(column).sortWithinPartitions(column)
+    """Rows of each file sorted by pseudonym: in the order of their source, two studies could be
+    laid side by side and joined row by row."""
+    return rows.sortWithinPartitions(column)
 
 
 def person_of(column: str) -> str:

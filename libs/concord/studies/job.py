@@ -9,48 +9,34 @@ writes what is missing and a second run finds nothing to do.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, Observation
 from pyspark.sql import functions as F
 
 from concord.agreements import access_log
 from concord.agreements.access_log import ACCESS_LOG
 from concord.agreements.decision import Decision, Request
 from concord.agreements.dula import Dula
-from concord.agreements.labels import study_labels
 from concord.agreements.mou import Mou
 from concord.contracts.model import Contract
 from concord.errors import ConfigError, InfrastructureError, RefusedError, UsageError
-from concord.lake import run as runs
-from concord.lake import session
 from concord.lake.points import reach
 from concord.lake.run import Run
 from concord.lake.storage import join
-from concord.lake.tables import Lake, Overwrite, Transaction, Written, described, is_table
+from concord.lake.tables import Lake, Written, described, is_table
 from concord.privacy.wrapping import AgreementKey, agreement_key, key_check
-from concord.studies import frames, sources, tables
-from concord.studies.sources import CROSSWALK, Crosswalk, FeedSources
+from concord.studies import sources, tables
+from concord.studies.making import Made, Study, inputs, write
+from concord.studies.sources import Crosswalk
 from concord.studies.tables import StudyTable
 
 # HMAC of a fixed text under each agreement's key: another lake's key is refused before it is used.
 KEY_CHECKS = "vault/_study_key_check"
-
-
-@dataclass(frozen=True)
-class Made:
-    """One table as this run wrote it. `unlinked` counts records that the index knows no person
-    for: each is kept, as a person of its own."""
-
-    table: str
-    version: int
-    rows: int
-    unlinked: int
 
 
 @dataclass(frozen=True)
@@ -68,35 +54,6 @@ class Outcome:
     @property
     def rows(self) -> int:
         return sum(table.rows for table in self.made)
-
-
-@dataclass(frozen=True)
-class Study:
-    """One agreement's study being made."""
-
-    run: Run
-    lake: Lake
-    dula: Dula
-    mou: Mou
-    request: Request
-    decision: Decision
-    tables: tuple[StudyTable, ...]
-    feeds: Mapping[str, FeedSources]
-    index: Crosswalk | None
-    inputs: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def stale(self) -> list[StudyTable]:
-        """The tables that are not made from today's inputs."""
-        found = []
-        for table in self.tables:
-            said = self.lake.made_from(table.table) or {}
-            if said.get("inputs") != self.inputs[table.table.name]:
-                found.append(table)
-        return found
-
-    def of(self, table: str) -> StudyTable:
-        return next(each for each in self.tables if each.dataset.table == table)
 
 
 def study(
@@ -138,16 +95,13 @@ def study(
         return outcomes
     try:
         used = {dataset.feed for _, dula, _, _ in allowed for dataset in dula.datasets}
-        feeds = sources.feed_sources(
-            run.lake, [contracts[feed] for feed in sorted(used)], run.as_of
-        )
+        feeds = sources.feed_sources(run.lake, [contracts[f] for f in sorted(used)], run.as_of)
         index = sources.crosswalk(run.lake, run.as_of)
-        with run.reporter.stage("study", len(allowed)) as progress:
-            for request, dula, mou, decision in allowed:
-                made = tuple(tables.of_agreement(dula, contracts))
-                began = Study(run, run.lake, dula, mou, request, decision, made, feeds, index)
-                outcomes.append(_make(began))
-                progress.step(dula.id)
+        studies = [
+            Study(run, dula, mou, request, decision, _tables(dula, contracts, index), feeds, index)
+            for request, dula, mou, decision in allowed
+        ]
+        outcomes += [_would(each) for each in studies] if run.dry_run else _make(run, studies)
     except (PySparkException, Py4JError) as error:
         # What Spark says of a failed task can quote rows.
         raise InfrastructureError(
@@ -155,6 +109,15 @@ def study(
             f"{run.settings.lake} or Spark's local folders; then run this again"
         ) from None
     return sorted(outcomes, key=lambda outcome: outcome.agreement)
+
+
+def _tables(
+    dula: Dula, contracts: Mapping[str, Contract], index: Crosswalk | None
+) -> tuple[StudyTable, ...]:
+    found = tuple(tables.of_agreement(dula, contracts))
+    if any(table.people for table in found):
+        sources.needed(index)
+    return found
 
 
 def _named(dulas: Mapping[str, Dula], name: str) -> Dula:
@@ -189,38 +152,62 @@ def _refused(run: Run, request: Request, decision: Decision) -> Outcome:
     return Outcome(request.agreement, "refused", message, RefusedError.exit_code)
 
 
-# --- one study -----------------------------------------------------------------------------------
+# --- making them ---------------------------------------------------------------------------------
 
 
-def _make(study: Study) -> Outcome:
+def _make(run: Run, studies: Sequence[Study]) -> list[Outcome]:
+    """All studies side by side, `parallel_tables` tables at a time, under all their locks."""
     began = time.monotonic()
-    run, lake, dula = study.run, study.lake, study.dula
-    if any(table.people for table in study.tables):
-        sources.needed(study.index)
-    if run.dry_run:
-        return _would(study)
-    folder = tables.folder(dula)
-    names = {table.table.name for table in study.tables}
-    present = {join(folder, e.name) for e in lake.storage.list(lake.path(folder)) if e.is_folder}
-    with lake.locks.hold(sorted(names | present)):
-        key = _key(study)
-        study = replace(study, inputs=_inputs(study, key))
-        stale = study.stale
-        removed = _remove(study, sorted(present), stale)
-        with ThreadPoolExecutor(max_workers=run.settings.parallel_tables) as pool:
-            made = tuple(pool.map(lambda table: _write(study, table, key), stale))
+    unlisted = {study.dula.id: _unlisted(study) for study in studies}
+    names = {table.table.name for study in studies for table in study.tables}
+    with run.lake.locks.hold(sorted(names.union(*unlisted.values()))):
+        ready = [(study, _key(study)) for study in studies]
+        ready = [(replace(study, inputs=inputs(study, key)), key) for study, key in ready]
+        stale = {study.dula.id: study.stale for study, _ in ready}
+        for study, _ in ready:
+            _remove(study, unlisted[study.dula.id], stale[study.dula.id])
+        work = [(study, table, key) for study, key in ready for table in stale[study.dula.id]]
+        # The longest first: started last, it would run on alone.
+        work.sort(key=lambda item: -item[0].delivered(item[1]))
+        with (
+            run.reporter.stage("study", len(work)) as progress,
+            ThreadPoolExecutor(max_workers=run.settings.parallel_tables) as pool,
+        ):
+
+            def one(item: tuple[Study, StudyTable, AgreementKey]) -> Made:
+                made = write(*item)
+                progress.step(made.table)
+                return made
+
+            made = list(pool.map(one, work))
         reach("study.published")
-        _record_reads(study)
+        wrote = {table.table for table in made}
+        _record_reads(run, [study for study, _ in ready], wrote)
         reach("study.recorded")
     run.tally.rows_out += sum(table.rows for table in made)
     run.tally.note([Written(table.table, table.version, True) for table in made])
-    for table in study.tables:
-        feed = study.feeds[table.contract.feed]
-        if table.curated.name in feed.versions:
-            run.tally.read[table.curated.name] = feed.versions[table.curated.name]
-    if study.index is not None:
-        run.tally.read[CROSSWALK] = study.index.version
-    return _outcome(study, made, removed, began)
+    for study in studies:
+        run.tally.read.update(study.sources)
+    seconds = round(time.monotonic() - began, 2)
+    return [
+        _outcome(
+            study,
+            [each for each in made if each.table.startswith(tables.folder(study.dula) + "/")],
+            tuple(unlisted[study.dula.id]),
+            seconds,
+        )
+        for study, _ in ready
+    ]
+
+
+def _unlisted(study: Study) -> list[str]:
+    """The study's tables that the agreement no longer lists. Other jobs' tables in the study's
+    folder (scores) do not say that they come from a curated table."""
+    folder, wanted = tables.folder(study.dula), {table.table.name for table in study.tables}
+    entries = study.lake.storage.list(study.lake.path(folder))
+    names = {join(folder, entry.name) for entry in entries if entry.is_folder} - wanted
+    said = {name: _properties(study.lake, name) for name in sorted(names)}
+    return [name for name, properties in said.items() if _is_study(properties)]
 
 
 def _would(study: Study) -> Outcome:
@@ -248,46 +235,24 @@ def _key(study: Study) -> AgreementKey:
     return key
 
 
-def _inputs(study: Study, key: AgreementKey) -> dict[str, str]:
-    """By table, a digest of all that its rows follow from."""
-    found = {}
-    for table in study.tables:
-        feed = study.feeds[table.contract.feed]
-        people = _people_table(study, table)
-        index = study.index if table.people else None
-        found[table.table.name] = runs.digest(
-            table.holding,
-            study.decision.policy_digest,
-            study.decision.expires,
-            feed.versions.get(table.curated.name),
-            feed.arrivals if table.curated.name in feed.versions else (),
-            people and study.feeds[people.contract.feed].versions.get(people.curated.name),
-            people and people.holding,
-            index and (index.version, index.day),
-            key_check(key),
-        )
-    return found
-
-
-def _remove(study: Study, present: Sequence[str], stale: Sequence[StudyTable]) -> tuple[str, ...]:
+def _remove(study: Study, unlisted: Sequence[str], stale: Sequence[StudyTable]) -> None:
     """Deletes, with their old versions, tables that the agreement no longer lists and tables of
     which it now lists something else."""
-    wanted = {table.table.name: table for table in study.tables}
-    again = {table.table.name for table in stale}
-    removed = []
-    for name in present:
-        if name in wanted and name not in again:
+    changed = []
+    for table in stale:
+        if not study.lake.storage.exists(study.lake.path(table.table)):
             continue
-        properties = _properties(study.lake, name)
-        listed = wanted[name].holding if name in wanted else None
-        if properties is None or (
-            tables.SOURCE in properties and properties.get(tables.HOLDING) != listed
-        ):
-            study.lake.remove(name)
-            reach(f"study.removed.{name}")
-            if name not in wanted:
-                removed.append(name)
-    return tuple(removed)
+        properties = _properties(study.lake, table.table.name)
+        if _is_study(properties) and (properties or {}).get(tables.HOLDING) != table.holding:
+            changed.append(table.table.name)
+    for name in [*unlisted, *changed]:
+        study.lake.remove(name)
+        reach(f"study.removed.{name}")
+
+
+def _is_study(properties: Mapping[str, str] | None) -> bool:
+    """What is left of a table that was being removed (None) counts too."""
+    return properties is None or tables.SOURCE in properties
 
 
 def _properties(lake: Lake, name: str) -> Mapping[str, str] | None:
@@ -298,108 +263,34 @@ def _properties(lake: Lake, name: str) -> Mapping[str, str] | None:
     return {row["key"]: row["value"] for row in shown}
 
 
-def _write(study: Study, table: StudyTable, key: AgreementKey) -> Made:
-    """One table, whole, in one commit. Runs in a thread of its own, in a session of its own."""
-    lake = study.lake.with_session(session.sibling(study.lake.spark))
-    rows = _agreed(study, table, lake)
-    if rows is None:
-        # Nothing of it has been delivered yet: the recipient finds an empty table.
-        content, counts = lake.spark.createDataFrame([], table.table.schema), None
-    else:
-        rows, linked = _with_people(study, table, lake, rows)
-        counts = Observation()
-        measures = [frames.without_person(record, person) for record, person in linked]
-        total = sum(measures[1:], measures[0]) if measures else F.lit(0)
-        rows = frames.arrived(rows, study.feeds[table.contract.feed].arrivals)
-        rows = rows.observe(counts, F.count(F.lit(1)).alias("rows"), total.alias("unlinked"))
-        content = frames.pseudonymised(rows, table, key)
-        content = frames.in_its_own_order(content, table.table.column_names[0])
-    before = lake.version(table.table)
-    labels = study_labels(
-        study.dula,
-        owner=table.dataset.owner,
-        classifications=[column.classification for column in table.table.columns],
-        expires=study.decision.expires or study.dula.term.expires,
+def _record_reads(run: Run, studies: Sequence[Study], wrote: Collection[str]) -> None:
+    """Logs what this run read, and what an earlier one did that was killed before it logged it."""
+    logged = run.lake.read(ACCESS_LOG).where(F.col("decision") == "read")
+    pairs = logged.select("agreement", "run_id").distinct().collect()
+    known = {(row["agreement"], row["run_id"]) for row in pairs}
+    reads: dict[tuple[str, str], int] = {}
+    for study in studies:
+        if any(table.table.name in wrote for table in study.tables):
+            known.discard((study.dula.id, run.run_id))
+        for table in study.tables:
+            commit = run.lake.made_from(table.table)
+            if commit and commit.get("inputs"):
+                by = (study.dula.id, commit["run_id"])
+                reads[by] = reads.get(by, 0) + (commit["rows"] or 0)
+    asked = {study.dula.id: study for study in studies}
+    access_log.record_reads(
+        run,
+        [
+            access_log.Read(asked[agreement].request, asked[agreement].decision, run_id, rows)
+            for (agreement, run_id), rows in sorted(reads.items())
+            if (agreement, run_id) not in known
+        ],
     )
-    written = lake.write(
-        content,
-        table.table,
-        Overwrite(),
-        stamp=replace(
-            study.run.stamp,
-            agreements=(study.dula.id, study.mou.id),
-            inputs=study.inputs[table.table.name],
-        ),
-        # Table versions only grow, so a version above the present one was never used.
-        transaction=Transaction(f"study/{table.table.name}", 0 if before is None else before + 1),
-        labels={**labels, tables.SOURCE: table.curated.name, tables.HOLDING: table.holding},
-    )
-    reach(f"study.wrote.{table.table.name}")
-    counted = counts.get if counts else {"rows": 0, "unlinked": 0}
-    return Made(table.table.name, written.version, counted["rows"], counted["unlinked"])
 
 
-def _agreed(study: Study, table: StudyTable, lake: Lake) -> DataFrame | None:
-    """The curated rows that the agreement covers, at the version of the last whole delivery."""
-    feed = study.feeds[table.contract.feed]
-    version = feed.versions.get(table.curated.name)
-    if version is None:
-        return None
-    curated = lake.read(table.curated, version=sources.readable(lake, table.curated, version))
-    return frames.agreed_rows(curated, table.dataset, {a.period for a in feed.arrivals})
-
-
-def _with_people(
-    study: Study, table: StudyTable, lake: Lake, rows: DataFrame
-) -> tuple[DataFrame, list[tuple[str, str]]]:
-    """Adds who the rows' people are, and keeps those of agreed people. With the pairs of (record
-    id, person) columns."""
-    linked = []
-    for subject, column in tables.subject_columns(table):
-        if subject.kind == "person":
-            person = frames.person_of(column)
-            rows = frames.identified(rows, _who(study, lake), subject.record_id, person)
-            linked.append((subject.record_id, person))
-    people = _people_table(study, table)
-    if people is not None:
-        _, person = linked[0]
-        theirs = _agreed(study, people, lake)
-        if theirs is None:
-            return rows.limit(0), linked
-        record = people.people[0].record_id
-        known = frames.identified(theirs, _who(study, lake), record, person)
-        rows = frames.of_people(rows, known, person)
-    return rows, linked
-
-
-def _who(study: Study, lake: Lake) -> DataFrame:
-    index = sources.needed(study.index)
-    return sources.read_crosswalk(lake, index.version).where(sources.holds_on(index.day))
-
-
-def _people_table(study: Study, table: StudyTable) -> StudyTable | None:
-    """The table whose people alone the rows may speak of."""
-    return study.of(table.dataset.people_of) if table.dataset.people_of else None
-
-
-def _record_reads(study: Study) -> None:
-    """Logs the read of every run that wrote a table of the study and did not come to log it."""
-    said: dict[str, int] = {}
-    for table in study.tables:
-        commit = study.lake.made_from(table.table)
-        if commit and commit.get("inputs"):
-            rows = commit.get("rows")
-            said[commit["run_id"]] = said.get(commit["run_id"], 0) + int(rows or 0)
-    logged = study.lake.read(ACCESS_LOG).where(
-        (F.col("agreement") == study.dula.id) & (F.col("decision") == "read")
-    )
-    known = {row["run_id"] for row in logged.select("run_id").distinct().collect()}
-    for run_id in sorted(set(said) - known):
-        run = replace(study.run, run_id=run_id)
-        access_log.record_reads(run, [(study.request, study.decision, said[run_id])])
-
-
-def _outcome(study: Study, made: Sequence[Made], removed: tuple[str, ...], began: float) -> Outcome:
+def _outcome(
+    study: Study, made: Sequence[Made], removed: tuple[str, ...], seconds: float
+) -> Outcome:
     rows, unlinked = sum(m.rows for m in made), sum(m.unlinked for m in made)
     message = "nothing to do"
     if made or removed:
@@ -408,7 +299,6 @@ def _outcome(study: Study, made: Sequence[Made], removed: tuple[str, ...], began
             message += f", {unlinked} of records without a person, kept each as one of its own"
         if removed:
             message += f"; removed {', '.join(removed)}"
-    seconds = round(time.monotonic() - began, 2)
     study.run.reporter.say(
         f"{study.dula.id}: {message}", agreement=study.dula.id, rows=rows, seconds=seconds
     )

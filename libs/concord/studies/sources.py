@@ -39,10 +39,12 @@ class Arrival:
 
 @dataclass(frozen=True)
 class FeedSources:
-    """A feed as of a business date: its tables' versions and its deliveries' days."""
+    """A feed as of a business date: its tables' versions, its deliveries' days, and how many rows
+    the deliveries of each of its tables had."""
 
     versions: Mapping[str, int]
     arrivals: tuple[Arrival, ...]
+    rows: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ def feed_sources(lake: Lake, contracts: Iterable[Contract], as_of: date) -> dict
             "sequence",
             "delivery_id",
             F.to_date("created_at").alias("received_on"),
-            F.transform("files", lambda file: file["period"]).alias("periods"),
+            F.transform(
+                "files", lambda file: F.struct(file["table"], file["period"], file["rows"])
+            ).alias("files"),
             "versions",
         )
         .collect()
@@ -85,24 +89,23 @@ def _feed(rows: list[Any], contract: Contract) -> FeedSources:
     for row in ordered:
         versions |= {item["table"]: item["version"] for item in row["versions"] or ()}
     deliveries = [row for row in ordered if row["kind"] == "delivery"]
-    first = min(deliveries, key=lambda row: row["sequence"], default=None)
-    found = {}
+    numbered = [(row["sequence"], row["delivery_id"]) for row in deliveries]
+    _, beginning = min(numbered, default=(0, ""))
+    found: dict[tuple[str, str], Arrival] = {}
+    rows_of: dict[str, int] = {}
     for row in deliveries:
-        for period in row["periods"]:
+        for table, period, count in row["files"]:
+            rows_of[table] = rows_of.get(table, 0) + (count or 0)
             received = row["received_on"]
             known = received
-            if (
-                contract.latency_days is not None
-                and first
-                and row["delivery_id"] == first["delivery_id"]
-            ):
+            if row["delivery_id"] == beginning and contract.latency_days is not None:
                 # The history a feed begins with comes at once. Taken as known on the day it came,
                 # it would be of no use to any model; so it counts from when it would have come.
                 due = last_day(period) + timedelta(days=contract.latency_days)
                 known = min(received, due)
             arrival = Arrival(row["delivery_id"], period, received, known)
             found[row["delivery_id"], period] = arrival
-    return FeedSources(versions, tuple(found[key] for key in sorted(found)))
+    return FeedSources(versions, tuple(found[key] for key in sorted(found)), rows_of)
 
 
 def readable(lake: Lake, table: Table, version: int) -> int:

@@ -37,7 +37,6 @@ SOURCE = "concord.source"
 HOLDING = "concord.holding"
 # Changes when the rows made from the same inputs change.
 FORMAT = 1
-MAX_STATISTICS = 16
 
 
 @dataclass(frozen=True)
@@ -137,11 +136,6 @@ def _study_table(dula: Dula, dataset: Dataset, contract: Contract) -> StudyTable
     ]
     carried = [declared[name] for name in carried_columns(source)]
     columns = (*pseudonyms, *agreed, *carried, *ORIGIN)
-    safe = [
-        column.name
-        for column in (*ORIGIN, *agreed)
-        if column.identifier_role == "none" and _has_order(column)
-    ]
     return StudyTable(
         dula,
         dataset,
@@ -154,7 +148,8 @@ def _study_table(dula: Dula, dataset: Dataset, contract: Contract) -> StudyTable
             owner=dataset.owner,
             columns=columns,
             key=(),
-            statistics=tuple(safe[:MAX_STATISTICS]),
+            # A study is read whole: minima and maxima of more columns would only stand in the log.
+            statistics=(KNOWN_ON,),
         ),
     )
 
@@ -164,7 +159,3 @@ def carried_columns(source: Source) -> list[str]:
     if source.policy == "snapshot":
         return [column.name for column in ingested.VALIDITY]
     return [PERIOD]
-
-
-def _has_order(column: Column) -> bool:
-    return column.type.split("(")[0] in {"int", "bigint", "decimal", "double", "date", "timestamp"}

@@ -72,6 +72,7 @@ def test_the_committed_schemas_are_those_of_the_types() -> None:
         ("contract", "feeds/*.yaml"),
         ("agencies", "agencies.yaml"),
         ("mou", "agreements/MOU-*.yaml"),
+        ("dula", "agreements/DULA-*.yaml"),
         ("code_lists", "code_lists.yaml"),
         ("settings", "settings/*.yaml"),
     ],
