@@ -1,0 +1,29 @@
+"""The registered model as MLflow serves it: features in, calibrated probability out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+from concord_models import scorer
+
+SCORER_ARTIFACT = "scorer"
+PROBABILITY = "p_proc"
+
+
+class ScorerModel(PythonModel):  # type: ignore[misc]  # MLflow's base has no types
+    """Loads the scorer's files and applies it."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        self._scorer = scorer.load(Path(context.artifacts[SCORER_ARTIFACT]))
+
+    def predict(
+        self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """One probability a row; columns are features by name, NaN where unknown."""
+        frame = pd.DataFrame(model_input)
+        rows = scorer.matrix({name: frame[name] for name in frame}, self._scorer.features)
+        return pd.DataFrame({PROBABILITY: self._scorer.probability(rows)})
