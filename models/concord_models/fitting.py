@@ -45,7 +45,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Trial:
-    """One point of the search: parameters, trees until early stopping, the validation's log loss."""
+    """One point of the search: parameters, trees at early stopping, the validation's log loss."""
 
     number: int
     parameters: Mapping[str, float]
@@ -227,7 +227,6 @@ def boosted(train: DataFrame, spec: ModelSpec, best: Trial) -> Scorer:
         num_workers=spec.workers,
         n_estimators=best.trees,
         random_state=spec.seed,
-        nthread=1,
         missing=math.nan,
         verbosity=0,
         **parameters,

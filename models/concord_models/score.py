@@ -148,8 +148,8 @@ def score(
     held = studies.held(run, dula, contracts, COLUMNS)
     expires = min(_expiry(champion), decision.expires or dula.term.expires)
     inputs = runs.digest(
-        champion.name, champion.version, champion.tags.get(tracking.INPUTS), held.by_name, run.as_of,
-        expires, decision.policy_digest, spec.cohort.model_dump(), tracking.code_digest(),
+        champion.name, champion.version, champion.tags.get(tracking.INPUTS),
+        held.by_name, run.as_of, expires, decision.policy_digest, spec.cohort.model_dump(), tracking.code_digest(),
     )  # fmt: skip
     if run.dry_run:
         message = f"{champion.name} version {champion.version} may be applied until {expires}"

@@ -137,7 +137,8 @@ def _mistakes(
         yield ("name",), f"the file is called {stem}.yaml; use that name"
     if dulas is not None and spec.agreement not in dulas:
         yield ("agreement",), f"no such agreement; conf/agreements has {', '.join(dulas) or 'none'}"
-    for kind, chosen, known in (("features", spec.features, FEATURES), ("audit", spec.audit, AUDIT)):
+    lists = (("features", spec.features, FEATURES), ("audit", spec.audit, AUDIT))
+    for kind, chosen, known in lists:
         for index, name in enumerate(chosen):
             if name not in known:
                 yield (kind, index), f"{name!r} is not known; use {', '.join(known)}"

@@ -108,7 +108,7 @@ def address(settings: Settings) -> tuple[str, str | None]:
 
 
 def opened(settings: Settings) -> Store:
-    """The store, made if absent (a second or two). Raises InfrastructureError if it does not open."""
+    """The store, made if absent (a second or two). Raises InfrastructureError if it fails."""
     # Read by MLflow when it is imported.
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"

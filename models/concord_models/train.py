@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from concord.agreements import access_log
@@ -40,7 +41,7 @@ from concord_models.fitting import Slice, Trial
 from concord_models.scorer import Scorer, matrix
 from concord_models.specification import ModelSpec
 from concord_models.studies import Held
-from concord_models.tracking import Registered, Store
+from concord_models.tracking import Store
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Slices:
-    """The rows by slice: on Spark (training rows, kept) and on the driver."""
+    """The rows by slice on the driver, and the training rows on Spark."""
 
     train_frame: DataFrame
     parts: Mapping[str, Slice]
@@ -118,10 +119,7 @@ def train(
             run, [access_log.Read(request, decision, run.run_id, held.rows)]
         )
         reach("train.features")
-        try:
-            outcome = _fit_and_log(run, spec, dula, decision, held, inputs, store, slices, seconds)
-        finally:
-            slices.train_frame.unpersist()
+        outcome = _fit_and_log(run, spec, dula, decision, held, inputs, store, slices, seconds)
     run.tally.read.update(held.by_name)
     run.tally.rows_in += sum(slices.counts.values())
     return outcome
@@ -181,35 +179,27 @@ def _slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
             [*cohort.KEY],
             "left",
         )
-    whole = whole.persist()
-    try:
-        days = [row[0] for row in whole.select(cohort.DUE).distinct().collect()]
-        months = spec.splits
-        edges = cohort.boundaries(
-            days,
-            test_months=months.test_months,
-            validation_months=months.validation_months,
-            lead_days=spec.cohort.lead_days,
+    # Collected once, sorted: what follows sees the rows in one order, whatever Spark did, and its
+    # queries do not carry the whole plan. Some 400 bytes a row: a million rows fit a driver.
+    local = whole.toPandas().sort_values([*cohort.KEY], kind="stable", ignore_index=True)
+    days = sorted(set(local[cohort.DUE]))
+    months = spec.splits
+    edges = cohort.boundaries(
+        days,
+        test_months=months.test_months,
+        validation_months=months.validation_months,
+        lead_days=spec.cohort.lead_days,
+    )
+    least = months.test_months + months.validation_months + months.least_train_months
+    counted = len({day.replace(day=1) for day in days})
+    if edges is None or counted < least:
+        raise UsageError(
+            f"{spec.name}: check-ins with a mature label at {run.as_of} fall in {counted} months, "
+            f"{least} are needed; wait for more deliveries, name a later --as-of, or shorten "
+            "splits in the model's file"
         )
-        least = months.test_months + months.validation_months + months.least_train_months
-        if edges is None or len({day.replace(day=1) for day in days}) < least:
-            raise UsageError(
-                f"{spec.name}: check-ins with a mature label at {run.as_of} fall in "
-                f"{len({day.replace(day=1) for day in days})} months, {least} are needed; wait for "
-                "more deliveries, name a later --as-of, or shorten splits in the model's file"
-            )
-        first = {
-            name: min(day for day in days if day >= edge)
-            for name, edge in (("v", edges.validation_from), ("t", edges.test_from))
-        }
-        slice_of = cohort.split(first["v"], first["t"], spec.cohort.lead_days)
-        sliced = whole.withColumn(cohort.SPLIT, slice_of).where(slice_of.isNotNull())
-        # Sorted: everything that follows sees the rows in one order, whatever Spark did.
-        local = sliced.toPandas().sort_values([*cohort.KEY], kind="stable")
-    except BaseException:
-        whole.unpersist()
-        raise
-    parts = {name: _part(local, name, spec) for name in (cohort.TRAIN, cohort.VALIDATION, cohort.TEST)}
+    local[cohort.SPLIT] = cohort.split(local, edges)
+    parts = {name: _part(local, name, spec) for name in cohort.SLICES}
     for name, part in parts.items():
         if not 0 < part.label.sum() < len(part.label):
             raise UsageError(
@@ -218,7 +208,8 @@ def _slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
             )
     test = local[local[cohort.SPLIT] == cohort.TEST]
     groups_of = {name: test[f"_audit_{name}"].astype(str).tolist() for name in spec.audit}
-    train_frame = sliced.where(sliced[cohort.SPLIT] == cohort.TRAIN)
+    own = local[local[cohort.SPLIT] == cohort.TRAIN][[*cohort.KEY, *spec.features, cohort.LABEL]]
+    train_frame = run.lake.spark.createDataFrame(pa.Table.from_pandas(own, preserve_index=False))
     return Slices(train_frame, parts, groups_of, edges)
 
 
@@ -425,7 +416,8 @@ def _log_evidence(
         chosen = evaluation.called(raw, test.lists, k)
         rows = evaluation.recall_by_group(test.label, chosen, slices.groups)
         mlflow.log_dict({"calls_per_office": k, "groups": rows}, "recall_by_group.json")
-        mlflow.log_figure(plots.recall_plot(rows, k, "Recall by group, test"), "recall_by_group.png")
+        picture = plots.recall_plot(rows, k, "Recall by group, test slice")
+        mlflow.log_figure(picture, "recall_by_group.png")
     mlflow.log_dict(spec.model_dump(mode="json"), "model.json")
 
 

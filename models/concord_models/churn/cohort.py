@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 
+import pandas as pd
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
@@ -19,7 +20,7 @@ CASE, DUE, AS_OF = "study_case_id", "due_on", "as_of"
 KEY = (CASE, DUE)
 LABEL, LABEL_KNOWN = "label", "label_known_on"
 SPLIT = "split"
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
+TRAIN, VALIDATION, TEST = SLICES = ("train", "validation", "test")
 
 # Columns of the curated table that cohort and label read.
 COLUMNS = frozenset(
@@ -40,7 +41,7 @@ COLUMNS = frozenset(
 
 @dataclass(frozen=True)
 class Boundaries:
-    """Where the slices begin: days on which check-ins fall due. Lead in days."""
+    """Days on which the first check-ins of the slices fall due, and the lead in days."""
 
     validation_from: date
     test_from: date
@@ -98,31 +99,30 @@ def labels(
 def boundaries(
     due_days: Sequence[date], *, test_months: int, validation_months: int, lead_days: int
 ) -> Boundaries | None:
-    """Slices by the months of the due days that have labels; None when there are too few months."""
+    """Slices by the months of the due days that have labels; None when there are too few months.
+
+    A slice begins with the first day of its months on which a check-in falls due.
+    """
     months = sorted({day.replace(day=1) for day in due_days})
     if len(months) <= test_months + validation_months:
         return None
-    return Boundaries(
-        validation_from=months[-test_months - validation_months],
-        test_from=months[-test_months],
-        lead_days=lead_days,
-    )
+    first = months[-test_months - validation_months], months[-test_months]
+    begins = [min(day for day in due_days if day >= month) for month in first]
+    return Boundaries(begins[0], begins[1], lead_days)
 
 
-def split(first_validation: date, first_test: date, lead_days: int) -> Column:
-    """A row's slice: train, validation, test, or NULL.
+def split(rows: pd.DataFrame, edges: Boundaries) -> pd.Series:
+    """Each row's slice: train, validation, test, or None.
 
-    `first_validation` and `first_test` are the first days on which a check-in of the slice falls
-    due. A label counts in a slice only if it was known before the next slice's first as-of day: a
-    model in use then could have learned from it.
+    `rows` has due_on and label_known_on as dates. A label counts in a slice only if it was known
+    by the next slice's first as-of day: a model in use then could have learned from it.
     """
-
-    def learnt(before: date) -> Column:
-        return F.col(LABEL_KNOWN) <= F.date_sub(F.lit(before), lead_days)
-
-    due = F.col(DUE)
-    return (
-        F.when(due >= F.lit(first_test), F.lit(TEST))
-        .when((due >= F.lit(first_validation)) & learnt(first_test), F.lit(VALIDATION))
-        .when((due < F.lit(first_validation)) & learnt(first_validation), F.lit(TRAIN))
-    )
+    due, known = rows[DUE], rows[LABEL_KNOWN]
+    lead_time = timedelta(days=edges.lead_days)
+    found = pd.Series(None, index=rows.index, dtype=object)
+    learnt = known <= edges.validation_from - lead_time
+    found[(due < edges.validation_from) & learnt] = TRAIN
+    learnt = known <= edges.test_from - lead_time
+    found[(due >= edges.validation_from) & (due < edges.test_from) & learnt] = VALIDATION
+    found[due >= edges.test_from] = TEST
+    return found

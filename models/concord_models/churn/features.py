@@ -324,7 +324,7 @@ def of_wages(members: DataFrame, wages: DataFrame) -> DataFrame:
 
 
 def audit(keys: DataFrame, persons: DataFrame) -> DataFrame:
-    """(study_case_id, due_on) with the head's groups, to audit by; `unknown` where it is missing."""
+    """(study_case_id, due_on) with the head's groups, to audit by; else `unknown`."""
     members = newest_members(keys, persons)
     age = F.year(AS_OF) - F.col("birth_year")
     band = (
