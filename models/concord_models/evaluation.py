@@ -58,9 +58,7 @@ def metrics(
     }
 
 
-def at_k(
-    label: Ints, score: Floats, lists: Sequence[object], k: int
-) -> tuple[Found, Found]:
+def at_k(label: Ints, score: Floats, lists: Sequence[object], k: int) -> tuple[Found, Found]:
     """Precision and recall when the first k of each list are called.
 
     Rows with equal scores at the cut are in no order: the worst and best choice among them, and

@@ -119,7 +119,9 @@ def logistic(train: DataFrame, spec: ModelSpec) -> Scorer:
     """
     names = list(spec.features)
     averages = train.agg(*[F.avg(name).alias(name) for name in names]).collect()[0]
-    means = {name: float(averages[name]) if averages[name] is not None else 0.0 for name in names}
+    means: dict[str, Any] = {
+        name: float(averages[name]) if averages[name] is not None else 0.0 for name in names
+    }
     filled = train.fillna(means, subset=names)
     rows = VectorAssembler(inputCols=names, outputCol="features").transform(filled)
     fitted = LogisticRegression(
@@ -220,7 +222,7 @@ def boosted(train: DataFrame, spec: ModelSpec, best: Trial) -> Scorer:
     keys = [name for name in ("study_case_id", "due_on") if name in train.columns]
     rows = train.repartition(spec.workers, *keys).sortWithinPartitions(*keys)
     rows = rows.fillna(math.nan, subset=names).select(*names, F.col("label").cast("double"))
-    parameters = {**best.parameters, "max_depth": int(best.parameters["max_depth"])}
+    parameters: dict[str, Any] = {**best.parameters, "max_depth": int(best.parameters["max_depth"])}
     classifier = SparkXGBClassifier(
         features_col=names,
         label_col="label",
@@ -229,6 +231,7 @@ def boosted(train: DataFrame, spec: ModelSpec, best: Trial) -> Scorer:
         random_state=spec.seed,
         missing=math.nan,
         verbosity=0,
+        verbose=False,
         **parameters,
     )
     try:

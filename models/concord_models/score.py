@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +148,16 @@ def score(
     held = studies.held(run, dula, contracts, COLUMNS)
     expires = min(_expiry(champion), decision.expires or dula.term.expires)
     inputs = runs.digest(
-        champion.name, champion.version, champion.tags.get(tracking.INPUTS),
-        held.by_name, run.as_of, expires, decision.policy_digest, spec.cohort.model_dump(), tracking.code_digest(),
-    )  # fmt: skip
+        champion.name,
+        champion.version,
+        champion.tags.get(tracking.INPUTS),
+        held.by_name,
+        run.as_of,
+        expires,
+        decision.policy_digest,
+        spec.cohort.model_dump(),
+        tracking.code_digest(),
+    )
     if run.dry_run:
         message = f"{champion.name} version {champion.version} may be applied until {expires}"
         return Outcome("would score", message, champion.version)
@@ -175,6 +182,11 @@ def score(
         return Outcome("nothing to do", "nothing to do", champion.version, 0, names, seconds)
     rows = job.rows(into[0], first.version)
     run.tally.rows_out += rows
+    if not rows:
+        within = spec.cohort.score_due_from_days, spec.cohort.score_due_until_days
+        begin, end = (run.as_of + timedelta(days=days) for days in within)
+        message = f"no open check-in that was known on {run.as_of} falls due {begin} to {end}"
+        return Outcome("scored", message, champion.version, 0, names, seconds)
     message = (
         f"{rows} check-ins scored by {champion.name} version {champion.version} as of {run.as_of}"
     )
@@ -264,9 +276,7 @@ class _Scoring:
         lake = self.run.lake
         contract = self.contracts[CASES.partition(".")[0]]
         key = agreement_key(self.run.settings.keys, self.dula.id)
-        theirs = own_ids(
-            lake, self.dula, self.decision, contract, table=CASES, role=ROLE, key=key
-        )
+        theirs = own_ids(lake, self.dula, self.decision, contract, table=CASES, role=ROLE, key=key)
         day = F.col(AS_OF) == F.lit(self.run.as_of)
         rows = lake.read(source, version=version).where(day).join(theirs, CASE, "inner")
         return self._write(rows.withColumnRenamed(OWN_ID, "case_id"), table, self.inputs)
@@ -324,13 +334,12 @@ def applied(rows: DataFrame, scorer: Scorer) -> DataFrame:
 
     def of(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         for batch in batches:
-            own = scorers.matrix({name: batch[name] for name in batch}, scorer.features)
+            own = scorers.matrix({name: batch[name] for name in scorer.features}, scorer.features)
             parts = scorer.contributions(own)
             raw = 1 / (1 + np.exp(-parts.sum(axis=1)))
+            reasons = pd.Series(scorer.reasons(own, parts), index=batch.index, dtype=object)
             kept = batch[[CASE, DUE, AS_OF, OFFICE]]
-            yield kept.assign(
-                raw=raw, p_proc=scorer.calibration(raw), reasons=scorer.reasons(own, parts)
-            )
+            yield kept.assign(raw=raw, p_proc=scorer.calibration(raw), reasons=reasons)
 
     return rows.mapInPandas(of, SCORED)
 

@@ -120,9 +120,7 @@ def load(folder: Path) -> Scorer:
         calibration=Calibration(*(tuple(content["calibration"][k]) for k in ("at", "to"))),
         words=content["words"],
         kinds=content["kinds"],
-        linear=Linear(
-            linear["intercept"], tuple(linear["coefficients"]), tuple(linear["means"])
-        )
+        linear=Linear(linear["intercept"], tuple(linear["coefficients"]), tuple(linear["means"]))
         if linear
         else None,
         booster=booster.read_text(encoding="utf-8") if booster.exists() else "",

@@ -46,9 +46,7 @@ class Held:
         return found
 
 
-def held(
-    run: Run, dula: Dula, contracts: Mapping[str, Contract], names: Collection[str]
-) -> Held:
+def held(run: Run, dula: Dula, contracts: Mapping[str, Contract], names: Collection[str]) -> Held:
     """What the study holds now.
 
     Raises UsageError when a table was never made, or when the run that wrote it did not come to

@@ -115,9 +115,7 @@ def train(
             )  # fmt: skip
         with _timed(seconds, "features"):
             slices = _slices(run, spec, held)
-        access_log.record_reads(
-            run, [access_log.Read(request, decision, run.run_id, held.rows)]
-        )
+        access_log.record_reads(run, [access_log.Read(request, decision, run.run_id, held.rows)])
         reach("train.features")
         outcome = _fit_and_log(run, spec, dula, decision, held, inputs, store, slices, seconds)
     run.tally.read.update(held.by_name)
@@ -345,7 +343,7 @@ def _log_inputs(run: Run, store: Store, held: Held) -> None:
     for name, table in held.tables.items():
         version = held.versions[name]
         source = DeltaDatasetSource(path=run.lake.path(table.table), delta_table_version=version)
-        dataset = MetaDataset(
+        dataset = MetaDataset(  # type: ignore[abstract]  # MLflow itself makes them so
             source, name=table.table.name, digest=runs.digest(table.table.name, version)[:8]
         )
         store.mlflow.log_input(dataset, context="training")

@@ -291,11 +291,15 @@ def of_card(keys: DataFrame, events: DataFrame) -> DataFrame:
     rows = known(keys, events).where(_within("event_on", 180))
     kind = F.col("event_kind")
     used = F.when(kind == "purchase", F.col("event_on"))
-    return rows.groupBy(*KEY, AS_OF).agg(
-        _times(_within("event_on", 60) & (kind == "purchase")).alias("purchases_60"),
-        F.date_diff(F.col(AS_OF), F.max(used)).alias("days_since_card_use"),
-        _times(_within("event_on", 90) & (kind == "declined")).alias("declined_90"),
-    ).drop(AS_OF)
+    return (
+        rows.groupBy(*KEY, AS_OF)
+        .agg(
+            _times(_within("event_on", 60) & (kind == "purchase")).alias("purchases_60"),
+            F.date_diff(F.col(AS_OF), F.max(used)).alias("days_since_card_use"),
+            _times(_within("event_on", 90) & (kind == "declined")).alias("declined_90"),
+        )
+        .drop(AS_OF)
+    )
 
 
 def of_claims(members: DataFrame, claims: DataFrame) -> DataFrame:
@@ -310,9 +314,9 @@ def of_wages(members: DataFrame, wages: DataFrame) -> DataFrame:
     rows = known(members.select(*KEY, AS_OF, PERSON), wages, PERSON)
     quarters = rows.groupBy(*KEY, "quarter").agg(F.sum(F.col("wages").cast("double")).alias("paid"))
     newest = quarters.groupBy(*KEY).agg(
-        F.slice(
-            F.sort_array(F.collect_list(F.struct("quarter", "paid")), asc=False), 1, 4
-        ).alias("last")
+        F.slice(F.sort_array(F.collect_list(F.struct("quarter", "paid")), asc=False), 1, 4).alias(
+            "last"
+        )
     )
     paid, before = F.try_element_at("last.paid", F.lit(1)), F.try_element_at("last.paid", F.lit(2))
     return newest.select(
