@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date, datetime
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
@@ -549,7 +551,15 @@ def show_settings(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the process's exit code (docs/runbook.md explains each)."""
+    add_commands()
     return exit_code_of(app, arguments)
+
+
+@cache
+def add_commands() -> None:
+    """Adds the commands that installed packages bring (entry points `concord.commands`)."""
+    for entry in sorted(entry_points(group="concord.commands"), key=lambda entry: entry.name):
+        entry.load()(app)
 
 
 def exit_code_of(application: typer.Typer, arguments: Sequence[str] | None) -> int:

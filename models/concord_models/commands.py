@@ -1,0 +1,207 @@
+"""`concord train` and `concord score`: found by the command line through an entry point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from concord.cli import (
+    DEFAULT_SETTINGS,
+    AsOfOption,
+    DryRunOption,
+    JsonLogsOption,
+    LakeOption,
+    RunIdOption,
+    SettingsOption,
+)
+from concord.deployment import Deployment, load_deployment
+from concord.errors import ConfigError
+from concord.lake import catalog
+from concord.lake import run as runs
+from concord.lake.run import real_clock, running
+from concord.lake.session import start, stop
+from concord.reporting import Reporter
+from concord.settings import gather, load_settings
+from concord.studies.tables import of_agreement
+from concord_models.specification import ModelSpec, load_models, named
+
+ModelOption = Annotated[str, typer.Option(help="The model, as conf/models names it.")]
+
+
+@dataclass(frozen=True)
+class Models:
+    """A deployment with its models."""
+
+    deployment: Deployment
+    models: dict[str, ModelSpec]
+
+    @property
+    def digest(self) -> str:
+        told = {name: spec.model_dump(mode="json") for name, spec in self.models.items()}
+        return runs.digest(self.deployment.digest, told)
+
+
+def load(path: Path, **overrides: Any) -> Models:
+    """conf/ with conf/models. Raises ConfigError with every mistake of every file."""
+    errors, deployment = [], None
+    try:
+        deployment = load_deployment(path, **overrides)
+        conf = deployment.settings.conf
+    except ConfigError as error:
+        errors.append(error)
+        conf = load_settings(path, overrides).conf
+    models: dict[str, ModelSpec] = {}
+    try:
+        models = load_models(conf, deployment.dulas if deployment else None)
+    except ConfigError as error:
+        errors.append(error)
+    gather(errors)
+    assert deployment is not None  # noqa: S101  # else there was an error
+    return Models(deployment, models)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to the command line."""
+    app.command()(train)
+    app.command()(score)
+
+
+def train(
+    model: ModelOption = "snap_churn",
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    as_of: AsOfOption = None,
+    run_id: RunIdOption = None,
+    dry_run: DryRunOption = False,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Train a model on its agreement's study, and register it with its evidence."""
+    from concord_models.train import train as fit
+
+    loaded = load(settings, lake=lake)
+    spec = named(loaded.models, model)
+    deployment = loaded.deployment
+    reporter = Reporter(json_logs=json_logs)
+    spark = start(deployment.settings, application="concord train")
+    try:
+        day = _day(as_of)
+        arguments = {"model": model}
+        read = _versions(spark, loaded, spec.agreement)
+        with running(
+            deployment.settings,
+            "train",
+            arguments=arguments,
+            as_of=day,
+            run_id=run_id or runs.digest("train", arguments, day, loaded.digest, read),
+            config_digest=loaded.digest,
+            dry_run=dry_run,
+            reporter=reporter,
+            spark=spark,
+        ) as current:
+            done = fit(current, spec, deployment.contracts, deployment.mous, deployment.dulas)
+            current.tally.message = done.message
+        reporter.say(f"train: {done.message}")
+        reporter.summary(
+            {
+                "job": "train",
+                "run_id": current.run_id,
+                "as_of": day.isoformat(),
+                "exit_code": 0,
+                "model": done.model,
+                "version": done.version,
+                "mlflow_run": done.run,
+                "status": done.status,
+                "rows": dict(done.rows),
+                "test": _rounded(done.measures),
+                "seconds": dict(done.seconds),
+                "message": done.message,
+            }
+        )
+    finally:
+        stop(spark)
+
+
+def score(
+    agreement: Annotated[str, typer.Option(help="The DULA to score under.")],
+    model: ModelOption = "snap_churn",
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    as_of: AsOfOption = None,
+    run_id: RunIdOption = None,
+    dry_run: DryRunOption = False,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Score check-ins that fall due soon, and return the scores to the agency by its own ids."""
+    from concord_models.score import score as apply
+
+    loaded = load(settings, lake=lake)
+    spec = named(loaded.models, model)
+    deployment = loaded.deployment
+    reporter = Reporter(json_logs=json_logs)
+    spark = start(deployment.settings, application="concord score")
+    try:
+        day = _day(as_of)
+        arguments = {"model": model, "agreement": agreement}
+        read = _versions(spark, loaded, agreement)
+        with running(
+            deployment.settings,
+            "score",
+            arguments=arguments,
+            as_of=day,
+            run_id=run_id or runs.digest("score", arguments, day, loaded.digest, read),
+            config_digest=loaded.digest,
+            dry_run=dry_run,
+            reporter=reporter,
+            spark=spark,
+        ) as current:
+            done = apply(
+                current,
+                spec,
+                deployment.contracts,
+                deployment.mous,
+                deployment.dulas,
+                agreement=agreement,
+            )
+            current.tally.message = done.message
+        reporter.say(f"score: {done.message}")
+        reporter.summary(
+            {
+                "job": "score",
+                "run_id": current.run_id,
+                "as_of": day.isoformat(),
+                "exit_code": 0,
+                "agreement": agreement,
+                "model": spec.registered_name,
+                "version": done.version,
+                "status": done.status,
+                "rows": done.rows,
+                "tables": list(done.tables),
+                "seconds": dict(done.seconds),
+                "message": done.message,
+            }
+        )
+    finally:
+        stop(spark)
+
+
+def _versions(spark: Any, loaded: Models, agreement: str) -> dict[str, int]:
+    dula = loaded.deployment.dulas.get(agreement)
+    if dula is None:
+        return {}
+    names = [table.table.name for table in of_agreement(dula, loaded.deployment.contracts)]
+    return catalog.versions(spark, loaded.deployment.settings.lake, names)
+
+
+def _day(as_of: datetime | None) -> Any:
+    return as_of.date() if as_of else real_clock().date()
+
+
+def _rounded(measures: Any) -> dict[str, dict[str, float]]:
+    return {
+        name: {key: round(value, 4) for key, value in values.items() if value == value}
+        for name, values in measures.items()
+    }

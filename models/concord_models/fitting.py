@@ -1,0 +1,291 @@
+"""Baselines, logistic regression and gradient-boosted trees, the search, and calibration.
+
+Spark fits the logistic regression and the final trees on all training rows; a search's trials fit
+on one machine each, on a sample, as tasks of Spark (hyperopt's SparkTrials).
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xgboost
+from numpy.typing import NDArray
+from pyspark.ml.classification import LogisticRegression
+from pyspark.ml.feature import VectorAssembler
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from sklearn.isotonic import IsotonicRegression
+
+from concord.errors import InfrastructureError
+from concord_models.churn.features import FEATURES
+from concord_models.scorer import Calibration, Linear, Scorer
+from concord_models.specification import ModelSpec
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows of one slice on the driver: features (NaN where unknown), labels, and each row's list
+    (office and due day)."""
+
+    rows: Floats
+    label: Ints
+    lists: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the search: parameters, trees at early stopping, the validation's log loss."""
+
+    number: int
+    parameters: Mapping[str, float]
+    trees: int
+    loss: float
+
+
+# --- baselines -----------------------------------------------------------------------------------
+
+
+def baselines(train: Slice, features: Sequence[str]) -> dict[str, Callable[[Slice], Floats]]:
+    """What a model has to beat, by name: each a function from a slice to probabilities.
+
+    The training slice's base rate; whether the last check-in failed; the one feature that ranks
+    best on the training slice.
+    """
+    rate = float(train.label.mean())
+    found: dict[str, Callable[[Slice], Floats]] = {
+        "base_rate": lambda part: np.full(len(part.label), rate)
+    }
+    if "last_procedural" in features:
+        found["closed_last_time"] = _by_value(train, features.index("last_procedural"), rate)
+    ranked = [(_rank_strength(train.rows[:, i], train.label), i) for i in range(len(features))]
+    strength, best = max(ranked, key=lambda item: (abs(item[0] - 0.5), -item[1]))
+    found[f"best_feature ({features[best]})"] = _by_rank(train, best, rising=strength >= 0.5)
+    return found
+
+
+def _by_value(train: Slice, column: int, rate: float) -> Callable[[Slice], Floats]:
+    """The training share of each value; of an unknown value the base rate of such rows."""
+
+    def key(values: Floats) -> Floats:
+        return np.where(np.isnan(values), -1.0, values)
+
+    own = key(train.rows[:, column])
+    shares = {value: float(train.label[own == value].mean()) for value in np.unique(own)}
+    return lambda part: np.array([shares.get(v, rate) for v in key(part.rows[:, column])])
+
+
+def _by_rank(train: Slice, column: int, *, rising: bool) -> Callable[[Slice], Floats]:
+    """The share of training rows at or below a value: a rank, not a probability."""
+    values = np.nan_to_num(train.rows[:, column], nan=float(np.nanmean(train.rows[:, column])))
+    ordered = np.sort(values)
+    fill = float(values.mean())
+
+    def rank(part: Slice) -> Floats:
+        own = np.nan_to_num(part.rows[:, column], nan=fill)
+        share = np.searchsorted(ordered, own, "right") / len(ordered)
+        return share if rising else 1 - share
+
+    return rank
+
+
+def _rank_strength(values: Floats, label: Ints) -> float:
+    """AUC of one feature; unknown values count as their mean."""
+    from sklearn.metrics import roc_auc_score
+
+    known = ~np.isnan(values)
+    if not known.any() or not 0 < label.sum() < len(label):
+        return 0.5
+    return float(roc_auc_score(label, np.where(known, values, values[known].mean())))
+
+
+# --- logistic regression -------------------------------------------------------------------------
+
+
+def logistic(train: DataFrame, spec: ModelSpec) -> Scorer:
+    """Spark's logistic regression on all training rows, missing values as the training mean.
+
+    `train` has the features as doubles and the column `label`.
+    """
+    names = list(spec.features)
+    averages = train.agg(*[F.avg(name).alias(name) for name in names]).collect()[0]
+    means: dict[str, Any] = {
+        name: float(averages[name]) if averages[name] is not None else 0.0 for name in names
+    }
+    filled = train.fillna(means, subset=names)
+    rows = VectorAssembler(inputCols=names, outputCol="features").transform(filled)
+    fitted = LogisticRegression(
+        regParam=spec.logistic.penalty, elasticNetParam=spec.logistic.elastic_net, maxIter=50
+    ).fit(rows.select("features", F.col("label").cast("double").alias("label")))
+    weights = tuple(float(weight) for weight in fitted.coefficients.toArray())
+    linear = Linear(float(fitted.intercept), weights, tuple(means[name] for name in names))
+    return Scorer("logistic", spec.features, Calibration(), *_described(spec), linear=linear)
+
+
+# --- gradient-boosted trees ----------------------------------------------------------------------
+
+
+def search(spark: SparkSession, train: Slice, validation: Slice, spec: ModelSpec) -> list[Trial]:
+    """The trials, in the order they were drawn: random in the space, side by side on Spark.
+
+    Random points depend on seed and order alone, not on which trial ends first, so that a search
+    that is repeated draws and finds the same. Raises InfrastructureError when a trial fails.
+    """
+    from hyperopt import STATUS_OK, SparkTrials, fmin, hp, rand, space_eval
+
+    size = len(train.label)
+    chosen = np.arange(size)
+    if size > spec.search.sample_rows:
+        drawn = np.random.default_rng(spec.seed).choice(size, spec.search.sample_rows, False)
+        chosen = np.sort(drawn)
+    data = spark.sparkContext.broadcast(
+        (train.rows[chosen], train.label[chosen], validation.rows, validation.label)
+    )
+    rounds, patience, seed = spec.search.rounds, spec.search.early_stopping, spec.seed
+
+    def objective(point: Mapping[str, Any]) -> dict[str, Any]:
+        rows, label, other_rows, other_label = data.value
+        fit = xgboost.DMatrix(rows.astype(np.float32), label)
+        held = xgboost.DMatrix(other_rows.astype(np.float32), other_label)
+        told: dict[str, Any] = {}
+        booster = xgboost.train(
+            {**_parameters(point), "objective": "binary:logistic", "eval_metric": "logloss",
+             "seed": seed, "nthread": 1, "verbosity": 0},
+            fit,
+            num_boost_round=rounds,
+            evals=[(held, "held")],
+            early_stopping_rounds=patience,
+            evals_result=told,
+            verbose_eval=False,
+        )  # fmt: skip
+        found = {"loss": float(booster.best_score), "trees": int(booster.best_iteration) + 1}
+        return {**found, "status": STATUS_OK}
+
+    space = {
+        name: hp.quniform(name, least, most, 1)
+        if name == "max_depth"
+        else hp.uniform(name, least, most)
+        if name in {"subsample", "colsample_bytree"}
+        else hp.loguniform(name, math.log(least), math.log(most))
+        for name, (least, most) in spec.search.space
+    }
+    try:
+        with _quiet():
+            trials = SparkTrials(parallelism=spec.search.parallelism, spark_session=spark)
+            fmin(
+                objective,
+                space,
+                algo=rand.suggest,
+                max_evals=spec.search.trials,
+                trials=trials,
+                rstate=np.random.default_rng(spec.seed),
+                show_progressbar=False,
+                verbose=False,
+                return_argmin=False,
+            )
+    except Exception as error:
+        # What a failed task says can quote rows.
+        raise InfrastructureError(
+            f"train: the search failed with {type(error).__name__}; run this again"
+        ) from None
+    finally:
+        data.unpersist()
+    found = []
+    for trial in trials.trials:
+        result = trial["result"]
+        if result.get("status") != STATUS_OK:
+            raise InfrastructureError(f"train: trial {trial['tid']} failed; run this again")
+        point = {name: values[0] for name, values in trial["misc"]["vals"].items()}
+        parameters = _parameters(space_eval(space, point))
+        found.append(Trial(int(trial["tid"]), parameters, result["trees"], result["loss"]))
+    return sorted(found, key=lambda trial: trial.number)
+
+
+def boosted(train: DataFrame, spec: ModelSpec, best: Trial) -> Scorer:
+    """The winner, fitted by xgboost.spark on all training rows with its number of trees.
+
+    Rows are put in an order of their own first: with one worker the same rows give the same trees.
+    """
+    from xgboost.spark import SparkXGBClassifier
+
+    names = list(spec.features)
+    keys = [name for name in ("study_case_id", "due_on") if name in train.columns]
+    rows = train.repartition(spec.workers, *keys).sortWithinPartitions(*keys)
+    rows = rows.fillna(math.nan, subset=names).select(*names, F.col("label").cast("double"))
+    parameters: dict[str, Any] = {**best.parameters, "max_depth": int(best.parameters["max_depth"])}
+    classifier = SparkXGBClassifier(
+        features_col=names,
+        label_col="label",
+        num_workers=spec.workers,
+        n_estimators=best.trees,
+        random_state=spec.seed,
+        missing=math.nan,
+        verbosity=0,
+        verbose=False,
+        **parameters,
+    )
+    try:
+        with _quiet():
+            booster = classifier.fit(rows).get_booster()
+    except Exception as error:
+        raise InfrastructureError(
+            f"train: xgboost.spark failed with {type(error).__name__}; run this again"
+        ) from None
+    booster.feature_names = names
+    text = bytes(booster.save_raw("json")).decode()
+    return Scorer("xgboost", spec.features, Calibration(), *_described(spec), booster=text)
+
+
+def calibration(label: Ints, probability: Floats) -> Calibration:
+    """Isotonic regression of labels on probabilities (Zadrozny and Elkan 2002).
+
+    Held off 0 and 1 by one row's weight: a slice without a closure does not prove that there will
+    be none.
+    """
+    margin = 1 / (len(label) + 2)
+    fitted = IsotonicRegression(y_min=margin, y_max=1 - margin, out_of_bounds="clip")
+    fitted.fit(probability, label)
+    return Calibration(
+        tuple(float(x) for x in fitted.X_thresholds_), tuple(float(y) for y in fitted.y_thresholds_)
+    )
+
+
+def _parameters(point: Mapping[str, Any]) -> dict[str, float]:
+    return {name: int(v) if name == "max_depth" else float(v) for name, v in sorted(point.items())}
+
+
+def _described(spec: ModelSpec) -> tuple[dict[str, str], dict[str, str]]:
+    return (
+        {name: FEATURES[name].words for name in spec.features},
+        {name: FEATURES[name].kind for name in spec.features},
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """hyperopt and xgboost talk on the terminal about each of their steps."""
+    names = ("hyperopt", "hyperopt-spark", "XGBoost-PySpark", "py4j")
+    levels = {name: logging.getLogger(name).level for name in names}
+    try:
+        for name in names:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,140 @@
+"""A fitted model as a value: rows of features to a probability and reasons. No Spark, no MLflow.
+
+A scorer is two files, `scorer.json` and, for trees, `booster.json`; it opens wherever numpy and
+xgboost are, now and in years.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xgboost
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+SCORER, BOOSTER = "scorer.json", "booster.json"
+TOP_REASONS = 3
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A monotone map of probabilities: linear between points, flat outside (isotonic)."""
+
+    at: tuple[float, ...] = ()
+    to: tuple[float, ...] = ()
+
+    def __call__(self, probability: Floats) -> Floats:
+        return np.interp(probability, self.at, self.to) if self.at else probability
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Logistic regression on raw features; a missing value counts as the training mean."""
+
+    intercept: float
+    coefficients: tuple[float, ...]
+    means: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """One fitted model. `booster` is xgboost's JSON; `linear` a logistic regression; one is set.
+
+    `words` says each feature in plain words and `kinds` how to show its value.
+    """
+
+    kind: Literal["xgboost", "logistic"]
+    features: tuple[str, ...]
+    calibration: Calibration
+    words: Mapping[str, str]
+    kinds: Mapping[str, str]
+    linear: Linear | None = None
+    booster: str = ""
+
+    def raw(self, rows: Floats) -> Floats:
+        """Uncalibrated probabilities of rows of features (NaN where unknown)."""
+        return 1 / (1 + np.exp(-self.contributions(rows).sum(axis=1)))
+
+    def probability(self, rows: Floats) -> Floats:
+        return self.calibration(self.raw(rows))
+
+    def contributions(self, rows: Floats) -> Floats:
+        """What each feature adds to the log-odds, and the constant in the last column.
+
+        Trees: TreeSHAP as xgboost computes it (Lundberg et al. 2020). Linear: coefficient times
+        distance from the training mean.
+        """
+        if self.linear is None:
+            matrix = xgboost.DMatrix(rows.astype(np.float32), feature_names=list(self.features))
+            return _booster(self.booster).predict(matrix, pred_contribs=True).astype(np.float64)
+        means, weights = np.array(self.linear.means), np.array(self.linear.coefficients)
+        parts = np.where(np.isnan(rows), 0.0, rows - means) * weights
+        constant = self.linear.intercept + float(means @ weights)
+        return np.column_stack([parts, np.full(len(rows), constant)])
+
+    def reasons(self, rows: Floats, parts: Floats | None = None) -> list[list[str]]:
+        """For each row the features that raise its risk most, in plain words; at most three."""
+        parts = self.contributions(rows) if parts is None else parts
+        own = parts[:, :-1]
+        order = np.argsort(-own, axis=1, kind="stable")[:, :TOP_REASONS]
+        return [
+            [self._reason(i, rows[n, i]) for i in order[n] if own[n, i] > 0]
+            for n in range(len(rows))
+        ]
+
+    def _reason(self, index: int, value: float) -> str:
+        name = self.features[index]
+        words, kind = self.words[name], self.kinds[name]
+        if np.isnan(value):
+            return f"{words}: not known"
+        if kind == "flag":
+            return f"{words}: {'yes' if value else 'no'}"
+        if kind == "share":
+            return f"{words}: {value:.0%}"
+        return f"{words}: {value:,.0f}"
+
+    def save(self, folder: Path) -> None:
+        """Writes the files below `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        content = asdict(self)
+        content.pop("booster")
+        (folder / SCORER).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        if self.booster:
+            (folder / BOOSTER).write_text(self.booster, encoding="utf-8")
+
+
+def load(folder: Path) -> Scorer:
+    """The scorer that `save` wrote."""
+    content: dict[str, Any] = json.loads((folder / SCORER).read_text(encoding="utf-8"))
+    booster = folder / BOOSTER
+    linear = content.pop("linear")
+    return Scorer(
+        kind=content["kind"],
+        features=tuple(content["features"]),
+        calibration=Calibration(*(tuple(content["calibration"][k]) for k in ("at", "to"))),
+        words=content["words"],
+        kinds=content["kinds"],
+        linear=Linear(linear["intercept"], tuple(linear["coefficients"]), tuple(linear["means"]))
+        if linear
+        else None,
+        booster=booster.read_text(encoding="utf-8") if booster.exists() else "",
+    )
+
+
+def matrix(columns: Mapping[str, Any], features: Sequence[str]) -> Floats:
+    """Columns by name as rows of features, in the scorer's order; NaN where unknown."""
+    return np.column_stack([np.asarray(columns[name], dtype=np.float64) for name in features])
+
+
+@lru_cache(maxsize=4)
+def _booster(text: str) -> xgboost.Booster:
+    booster = xgboost.Booster()
+    booster.load_model(bytearray(text, "utf-8"))
+    booster.set_param({"nthread": 1})
+    return booster

@@ -1,0 +1,154 @@
+"""One file of `conf/models` as a typed value: under which agreement, on whom, from what, how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field as Setting
+
+from concord.agreements.dula import Dula
+from concord.errors import ConfigError, UsageError
+from concord.settings import Document, Location, Typed, gather, read_document, validate
+from concord_models.churn.features import AUDIT, FEATURES
+
+Range = tuple[float, float]
+Metric = Literal["log_loss", "brier", "auc", "average_precision"]
+
+
+class Cohort(Typed):
+    """Who is a row. Days count from the day a check-in falls due, or from a score's as-of date."""
+
+    unit: Literal["snap_checkin"]
+    lead_days: int = Setting(ge=1, le=60)
+    score_due_from_days: int = Setting(ge=0)
+    score_due_until_days: int = Setting(ge=0)
+
+
+class Label(Typed):
+    """What is predicted: closure for one of the reasons at the check-in."""
+
+    name: Literal["y_proc"]
+    closure_reasons: tuple[str, ...] = Setting(min_length=1)
+    mature_after_days: int = Setting(default=0, ge=0)
+
+
+class Splits(Typed):
+    """Months of due days, newest last: train, validation, test."""
+
+    test_months: int = Setting(ge=1)
+    validation_months: int = Setting(ge=1)
+    least_train_months: int = Setting(default=4, ge=1)
+
+
+class Space(Typed):
+    """The search space of gradient-boosted trees: least and most of each parameter."""
+
+    max_depth: tuple[int, int]
+    learning_rate: Range
+    min_child_weight: Range
+    subsample: Range
+    colsample_bytree: Range
+    reg_lambda: Range
+
+
+class Search(Typed):
+    """Trials of the search, random in the space: repeated with one seed, it is the same search."""
+
+    trials: int = Setting(ge=1)
+    parallelism: int = Setting(ge=1)
+    sample_rows: int = Setting(ge=100)
+    rounds: int = Setting(ge=1)
+    early_stopping: int = Setting(ge=1)
+    space: Space
+
+
+class Logistic(Typed):
+    """Spark's `regParam` and `elasticNetParam`."""
+
+    penalty: float = Setting(ge=0)
+    elastic_net: float = Setting(default=0, ge=0, le=1)
+
+
+class Metrics(Typed):
+    select_by: Metric
+    calls_per_office: int = Setting(ge=1)
+    calibration_bins: int = Setting(ge=2)
+
+
+class ModelSpec(Typed):
+    """One model. The version rises with every change that should be noticed."""
+
+    name: str = Setting(pattern=r"^[a-z][a-z0-9_]*$")
+    version: int = Setting(gt=0)
+    title: str
+    agreement: str = Setting(pattern=r"^DULA-\d{4}-\d{4}$")
+    cohort: Cohort
+    label: Label
+    features: tuple[str, ...] = Setting(min_length=1)
+    audit: tuple[str, ...] = ()
+    splits: Splits
+    search: Search
+    logistic: Logistic
+    workers: int = Setting(default=1, ge=1)
+    seed: int
+    metrics: Metrics
+
+    @property
+    def registered_name(self) -> str:
+        """The model's name in the registry: one agreement, one model."""
+        return f"{self.agreement}.{self.name}"
+
+
+def load_models(conf: Path, dulas: Mapping[str, Dula] | None = None) -> dict[str, ModelSpec]:
+    """All files of `conf/models`, by name. Raises one ConfigError with all mistakes of all."""
+    found: dict[str, ModelSpec] = {}
+    errors = []
+    for path in sorted((conf / "models").glob("*.yaml")):
+        try:
+            found[path.stem] = _load(path, dulas)
+        except ConfigError as error:
+            errors.append(error)
+    gather(errors)
+    return found
+
+
+def named(models: Mapping[str, ModelSpec], name: str) -> ModelSpec:
+    if name not in models:
+        known = ", ".join(sorted(models)) or "none"
+        raise UsageError(f"there is no model {name!r}; conf/models has {known}")
+    return models[name]
+
+
+def _load(path: Path, dulas: Mapping[str, Dula] | None) -> ModelSpec:
+    document: Document = read_document(path)
+    spec = validate(document, ModelSpec)
+    found = [document.problem(place, text) for place, text in _mistakes(path.stem, spec, dulas)]
+    if found:
+        raise ConfigError(found)
+    return spec
+
+
+def _mistakes(
+    stem: str, spec: ModelSpec, dulas: Mapping[str, Dula] | None
+) -> Iterator[tuple[Location, str]]:
+    if spec.name != stem:
+        yield ("name",), f"the file is called {stem}.yaml; use that name"
+    if dulas is not None and spec.agreement not in dulas:
+        yield ("agreement",), f"no such agreement; conf/agreements has {', '.join(dulas) or 'none'}"
+    lists = (("features", spec.features, FEATURES), ("audit", spec.audit, AUDIT))
+    for kind, chosen, known in lists:
+        for index, name in enumerate(chosen):
+            if name not in known:
+                yield (kind, index), f"{name!r} is not known; use {', '.join(known)}"
+            elif name in chosen[:index]:
+                yield (kind, index), f"{name!r} stands twice; remove one"
+    for name, (least, most) in spec.search.space:
+        if least > most:
+            yield ("search", "space", name), f"least {least} is above most {most}; swap them"
+        if least <= 0:
+            yield ("search", "space", name), "has to be above 0"
+    cohort = spec.cohort
+    if cohort.score_due_from_days > cohort.score_due_until_days:
+        yield ("cohort", "score_due_from_days"), "is above score_due_until_days; swap them"

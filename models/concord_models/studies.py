@@ -1,0 +1,75 @@
+"""A study's tables as a model reads them: whole, at recorded versions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from concord.agreements.access_log import ACCESS_LOG
+from concord.agreements.dula import Dula
+from concord.contracts.model import Contract
+from concord.errors import UsageError
+from concord.lake.run import Run
+from concord.studies.tables import StudyTable, of_agreement
+
+
+@dataclass(frozen=True)
+class Held:
+    """The tables that a model reads of one study, by `<feed>.<table>`, with the version of each
+    and the rows that its newest commit wrote."""
+
+    tables: Mapping[str, StudyTable]
+    versions: Mapping[str, int]
+    rows: int
+
+    @property
+    def by_name(self) -> dict[str, int]:
+        """Versions by the tables' own names."""
+        return {self.tables[name].table.name: version for name, version in self.versions.items()}
+
+    def frames(self, run: Run, columns: Mapping[str, Collection[str]]) -> dict[str, DataFrame]:
+        """The tables at their versions: pseudonyms, origin, and of the agreed columns those asked
+        for."""
+        found = {}
+        for name, table in self.tables.items():
+            agreed = set(table.dataset.column_names)
+            kept = [
+                column
+                for column in table.table.column_names
+                if column not in agreed or column in columns[name]
+            ]
+            rows = run.lake.read(table.table, version=self.versions[name])
+            found[name] = rows.select(*kept)
+        return found
+
+
+def held(run: Run, dula: Dula, contracts: Mapping[str, Contract], names: Collection[str]) -> Held:
+    """What the study holds now.
+
+    Raises UsageError when a table was never made, or when the run that wrote it did not come to
+    its end: its neighbours may then be of other deliveries.
+    """
+    again = f"run concord study --agreement {dula.id} first"
+    tables = {t.dataset.table: t for t in of_agreement(dula, contracts) if t.dataset.table in names}
+    with run.lake.locks.hold(
+        [table.table.name for table in tables.values()], wait_seconds=run.lake.lock_wait
+    ):
+        made = {name: run.lake.made_from(table.table) for name, table in tables.items()}
+        versions = {name: run.lake.version(table.table) for name, table in tables.items()}
+    missing = sorted(name for name, said in made.items() if said is None)
+    if missing:
+        raise UsageError(f"the study of {dula.id} has no {', '.join(missing)}; {again}")
+    log = run.lake.read(ACCESS_LOG).where(
+        (F.col("agreement") == dula.id) & (F.col("decision") == "read")
+    )
+    ended = {row["run_id"] for row in log.select("run_id").distinct().collect()}
+    if not {said["run_id"] for said in made.values() if said} <= ended:
+        raise UsageError(f"the study of {dula.id} was cut short while it was made; {again}")
+    return Held(
+        tables,
+        {name: version for name, version in versions.items() if version is not None},
+        sum(int(said.get("rows") or 0) for said in made.values() if said),
+    )
