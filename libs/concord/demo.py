@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, datetime
+from functools import partial
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,6 +92,11 @@ def demo(
         console.print(f"\n[bold]study[/], as of {ROUNDS[-1]}")
         with _timed(seconds, "study"):
             _study(deployment, spark, reporter)
+        # What packages that the library does not know add: the models' training and scores.
+        for stage in sorted(entry_points(group="concord.demo"), key=lambda stage: stage.name):
+            if is_table(Storage(spark), join(deployment.settings.lake, CROSSWALK)):
+                clock = partial(_permitted_now, deployment)
+                stage.load()(deployment, spark, reporter, ROUNDS[-1], clock, seconds)
         with _timed(seconds, "show"):
             _show(spark, deployment)
     finally:
@@ -151,11 +158,15 @@ def _study(deployment: Deployment, spark: SparkSession, reporter: Reporter) -> N
         dry_run=False,
         reporter=reporter,
         spark=spark,
-        clock=lambda: _permitted(deployment, runs.real_clock()),
+        clock=partial(_permitted_now, deployment),
     ) as run:
         outcomes = study(run, deployment.contracts, deployment.mous, deployment.dulas)
         run.tally.exit_code = max((o.exit_code for o in outcomes), default=0)
         run.tally.message = sentence(outcomes)
+
+
+def _permitted_now(deployment: Deployment) -> datetime:
+    return _permitted(deployment, runs.real_clock())
 
 
 def _permitted(deployment: Deployment, now: datetime) -> datetime:
