@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, datetime
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,6 +99,10 @@ def demo(
         console.print(f"\n[bold]studies and products[/], as of {as_of}")
         with _timed(seconds, "study"):
             _study(deployment, as_of, spark, reporter)
+        # What packages that the library does not know add: the models' training and scores.
+        for stage in sorted(entry_points(group="concord.demo"), key=lambda stage: stage.name):
+            clock = _permitted(deployment)
+            stage.load()(deployment, spark, reporter, as_of, clock, seconds)
         with _timed(seconds, "publish"):
             _publish(deployment, as_of, spark, reporter)
         with _timed(seconds, "show"):

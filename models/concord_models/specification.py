@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -112,6 +113,15 @@ def load_models(conf: Path, dulas: Mapping[str, Dula] | None = None) -> dict[str
             errors.append(error)
     gather(errors)
     return found
+
+
+def write_schema(folder: Path) -> Path:
+    """Writes `model.schema.json`, by which editors complete and check a model's file."""
+    schema = ModelSpec.model_json_schema(mode="validation")
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    path = folder / "model.schema.json"
+    path.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
 
 
 def named(models: Mapping[str, ModelSpec], name: str) -> ModelSpec:

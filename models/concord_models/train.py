@@ -439,8 +439,12 @@ def _register(
         outputs=Schema([ColSpec(DataType.double, PROBABILITY)]),
     )
     # No household's row: each feature's median over the training slice.
-    medians = np.nanmedian(slices.parts[cohort.TRAIN].rows, axis=0)
-    example = pd.DataFrame([dict(zip(spec.features, medians.tolist(), strict=True))])
+    train_rows = slices.parts[cohort.TRAIN].rows
+    # A feature that no row of the slice knows has no median.
+    medians = [
+        float(np.median(c[~np.isnan(c)])) if (~np.isnan(c)).any() else 0.0 for c in train_rows.T
+    ]
+    example = pd.DataFrame([dict(zip(spec.features, medians, strict=True))])
     with tempfile.TemporaryDirectory() as folder:
         scorer.save(Path(folder) / SCORER_ARTIFACT)
         logged = store.mlflow.pyfunc.log_model(

@@ -112,14 +112,14 @@ def boundaries(
 
 
 def split(rows: pd.DataFrame, edges: Boundaries) -> pd.Series:
-    """Each row's slice: train, validation, test, or None.
+    """Each row's slice: train, validation, test, or an empty text for none.
 
     `rows` has due_on and label_known_on as dates. A label counts in a slice only if it was known
     by the next slice's first as-of day: a model in use then could have learned from it.
     """
     due, known = rows[DUE], rows[LABEL_KNOWN]
     lead_time = timedelta(days=edges.lead_days)
-    found = pd.Series(None, index=rows.index, dtype=object)
+    found = pd.Series("", index=rows.index, dtype=object)
     learnt = known <= edges.validation_from - lead_time
     found[(due < edges.validation_from) & learnt] = TRAIN
     learnt = known <= edges.test_from - lead_time

@@ -70,7 +70,7 @@ def test_diff_refuses_a_version_that_is_too_low(feeds: Path, tmp_path: Path) -> 
 
 def test_docs_writes_pages_and_schemas_once(feeds: Path, tmp_path: Path) -> None:
     out = tmp_path / "pages"
-    assert "11 files changed" in run("docs", "--conf", feeds, "--out", out).stdout
+    assert "12 files changed" in run("docs", "--conf", feeds, "--out", out).stdout
     assert (feeds / "schemas" / "contract.schema.json").exists()
     assert "1 contracts, 0 files changed" in run("docs", "--conf", feeds, "--out", out).stdout
 
