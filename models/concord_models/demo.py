@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 from rich.table import Table as Grid
 
-from concord.cli import Deployment
+from concord.deployment import Deployment
 from concord.lake import run as runs
 from concord.lake.run import Clock, Run, running
 from concord.reporting import Reporter
