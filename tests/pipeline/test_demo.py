@@ -46,9 +46,9 @@ def test_the_demo_loads_every_feed_and_says_what_it_rejected(demo: Demo) -> None
     assert "adds up to" in demo.output, "the faulty delivery's reason"
     assert "replaces sequence 2" in (ledger := json.dumps(reasons(demo))), ledger
     assert "Seconds per stage" in demo.output
-    # Six tables of dta_snap and seven other feeds, four of the index, two studies of eight, a
-    # product, three ledgers.
-    assert len(tables(demo)) == 13 + 4 + 16 + 1 + 3, tables(demo)
+    # Six tables of dta_snap and seven other feeds, four of the index, two studies of eight and the
+    # scores, a product, three ledgers.
+    assert len(tables(demo)) == 13 + 4 + 16 + 1 + 1 + 3, tables(demo)
     runs = pl.read_delta(str(demo.lake / "ops" / "runs"))
     ended = runs.filter(pl.col("state") == "ended", pl.col("job") == "ingest").sort("as_of")
     *before, last = ended["exit_code"].to_list()
@@ -65,8 +65,8 @@ def test_a_second_demo_finds_nothing_to_do(demo: Demo) -> None:
     before = {path: deltalake.DeltaTable(str(path)).version() for path in tables(demo)}
     again = run_demo(demo.home)
     assert again.summary["deliveries"] == 0
-    # four rounds of ingest and index, two studies, a product
-    assert again.output.count("nothing to do") == 4 + 4 + 2 + 1
+    # four rounds of ingest and index, two studies, a model, its scores, a product
+    assert again.output.count("nothing to do") == 4 + 4 + 2 + 2 + 1
     after = {path: deltalake.DeltaTable(str(path)).version() for path in tables(demo)}
     changed = {path.name for path in before if before[path] != after[path]}
     assert changed == {"runs", "access_log"}, "what was asked is told again, nothing is made"
