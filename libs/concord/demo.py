@@ -192,6 +192,8 @@ def _study(deployment: Deployment, as_of: date, spark: SparkSession, reporter: R
         clock=_permitted(deployment),
     ) as run:
         made = study_job.study(run, deployment.contracts, deployment.mous, deployment.dulas)
+        for outcome in made:
+            console.print(f"  {outcome.agreement}: {outcome.message}")
         run.tally.message = study_job.sentence(made)
         run.tally.exit_code = max(outcome.exit_code for outcome in made)
 
@@ -217,6 +219,8 @@ def _publish(deployment: Deployment, as_of: date, spark: SparkSession, reporter:
             deployment.mous,
             deployment.dulas,
         )
+        for outcome in made:
+            console.print(f"  {outcome.product}: {outcome.message}")
         run.tally.message = product_job.sentence(made)
         run.tally.exit_code = max(outcome.exit_code for outcome in made)
 
