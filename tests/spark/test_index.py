@@ -272,6 +272,7 @@ def test_persons_are_recognised_kept_and_followed_over_time(archive: Archive) ->
         archive.index(MAY, run_id="late", config_digest="other")
 
 
+@pytest.mark.chaos
 def test_killed_at_every_point_and_run_again_the_tables_are_the_same(
     archive: Archive, dying: pytest.MonkeyPatch
 ) -> None:

@@ -432,6 +432,7 @@ KILL_POINTS = (
 )
 
 
+@pytest.mark.chaos
 def test_killed_at_any_point_a_rerun_gives_the_tables_of_an_undisturbed_run(
     own_desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
