@@ -99,12 +99,15 @@ class Deployment:
 
     @property
     def registry(self) -> Registry:
-        """Every table that the deployment declares."""
+        """Every table that the deployment declares, those of installed packages too (entry points
+        `concord.tables`: functions of the folder conf and the DULAs)."""
+        others = [entry.load() for entry in entry_points(group="concord.tables")]
         return Registry(
             [
                 *tables.registry(self.contracts.values()),
                 access_log.ACCESS_LOG,
                 *study_tables.registry(self.dulas.values(), self.contracts),
+                *(table for declare in others for table in declare(self.settings.conf, self.dulas)),
             ]
         )
 
