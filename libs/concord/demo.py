@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import date, datetime
 from importlib.metadata import entry_points
@@ -134,20 +134,28 @@ def _with_keys(deployment: Deployment, folder: Path) -> Deployment:
     return replace(deployment, settings=settings)
 
 
-def _round(
-    deployment: Deployment, as_of: date, spark: SparkSession, reporter: Reporter
-) -> tuple[list[Outcome], int]:
-    with running(
+def _stage(
+    deployment: Deployment, job: str, as_of: date, spark: SparkSession, reporter: Reporter
+) -> AbstractContextManager[runs.Run]:
+    digest = deployment.index_digest if job == "index" else deployment.digest
+    return running(
         deployment.settings,
-        "ingest",
+        job,
         arguments={},
         as_of=as_of,
-        run_id=runs.digest("demo", as_of, deployment.digest),
-        config_digest=deployment.digest,
+        run_id=runs.digest(f"demo {job}", as_of, digest),
+        config_digest=digest,
         dry_run=False,
         reporter=reporter,
         spark=spark,
-    ) as run:
+        clock=_permitted(deployment),
+    )
+
+
+def _round(
+    deployment: Deployment, as_of: date, spark: SparkSession, reporter: Reporter
+) -> tuple[list[Outcome], int]:
+    with _stage(deployment, "ingest", as_of, spark, reporter) as run:
         outcomes = ingest(run, deployment.contracts, deployment.mous)
         run.tally.exit_code = max((o.exit_code for o in outcomes), default=0)
         return outcomes, run.tally.rows_in
@@ -156,17 +164,7 @@ def _round(
 def _index(
     deployment: Deployment, as_of: date, spark: SparkSession, reporter: Reporter
 ) -> index_job.Outcome:
-    with running(
-        deployment.settings,
-        "index",
-        arguments={},
-        as_of=as_of,
-        run_id=runs.digest("demo index", as_of, deployment.index_digest),
-        config_digest=deployment.index_digest,
-        dry_run=False,
-        reporter=reporter,
-        spark=spark,
-    ) as run:
+    with _stage(deployment, "index", as_of, spark, reporter) as run:
         outcome = index_job.index(
             run,
             deployment.contracts,
@@ -179,18 +177,7 @@ def _index(
 
 
 def _study(deployment: Deployment, as_of: date, spark: SparkSession, reporter: Reporter) -> None:
-    with running(
-        deployment.settings,
-        "study",
-        arguments={},
-        as_of=as_of,
-        run_id=runs.digest("demo study", as_of, deployment.digest),
-        config_digest=deployment.digest,
-        dry_run=False,
-        reporter=reporter,
-        spark=spark,
-        clock=_permitted(deployment),
-    ) as run:
+    with _stage(deployment, "study", as_of, spark, reporter) as run:
         made = study_job.study(run, deployment.contracts, deployment.mous, deployment.dulas)
         for outcome in made:
             console.print(f"  {outcome.agreement}: {outcome.message}")
@@ -199,18 +186,7 @@ def _study(deployment: Deployment, as_of: date, spark: SparkSession, reporter: R
 
 
 def _publish(deployment: Deployment, as_of: date, spark: SparkSession, reporter: Reporter) -> None:
-    with running(
-        deployment.settings,
-        "publish",
-        arguments={},
-        as_of=as_of,
-        run_id=runs.digest("demo publish", as_of, deployment.digest),
-        config_digest=deployment.digest,
-        dry_run=False,
-        reporter=reporter,
-        spark=spark,
-        clock=_permitted(deployment),
-    ) as run:
+    with _stage(deployment, "publish", as_of, spark, reporter) as run:
         made = product_job.publish(
             run,
             deployment.products,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ class Deployment:
 
     @property
     def registry(self) -> Registry:
-        """Every table that the deployment declares."""
+        """Every table that the deployment declares, those of installed packages too (entry points
+        `concord.tables`: functions of the folder conf and the DULAs)."""
+        others = [entry.load() for entry in entry_points(group="concord.tables")]
         return Registry(
             [
                 *tables.registry(self.contracts.values()),
@@ -68,6 +71,7 @@ class Deployment:
                 *index_tables.TABLES,
                 *study_tables.registry(self.dulas.values(), self.contracts),
                 *publishing.registry(self.products),
+                *(table for declare in others for table in declare(self.settings.conf, self.dulas)),
             ]
         )
 

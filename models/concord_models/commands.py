@@ -47,21 +47,21 @@ class Models:
 
 def load(path: Path, **overrides: Any) -> Models:
     """conf/ with conf/models. Raises ConfigError with every mistake of every file."""
-    errors, deployment = [], None
     try:
         deployment = load_deployment(path, **overrides)
-        conf = deployment.settings.conf
     except ConfigError as error:
-        errors.append(error)
-        conf = load_settings(path, overrides).conf
-    models: dict[str, ModelSpec] = {}
+        gather([error, *_mistakes(load_settings(path, overrides).conf)])
+        raise
+    return Models(deployment, load_models(deployment.settings.conf, deployment.dulas))
+
+
+def _mistakes(conf: Path) -> list[ConfigError]:
+    """What is wrong with the models' files, whatever else is."""
     try:
-        models = load_models(conf, deployment.dulas if deployment else None)
+        load_models(conf, None)
     except ConfigError as error:
-        errors.append(error)
-    gather(errors)
-    assert deployment is not None  # noqa: S101  # else there was an error
-    return Models(deployment, models)
+        return [error]
+    return []
 
 
 def register(app: typer.Typer) -> None:

@@ -42,7 +42,7 @@ from concord_models.churn import cohort
 from concord_models.churn.cohort import AS_OF, CASE, DUE
 from concord_models.churn.features import COLUMNS, OFFICE, features
 from concord_models.scorer import Scorer
-from concord_models.specification import ModelSpec
+from concord_models.specification import ModelSpec, load_models
 from concord_models.studies import Held
 from concord_models.tracking import Registered
 
@@ -110,10 +110,11 @@ def returned_table(dula: Dula, spec: ModelSpec) -> Table:
     )
 
 
-def tables(dulas: Mapping[str, Dula], models: Mapping[str, ModelSpec]) -> list[Table]:
-    """The tables that a deployment's models may fill."""
+def tables(conf: Path, dulas: Mapping[str, Dula]) -> list[Table]:
+    """The tables that a deployment's models may fill, for its registry (entry point
+    `concord.tables`). Raises ConfigError for a model file that is wrong."""
     found = []
-    for spec in models.values():
+    for spec in load_models(conf).values():
         for dula in dulas.values():
             if "score" in dula.uses.allowed:
                 found.append(scores_table(dula, spec))
@@ -263,10 +264,10 @@ class _Scoring:
             F.col(AS_OF).cast("timestamp").alias("scored_at"),
             F.lit(self.expires).alias("expires_on"),
         )
-        written = self._write(named, table, self.inputs)
+        # Before the write: a run that is killed in between has read all the same.
         read = access_log.Read(self.request, self.decision, self.run.run_id, self.held.rows)
         access_log.record_reads(self.run, [read])
-        return written
+        return self._write(named, table, self.inputs)
 
     def returned(self, source: Table, table: Table, version: int) -> Written:
         """The day's scores under the agency's own case ids."""

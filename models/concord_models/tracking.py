@@ -116,6 +116,7 @@ def opened(settings: Settings) -> Store:
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     warnings.filterwarnings("ignore", module=r"mlflow.*")
+    warnings.filterwarnings("ignore", message=r"(?s).*[Tt]ype hint")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     place, artifacts = address(settings)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from rapidfuzz.distance import JaroWinkler
 from rapidfuzz.process import cpdist
 
-from concord.linkage.patterns import LEVELS, Integers, encode, number
+from concord.linkage.patterns import LEVELS, Comparison, Integers, encode, number
 from concord.linkage.standardise import canonical_names
 
 Flags = npt.NDArray[np.bool_]
@@ -198,7 +198,7 @@ def hash_area(zip_code: str) -> int:
     return int(zip_code[:3])
 
 
-def _same(name: str) -> Callable[[Records, Integers, Integers], Integers]:
+def _same(name: Comparison) -> Callable[[Records, Integers, Integers], Integers]:
     def compare(records: Records, left: Integers, right: Integers) -> Integers:
         texts = records.texts(name)
         same = np.where(
@@ -241,7 +241,7 @@ def _both(texts: Texts, left: Integers, right: Integers) -> Flags:
 
 def _graded(
     records: Records,
-    name: str,
+    name: Comparison,
     left: Integers,
     right: Integers,
     grade: Callable[[Sequence[str], Sequence[str]], Integers],

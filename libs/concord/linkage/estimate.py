@@ -19,7 +19,7 @@ from concord.lake.tables import Lake
 from concord.linkage import tables
 from concord.linkage.compare import Records, patterns
 from concord.linkage.model import Level, PersonIndex
-from concord.linkage.patterns import LEVELS, Floats, Integers, decode, number
+from concord.linkage.patterns import LEVELS, Comparison, Floats, Integers, decode, number
 
 RANDOM_PAIRS = 4_000_000
 SAMPLE = 500_000
@@ -121,8 +121,8 @@ def _fall(levels: int) -> Floats:
     return np.asarray(start / start.sum(), dtype=float)
 
 
-def _ordered(model: PersonIndex, name: str) -> list[Level]:
-    of = model.comparisons[name]  # type: ignore[index]
+def _ordered(model: PersonIndex, name: Comparison) -> list[Level]:
+    of = model.comparisons[name]
     return [of[level] for level in LEVELS[name]]
 
 

@@ -14,14 +14,13 @@ from concord.contracts.model import Contract
 from concord.errors import ConfigError
 from concord.lake.run import digest
 from concord.linkage.compare import Near
-from concord.linkage.patterns import LEVELS, MISSING, Weights, number
+from concord.linkage.patterns import LEVELS, MISSING, Comparison, Weights, number
 from concord.linkage.standardise import Standards, family_name, given_name, street_of
 from concord.settings import Document, Location, Typed, read_document, validate
 
 FILE = "person_index.yaml"
 SUM_TOLERANCE = 0.002
 
-Comparison = Literal["ssn", "given", "family", "birth", "contact", "sex", "middle", "suffix"]
 Part = Literal[
     "ssn",
     "ssn_first5",
@@ -129,11 +128,11 @@ class PersonIndex(Typed):
         """Comparisons that the file leaves out weigh nothing."""
         bits = []
         for name, levels in LEVELS.items():
-            given = self.comparisons.get(name, {})  # type: ignore[call-overload]
+            given = self.comparisons.get(name, {})
             bits.append((0.0, *(given[level].bits if given else 0.0 for level in levels)))
         never = tuple(
             tuple(
-                frozenset(number(name, level) for level in condition.when.get(name, ()))  # type: ignore[call-overload]
+                frozenset(number(name, level) for level in condition.when.get(name, ()))
                 for name in LEVELS
             )
             for condition in self.never
@@ -204,7 +203,9 @@ def _mistakes(
         yield ("link_weight",), "must lie between keep_weight and cluster_weight"
 
 
-def _level_mistakes(name: str, levels: Mapping[str, Level]) -> Iterator[tuple[Location, str]]:
+def _level_mistakes(
+    name: Comparison, levels: Mapping[str, Level]
+) -> Iterator[tuple[Location, str]]:
     place: Location = ("comparisons", name)
     for level in levels:
         if level not in LEVELS[name]:

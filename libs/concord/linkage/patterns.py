@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,10 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 MISSING = "missing"
-# Comparison -> its levels besides `missing`, strongest first. What a level means is said where it
+Comparison = Literal["ssn", "given", "family", "birth", "contact", "sex", "middle", "suffix"]
+# A comparison's levels besides `missing`, strongest first. What a level means is said where it
 # is decided, in concord.linkage.compare. Stored patterns depend on this order.
-LEVELS: Mapping[str, tuple[str, ...]] = {
+LEVELS: Mapping[Comparison, tuple[str, ...]] = {
     "ssn": ("exact", "near", "last_four", "differ"),
     "given": ("exact", "nickname", "initial", "near", "differ"),
     "family": ("exact", "part", "near", "differ"),
@@ -44,7 +46,7 @@ def decode(patterns: Integers) -> Integers:
     return patterns[:, None] // PLACE[None, :] % RADIX[None, :]
 
 
-def number(comparison: str, level: str) -> int:
+def number(comparison: Comparison, level: str) -> int:
     """A level's number within its comparison."""
     return 0 if level == MISSING else LEVELS[comparison].index(level) + 1
 
