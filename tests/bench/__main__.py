@@ -18,6 +18,7 @@ from concord.errors import UsageError
 from concord.ingest.rules import declared_rules
 from concord.lake.session import start
 from tests.bench.feed import COLUMNS, contract
+from tests.bench.line import line
 from tests.bench.measure import Bench, settings_of, synthesis
 from tests.bench.report import (
     Pair,
@@ -37,6 +38,9 @@ console = Console(highlight=False)
 
 def bench(
     people: Annotated[int, typer.Option(help="People to synthesize; 0: no synthesis.")] = PEOPLE,
+    line_people: Annotated[
+        int, typer.Option(help="People of the demo that is timed whole; 0: no demo.")
+    ] = PEOPLE,
     rows: Annotated[str, typer.Option(help="Sizes to ingest, by commas.")] = SIZES,
     full: Annotated[bool, typer.Option("--full", help=f"Also ingest {FULL:,} rows.")] = False,
     ratio_rows: Annotated[int, typer.Option(help="Rows of the file for the ratio.")] = RATIO_ROWS,
@@ -51,10 +55,11 @@ def bench(
         "docs/benchmarks.md"
     ),
 ) -> None:
-    """Measure synthesis and ingestion on this machine."""
+    """Measure synthesis, ingestion and the whole line on this machine."""
     sizes = sorted({*_sizes(rows), *([FULL] if full else [])})
     given: dict[str, int | str] = {
         "people": people,
+        "line-people": line_people,
         "rows": rows,
         "ratio-rows": ratio_rows,
         "repetitions": repetitions,
@@ -76,6 +81,9 @@ def bench(
         if people:
             console.print(f"synthesize {people:,} people")
             results = replace(results, synthesis=synthesis(folder / "synthesis", people))
+        if line_people:
+            console.print(f"the demo of {line_people:,} people")
+            results = replace(results, line=line(folder / "demo", line_people))
         results = _ingestion(results, folder, sizes, repetitions, memory)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -140,6 +148,7 @@ def _command(given: dict[str, int | str], *, full: bool) -> str:
     """The command that gives these figures again; folders do not matter to them."""
     usual = {
         "people": PEOPLE,
+        "line-people": PEOPLE,
         "rows": SIZES,
         "ratio-rows": RATIO_ROWS,
         "repetitions": REPETITIONS,

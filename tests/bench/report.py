@@ -66,6 +66,27 @@ class Profile:
 
 
 @dataclass(frozen=True)
+class Features:
+    """Check-ins, features of each, and the seconds to make them in a new session and again."""
+
+    rows: int
+    columns: int
+    first: float
+    again: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """The demo as a process: seconds of all of it and, in order, of its stages."""
+
+    people: int
+    seconds: float
+    stages: dict[str, float]
+    records: int
+    features: Features
+
+
+@dataclass(frozen=True)
 class Results:
     """All of one benchmark; a part that was not asked for is None or empty."""
 
@@ -79,6 +100,7 @@ class Results:
     pairs: tuple[Pair, ...] = ()
     scale: tuple[Scale, ...] = ()
     profile: Profile | None = None
+    line: Line | None = None
 
 
 def ratios(pairs: Sequence[Pair]) -> tuple[float, float, float]:
@@ -156,6 +178,8 @@ def markdown(results: Results) -> str:
         _scale(results.scale),
         "### Where an ingest's time goes",
         _profile(results.profile),
+        "### The whole line",
+        _line(results.line),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -226,6 +250,24 @@ def _profile(profile: Profile | None) -> str:
     said = f"{profile.rows:,} rows; the bare Spark copy of them took {profile.bare:.2f} seconds."
     heading = ("step", "seconds", "times the bare copy")
     return f"{said}\n\n{_table(heading, rows, numbers=True)}"
+
+
+def _line(line: Line | None) -> str:
+    if line is None:
+        return NOT_MEASURED
+    made = line.features
+    said = (
+        f"`make demo` for {line.people:,} people, in a process of its own: **{line.seconds:.0f}** "
+        f"seconds, of which the session, the display and the judgement are a part. The index "
+        f"knows {line.records:,} records. Features by themselves, {made.columns} of each of "
+        f"{made.rows:,} check-ins: {made.first:.1f} seconds in a new session, {made.again:.1f} "
+        "again."
+    )
+    rows = [(stage, f"{seconds:.1f}") for stage, seconds in line.stages.items()]
+    for job in ("ingest", "index"):
+        total = sum(value for stage, value in line.stages.items() if stage.startswith(job))
+        rows.append((f"**{job}, all**", f"{total:.1f}"))
+    return f"{said}\n\n{_table(('stage', 'seconds'), rows, numbers=True)}"
 
 
 def _table(heading: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:

@@ -17,6 +17,7 @@ from tests.conftest import ROOT
 PEOPLE = 2000
 # What the demo reads from the place it is run in.
 PLACES = ("conf", "infra", "jobs", "libs", ".venv", "pyproject.toml")
+EVENTS, LOGS = "events", "logs"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,17 @@ class Demo:
 
 
 def run_demo(home: Path) -> Demo:
-    done = Demo(home, "").run(sys.executable, "-m", "concord.demo", "--people", str(PEOPLE))
+    """The demo with what a careful operator keeps: event logs, and the logs of its output."""
+    for kept in (EVENTS, LOGS):
+        (home / kept).mkdir(exist_ok=True)
+    confs = {"spark.eventLog.enabled": "true", "spark.eventLog.dir": (home / EVENTS).as_uri()}
+    done = Demo(home, "").run(
+        sys.executable, "-m", "concord.demo", "--people", str(PEOPLE),
+        CONCORD_SPARK__CONFS=json.dumps(confs),
+    )  # fmt: skip
+    number = len(list((home / LOGS).iterdir()))
+    (home / LOGS / f"{number}.out").write_text(done.stdout)
+    (home / LOGS / f"{number}.err").write_text(done.stderr)
     assert done.returncode == 0, done.stderr[-2000:]
     return Demo(home, done.stdout)
 

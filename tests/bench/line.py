@@ -1,0 +1,77 @@
+"""The whole line: the demo in a process of its own, stage by stage, and features by themselves."""
+
+from __future__ import annotations
+
+import json
+import subprocess  # nosec B404
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+from pyspark.sql import DataFrame
+
+from concord.deployment import load_deployment
+from concord.errors import ConcordError
+from concord.lake.run import running
+from concord.lake.session import start
+from concord.reporting import Reporter
+from concord_models import studies
+from concord_models.churn import cohort
+from concord_models.churn.features import COLUMNS, FEATURES, features
+from tests.bench.report import Features, Line
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = ROOT / "conf" / "settings" / "local.yaml"
+AGREEMENT, LEAD_DAYS = "DULA-2026-0001", 14
+# The last round of the demo: all it brought is known by then.
+AS_OF = date(2025, 7, 31)
+
+
+def line(folder: Path, people: int) -> Line:
+    """`make demo` for so many people, from a folder that is empty; then its features once more.
+
+    Raises ConcordError when the demo does not end with 0.
+    """
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "concord.demo", "--people", str(people), "--folder", folder]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # noqa: S603  # nosec
+    whole = time.perf_counter() - began
+    if done.returncode:
+        raise ConcordError(f"the demo ended with {done.returncode}:\n{done.stdout[-2000:]}")
+    told = json.loads(done.stdout.splitlines()[-1])
+    return Line(people, whole, told["seconds"], told["index"]["records"], _features(folder))
+
+
+def _features(folder: Path) -> Features:
+    """Every check-in's features as training makes them, on the demo's study: cold, then warm."""
+    deployment = load_deployment(SETTINGS, lake=str(folder / "lake"))
+    spark = start(deployment.settings, application="concord bench")
+    try:
+        with running(
+            deployment.settings,
+            "train",
+            arguments={},
+            as_of=AS_OF,
+            run_id="bench-features",
+            config_digest="bench",
+            dry_run=True,
+            reporter=Reporter(quiet=True),
+            spark=spark,
+        ) as run:
+            held = studies.held(run, deployment.dulas[AGREEMENT], deployment.contracts, COLUMNS)
+
+            def made() -> DataFrame:
+                frames = held.frames(run, COLUMNS)
+                reports = frames["dta_snap.checkins"]
+                rows = cohort.open_checkins(reports, cohort.lead(LEAD_DAYS))
+                return features(rows, frames)
+
+            seconds = []
+            for _ in range(2):
+                began = time.perf_counter()
+                rows = made().toArrow().num_rows
+                seconds.append(time.perf_counter() - began)
+    finally:
+        spark.stop()
+    return Features(rows, len(FEATURES), *seconds)
