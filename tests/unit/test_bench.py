@@ -17,6 +17,8 @@ from tests.bench.report import (
     END,
     NOT_MEASURED,
     START,
+    Features,
+    Line,
     Pair,
     Profile,
     Results,
@@ -41,6 +43,13 @@ RESULTS = Results(
     pairs=(Pair(10.0, 25.0), Pair(10.0, 15.0), Pair(8.0, 16.0)),
     scale=(Scale(10_000, 900_000, 0.5, 2.0), Scale(1_000_000, 90_000_000, 10.0, 20.0)),
     profile=Profile(1_000_000, 10.0, 20.0, (Step("hash", 1.5), Step("stage", 12.0))),
+    line=Line(
+        60_000,
+        240.4,
+        {"ingest backfill": 70.0, "ingest round 1": 30.5, "index backfill": 25.0, "train": 40.0},
+        70_000,
+        Features(9_000, 48, 12.0, 6.0),
+    ),
 )
 
 
@@ -56,8 +65,12 @@ def test_every_table_has_its_figures() -> None:
         "| hash | 1.50 | 0.15 |",
         "| rest (planning, locks, clean-up) | 6.50 | 0.65 |",
         "| **all** | 20.00 | 2.00 |",
+        "| train | 40.0 |",
+        "| **ingest, all** | 100.5 |",
+        "| **index, all** | 25.0 |",
     ):
         assert line in text.splitlines()
+    assert "48 of each of 9,000 check-ins: 12.0 seconds in a new session, 6.0 again" in text
     assert "median **2.00** (least 1.50, greatest 2.50), within the aim of 2.0" in text
 
 
@@ -67,7 +80,7 @@ def test_a_ratio_above_the_aim_is_called_so() -> None:
 
 
 def test_what_was_not_measured_is_said() -> None:
-    assert markdown(Results("2025-06-01", "x", {}, 10, 10)).count(NOT_MEASURED) == 4
+    assert markdown(Results("2025-06-01", "x", {}, 10, 10)).count(NOT_MEASURED) == 5
 
 
 def test_text_around_the_markers_stays(tmp_path: Path) -> None:

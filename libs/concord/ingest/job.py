@@ -588,6 +588,7 @@ def _stage(feed: Feed, manifest: Manifest, delivery_id: str, archive: str | None
         key=feed.key,
         folder=feed.work(delivery_id),
         parallel=feed.run.settings.parallel_tables,
+        large=not small,
     )
 
 

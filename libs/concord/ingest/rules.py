@@ -6,6 +6,7 @@ Messages quote a value only from a column without identifier role.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame
@@ -34,7 +35,8 @@ def typed(rows: DataFrame, table: Table) -> DataFrame:
     """Text rows of a reader as typed columns, with `_violations`.
 
     Gives `_file`, `_block`, `_index`, `_raw`, the contract's fields by their types (NULL where a
-    value cannot be read) and `_violations`.
+    value cannot be read), `_violations`, `_broken` (there is one) and `_rejected` (one keeps the
+    row out of the tables).
     """
     nulls = [token for token in table.format.null_values if token]
     texts = rows.select(
@@ -48,23 +50,42 @@ def typed(rows: DataFrame, table: Table) -> DataFrame:
     values = texts.select("*", *[_typed(field).alias(field.name) for field in table.fields])
     checks = [check for field in table.fields for check in _field_checks(field)]
     checks += [
-        F.when(
+        Check(
             ~F.expr(rule.condition),
             _violation(rule.name, ",".join(rule.columns), F.lit(rule.message), rule.severity),
+            rule.severity,
         )
         for rule in table.row_rules
     ]
-    broken = F.array_compact(F.array(*checks)) if checks else F.array()
-    malformed = F.array(_violation("malformed", "", F.col("_malformed"), "error"))
-    violations = F.when(F.col("_malformed").isNotNull(), malformed).otherwise(broken)
-    return values.select(
+    # Whether, before what: nearly all rows are good and need no list made.
+    malformed = F.col("_malformed").isNotNull()
+    judged = values.select(
+        "*",
+        _any([malformed, *[check.broken for check in checks]]).alias("_broken"),
+        _any([malformed, *[c.broken for c in checks if c.severity == "error"]]).alias("_rejected"),
+    )
+    listed = F.array_compact(F.array(*[F.when(c.broken, c.violation) for c in checks]))
+    violations = F.when(
+        malformed, F.array(_violation("malformed", "", F.col("_malformed"), "error"))
+    ).when(F.col("_broken"), listed if checks else F.array())
+    return judged.select(
         "_file",
         "_block",
         "_index",
         "_raw",
-        violations.cast(f"array<{VIOLATION_TYPE}>").alias("_violations"),
+        F.coalesce(violations, F.array()).cast(f"array<{VIOLATION_TYPE}>").alias("_violations"),
+        "_broken",
+        "_rejected",
         *[field.name for field in table.fields],
     )
+
+
+def _any(conditions: Sequence[Column]) -> Column:
+    """Whether one of the conditions holds; one that is NULL does not."""
+    held = conditions[0]
+    for condition in conditions[1:]:
+        held = held | condition
+    return F.coalesce(held, F.lit(False))
 
 
 def with_derived(rows: DataFrame, table: Table) -> DataFrame:
@@ -79,8 +100,8 @@ def with_derived(rows: DataFrame, table: Table) -> DataFrame:
     return rows.select("*", *derived) if derived else rows
 
 
-def has_errors(violations: str = "_violations") -> Column:
-    """Whether a row has a violation that keeps it out of the tables."""
+def has_errors(violations: str) -> Column:
+    """Whether one of a column's violations keeps a row out of the tables."""
     return F.exists(violations, lambda violation: violation["severity"] == "error")
 
 
@@ -131,57 +152,54 @@ def _wide(field: Field) -> Column:
     )
 
 
-def _field_checks(field: Field) -> list[Column]:
+@dataclass(frozen=True)
+class Check:
+    """A rule of a row: when it is broken, and what is said then."""
+
+    broken: Column
+    violation: Column
+    severity: str = "error"
+
+
+def _field_checks(field: Field) -> list[Check]:
     text, value = F.col(TEXT + field.name), F.col(field.name)
     given = text.isNotNull()
 
-    def broken(condition: Column, rule: str, why: str) -> Column:
+    def broken(condition: Column, why: str) -> Check:
         quoted = (
             F.concat(F.lit("'"), F.substring(text, 1, 60), F.lit(f"' {why}"))
             if field.identifier_role == "none"
             else F.lit(f"a value {why}")
         )
-        return F.when(condition, _violation(rule, field.name, quoted, "error"))
+        return Check(condition, _violation("invalidValues", field.name, quoted, "error"))
 
     checks = []
     if field.required:
         missing = _violation("nullValues", field.name, F.lit("is required and missing"), "error")
-        checks.append(F.when(text.isNull(), missing))
+        checks.append(Check(text.isNull(), missing))
     if field.type != "string":
         shape = f" in the form {' or '.join(field.date_formats)}" if field.date_formats else ""
-        checks.append(
-            broken(given & value.isNull(), "invalidValues", f"is not a {field.type}{shape}")
-        )
+        checks.append(broken(given & value.isNull(), f"is not a {field.type}{shape}"))
     if field.pattern is not None:
         fits = text.rlike(rf"\A(?:{field.pattern})\z")
-        checks.append(broken(given & ~fits, "invalidValues", f"does not match {field.pattern}"))
+        checks.append(broken(given & ~fits, f"does not match {field.pattern}"))
     if field.allowed:
-        checks.append(
-            broken(
-                given & ~text.isin(list(field.allowed)), "invalidValues", "is not an allowed code"
-            )
-        )
+        checks.append(broken(given & ~text.isin(list(field.allowed)), "is not an allowed code"))
     if field.harmonise and field.harmonise.otherwise is None and not field.allowed:
         codes = list(field.harmonise.map)
-        checks.append(
-            broken(given & ~text.isin(codes), "invalidValues", "is a code without a standard code")
-        )
+        checks.append(broken(given & ~text.isin(codes), "is a code without a standard code"))
     if field.minimum is not None:
         low = F.lit(str(field.minimum)).cast(field.type)
-        checks.append(broken(value < low, "invalidValues", f"is below {field.minimum}"))
+        checks.append(broken(value < low, f"is below {field.minimum}"))
     if field.maximum is not None:
         high = F.lit(str(field.maximum)).cast(field.type)
-        checks.append(broken(value > high, "invalidValues", f"is above {field.maximum}"))
+        checks.append(broken(value > high, f"is above {field.maximum}"))
     if field.min_length is not None:
         short = F.length(text) < field.min_length
-        checks.append(
-            broken(short, "invalidValues", f"is shorter than {field.min_length} characters")
-        )
+        checks.append(broken(short, f"is shorter than {field.min_length} characters"))
     if field.max_length is not None:
         long = F.length(text) > field.max_length
-        checks.append(
-            broken(long, "invalidValues", f"is longer than {field.max_length} characters")
-        )
+        checks.append(broken(long, f"is longer than {field.max_length} characters"))
     return checks
 
 

@@ -73,7 +73,7 @@ class Stage:
 
     def good(self, table: str) -> DataFrame:
         """The rows that go on: no violation of severity `error`, staged or late."""
-        rows = self.tables[table].where(~rules.has_errors())
+        rows = self.tables[table].where(~F.col("_rejected"))
         if self.late is None:
             return rows
         out = self.late.where(
@@ -85,7 +85,7 @@ class Stage:
         """The other rows, with all their violations in `_violations`."""
         rows = self.tables[table]
         if self.late is None:
-            return rows.where(rules.has_errors())
+            return rows.where("_rejected")
         late = (
             self.late.where(F.col("_table") == table)
             .groupBy(*PLACE)
@@ -93,7 +93,7 @@ class Stage:
         )
         both = F.concat("_violations", F.coalesce(F.col("_late"), F.array()))
         joined = rows.join(late, list(PLACE), "left").withColumn("_violations", both)
-        return joined.where(rules.has_errors()).drop("_late")
+        return joined.where(F.col("_rejected") | rules.has_errors("_late")).drop("_late")
 
 
 def stage(
@@ -105,10 +105,12 @@ def stage(
     key: KeySource | None,
     folder: str,
     parallel: int,
+    large: bool,
 ) -> Stage:
     """Reads, types, checks and keys all rows once, writes them to `folder`, and audits them.
 
-    `parallel` tables at a time.
+    `parallel` tables at a time. `large`: the delivery is, so that a further query is cheaper than
+    what it can spare.
     """
     periods = {file.name: file.period for file in manifest.files}
 
@@ -123,7 +125,7 @@ def stage(
 
     with ThreadPoolExecutor(max_workers=parallel) as pool:
         tables = dict(zip(files, pool.map(one, files), strict=True))
-    return _audit(contract, manifest, tables, _late(contract, tables), join(folder, "_late"))
+    return _audit(contract, manifest, tables, _late(contract, tables, large), join(folder, "_late"))
 
 
 def _keyed(rows: DataFrame, contract: Contract, table: Table, key: KeySource | None) -> DataFrame:
@@ -139,12 +141,13 @@ def _keyed(rows: DataFrame, contract: Contract, table: Table, key: KeySource | N
     return rows.select("*", *ids) if ids else rows
 
 
-def _late(contract: Contract, tables: Mapping[str, DataFrame]) -> DataFrame | None:
+def _late(contract: Contract, tables: Mapping[str, DataFrame], large: bool) -> DataFrame | None:
     """Violations that only a comparison of rows can find: duplicate keys, dangling references."""
     found = []
     for name, rows in tables.items():
         table = contract.table(name)
-        if table.key:
+        # To find the repeated rows takes sorting all of them; that there is none, counting keys.
+        if table.key and not (large and _repeated(rows, table).isEmpty()):
             found.append(_duplicates(rows, table))
         for reference in table.references:
             if reference.to_table in tables:
@@ -152,10 +155,16 @@ def _late(contract: Contract, tables: Mapping[str, DataFrame]) -> DataFrame | No
     return _union(found) if found else None
 
 
+def _repeated(rows: DataFrame, table: Table) -> DataFrame:
+    """The primary keys that more than one good row of a period has."""
+    good = rows.where(~F.col("_rejected"))
+    return good.groupBy("_period", *table.key).agg(F.count("*").alias("_times")).where("_times > 1")
+
+
 def _duplicates(rows: DataFrame, table: Table) -> DataFrame:
     """Every good row of a period whose primary key an earlier row of it already has."""
     key = ["_period", *table.key]
-    good = rows.where(~rules.has_errors()).select(*key, *PLACE)
+    good = rows.where(~F.col("_rejected")).select(*key, *PLACE)
     repeated = (
         good.groupBy(*key)
         .agg(F.count("*").alias("_times"), F.min(F.struct(*PLACE)).alias("_first"))
@@ -168,7 +177,7 @@ def _duplicates(rows: DataFrame, table: Table) -> DataFrame:
 
 def _dangling(rows: DataFrame, parents: DataFrame, table: Table, reference: Any) -> DataFrame:
     """Good rows that refer to a row which the delivery does not bring for that period."""
-    good = rows.where(~rules.has_errors())
+    good = rows.where(~F.col("_rejected"))
     for column in reference.columns:
         good = good.where(F.col(column).isNotNull())
     target = parents.select(
@@ -204,7 +213,11 @@ def _audit(
     """Counts everything in one query; what comparisons found is kept in `folder`, if anything."""
     parts = [_counts(contract.table(name), rows) for name, rows in tables.items()]
     parts += [
-        _violations(rows.select(F.lit(name).alias("_table"), F.explode("_violations").alias("v")))
+        _violations(
+            rows.where("_broken").select(
+                F.lit(name).alias("_table"), F.explode("_violations").alias("v")
+            )
+        )
         for name, rows in tables.items()
     ]
     if late is not None:
@@ -287,7 +300,7 @@ def _counts(table: Table, rows: DataFrame) -> DataFrame:
     counted = rows.groupBy("_file", "_block").agg(
         F.min("_index").alias("first"),
         F.count("*").alias("rows"),
-        F.count_if(rules.has_errors()).alias("bad"),
+        F.count_if("_rejected").alias("bad"),
         totals.alias("totals"),
     )
     return _counted(counted.withColumn("_table", F.lit(table.name)))

@@ -212,12 +212,12 @@ def _links(here: Index, keyed: DataFrame, refused: Refused) -> tuple[pa.Table, p
             "rule",
             F.lit(model.model_version).alias("model_version"),
         )
-        here.remake(links, tables.LINKS)
         writes = (
             (counts.coalesce(1), tables.PATTERNS),
             (pairs, tables.PAIRS),
             (links, tables.LINKS),
         )
+        # The first query finds them all.
         compared = counts.toArrow()
         with ThreadPoolExecutor(max_workers=len(writes)) as pool:
             done = [pool.submit(here.aside().remake, *write) for write in writes]
