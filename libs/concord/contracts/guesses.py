@@ -63,10 +63,12 @@ NAMED = (
     ("ethnicity", "quasi", r"(^|_)(ethnic|hispanic)"),
     ("language", "quasi", r"(^|_)lang"),
 )
+# Area, group and serial that the Social Security Administration can issue (POMS RM 10201.035).
+SSN = r"(?!000|666|9)\d{3}(?!00)\d\d(?!0000)\d{4}"
 # The same by the shape of nearly all values, where a name says nothing.
 SHAPED = (
     ("ssn", "a social security number", r"(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}"),
-    ("ssn", "a social security number", r"(?!000|666|9)\d{3}(?!00)\d\d(?!0000)\d{4}"),
+    ("ssn", "a social security number", SSN),
     ("emails", "an email address", r"[^@\s]+@[^@\s]+\.\w+"),
     ("phones", "a phone number", r"(\+?1[-. ]?)?(\(\d{3}\) ?|\d{3}[-. ])\d{3}[-. ]\d{4}"),
     (
@@ -118,10 +120,13 @@ def guess_column(name: str, column: Column) -> Guess:
     if len(formats) > 1 or formats in (("MM/dd/yyyy",), ("dd/MM/yyyy",), ("M/d/yyyy",)):
         reviews.append("month first or day first?")
     codes: tuple[str, ...] = ()
-    if role == "none" and kind == "string":
-        unnamed = re.fullmatch(r"(column|field)_\d+", name)
+    unnamed = re.fullmatch(r"(column|field)_\d+", name)
+    if role == "none" and (kind == "string" or unnamed):
         codes = () if unnamed else _codes(values)
-        if unnamed:
+        if unnamed and _ssn_inside(values):
+            role = "direct"
+            reviews.append("may hold an SSN among others: cut it by the agency's record layout")
+        elif unnamed:
             role = "sensitive"
             reviews.append("has no name and may hold anything: a name or an SSN is direct")
         elif codes:
@@ -168,6 +173,20 @@ def _identifier(name: str, values: list[str]) -> tuple[str | None, str, str]:
         kind = "full_name" if several else "family_name"
         return kind, "direct", "many different words: names of people?"
     return None, "none", ""
+
+
+def _ssn_inside(values: list[str]) -> bool:
+    """Whether at one place nearly all values hold what an SSN looks like.
+
+    Fields of fixed width that touch are one field to who does not know the layout.
+    """
+    ssn = re.compile(SSN)
+    for start in range(max((len(value) for value in values), default=0) - 8):
+        parts = [value[start : start + 9] for value in values]
+        # Amounts and days repeat, and mostly begin with zeros.
+        if len(set(parts)) > 0.3 * len(parts) and _share(parts, ssn.fullmatch) > 0.8:
+            return True
+    return False
 
 
 def _type(

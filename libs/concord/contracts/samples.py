@@ -198,9 +198,7 @@ def _fixed_width(path: Path, text: str, encoding: str) -> Sample:
             "write the contract by hand from docs/contracts.md"
         )
     detail = [line for line in lines[1:-1] if len(line) == length]
-    shared = os.path.commonprefix(detail)
-    letters = re.match(r"[A-Z]{0,3}", shared)
-    prefix = letters[0] if letters else ""  # the record type, such as D for detail
+    prefix = _record_type(lines[0], lines[-1], os.path.commonprefix(detail))
     blank = [i < len(prefix) or all(line[i] == " " for line in detail) for i in range(length)]
     spans, start = [], None
     for i in range(length + 1):
@@ -226,6 +224,21 @@ def _fixed_width(path: Path, text: str, encoding: str) -> Sample:
             "the first and last lines were taken for header and trailer; declare them in format",
         ),
     )
+
+
+def _record_type(first: str, last: str, shared: str) -> str:
+    """The letters of a record type, such as D for detail; none where nothing tells them from data.
+
+    `shared` is what all lines between begin with. A header and a trailer have a type of the same
+    length and another one; where they have not, letters in common are a coincidence of names.
+    """
+    others = [found[0] for line in (first, last) if (found := re.match(r"[A-Z]+", line))]
+    if len(others) < 2:
+        return ""
+    length = min(3, *map(len, others))
+    kind = shared[:length]
+    different = kind not in {other[:length] for other in others}
+    return kind if kind.isalpha() and kind.isupper() and different else ""
 
 
 def _json_lines(path: Path, text: str) -> Sample:

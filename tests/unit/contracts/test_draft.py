@@ -201,6 +201,40 @@ def test_fixed_width_gets_a_ruler_draft(conf: Path) -> None:
     assert "record layout" in text
 
 
+def test_an_ssn_inside_a_merged_field_is_direct(conf: Path) -> None:
+    lines = ["H20250101".ljust(40)]
+    for n, row in enumerate(people(40)):
+        ssn = row["parentSSN"].replace("-", "")
+        lines.append(f"D{row['visits']:06d}{ssn}{n:05d} {n % 3}".ljust(40))
+    lines.append("T000040".ljust(40))
+    text, contract = drafted(conf, "\n".join(lines).encode())
+    merged, last = contract.tables[0].fields
+    assert (merged.position, merged.identifier_role) == ((2, 20), "direct")
+    assert "may hold an SSN among others" in text
+    assert last.identifier_role == "sensitive"
+
+
+@pytest.mark.parametrize(
+    ("ends", "prefix"),
+    [
+        (("H20250101", "T000040"), "D"),
+        (("HDR2025", "TRL0040"), "DAL"),
+        (("DALAY 1", "DALZY 9"), ""),
+        (("2025-01-01", "40"), ""),
+    ],
+    ids=["one letter", "three letters", "no header", "no letters"],
+)
+def test_letters_that_names_share_are_no_record_type(
+    ends: tuple[str, str], prefix: str, conf: Path
+) -> None:
+    names = [f"DAL{chr(65 + n % 26)}Y {n:04d}" for n in range(40)]
+    lines = [line.ljust(20) for line in (ends[0], *names, ends[1])]
+    _, contract = drafted(conf, "\n".join(lines).encode())
+    form = contract.tables[0].format
+    assert isinstance(form, model.FixedWidth)
+    assert form.detail_prefix == prefix
+
+
 def visits(*columns: str) -> list[Row]:
     """Three visits in each of two places for each of two people, on one of two days each."""
     rows = [
