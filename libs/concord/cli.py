@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import date, datetime
+from datetime import datetime
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -29,13 +29,13 @@ from concord.errors import ConcordError, UsageError
 from concord.ingest import integrity
 from concord.ingest.job import Outcome
 from concord.ingest.job import ingest as ingest_deliveries
+from concord.jobs import Options, job
 from concord.lake import catalog as lake_catalog
 from concord.lake import run as runs
 from concord.lake.lineage import lineage as trace
 from concord.lake.locks import Locks
 from concord.lake.maintain import maintain as maintain_tables
 from concord.lake.registry import DELIVERIES
-from concord.lake.run import Run, real_clock, running
 from concord.lake.session import shared, start, stop
 from concord.lake.storage import Storage
 from concord.lake.tables import Lake
@@ -103,40 +103,34 @@ def ingest(
     if reprocess and (feed or delivery):
         raise UsageError("--reprocess names its feed itself; leave out --feed and --delivery")
     deployment = load_deployment(settings, lake=lake, landing=landing)
-    reporter = Reporter(json_logs=json_logs)
-    spark = start(deployment.settings, application="concord ingest")
-    try:
-        day = _business_date(as_of)
-        arguments = {"feed": feed, "delivery": delivery, "reprocess": reprocess}
-        inputs = _landing_signatures(Storage(spark), deployment)
-        run = run_id or runs.digest("ingest", arguments, day, deployment.digest, inputs)
-        with running(
-            deployment.settings,
-            "ingest",
-            arguments=arguments,
-            as_of=day,
-            run_id=run,
-            config_digest=deployment.digest,
-            dry_run=dry_run,
-            reporter=reporter,
-            spark=spark,
-        ) as current:
-            outcomes = ingest_deliveries(
-                current,
-                deployment.contracts,
-                deployment.mous,
-                feeds=feed or (),
-                delivery=delivery,
-                reprocess=reprocess,
-            )
-            code = max((outcome.exit_code for outcome in outcomes), default=0)
-            current.tally.message = _sentence(outcomes)
-            current.tally.exit_code = code
-        _report_ingest(reporter, current, outcomes, code)
-    finally:
-        stop(spark)
-    if code:
-        raise typer.Exit(code)
+    with job(
+        "ingest",
+        deployment,
+        Options(as_of, run_id, dry_run, json_logs),
+        arguments={"feed": feed, "delivery": delivery, "reprocess": reprocess},
+        inputs=lambda spark: _landing_signatures(Storage(spark), deployment),
+    ) as current:
+        outcomes = ingest_deliveries(
+            current.run,
+            deployment.contracts,
+            deployment.mous,
+            feeds=feed or (),
+            delivery=delivery,
+            reprocess=reprocess,
+        )
+        current.reporter.say(f"ingest: {_sentence(outcomes)}")
+        tally = current.run.tally
+        current.ended(
+            _sentence(outcomes),
+            max((outcome.exit_code for outcome in outcomes), default=0),
+            deliveries={
+                status: sum(1 for o in outcomes if o.status == status)
+                for status in sorted({o.status for o in outcomes})
+            },
+            rows_in=tally.rows_in,
+            rows_out=tally.rows_out,
+            rows_quarantined=tally.rows_quarantined,
+        )
 
 
 @app.command()
@@ -156,52 +150,39 @@ def index(
 ) -> None:
     """Recognise the same person across agencies: person ids, crosswalk, events."""
     deployment = load_deployment(settings, lake=lake)
-    reporter = Reporter(json_logs=json_logs)
-    spark = start(deployment.settings, application="concord index")
-    try:
-        day = _business_date(as_of)
-        read = _lake(spark, deployment, "index")
-        model = deployment.person_index
-        if estimate:
-            print(estimated(read, model))
-            return
-        found = input_versions(read, deployment.contracts, model)
-        inputs = [(one.table.name, one.version) for one in found]
-        with running(
-            deployment.settings,
-            "index",
-            arguments={},
-            as_of=day,
-            run_id=run_id or runs.digest("index", day, deployment.index_digest, inputs),
+    model = deployment.person_index
+    if estimate:
+        spark = start(deployment.settings, application="concord index")
+        try:
+            print(estimated(_lake(spark, deployment, "index"), model))
+        finally:
+            stop(spark)
+        return
+
+    def inputs(spark: SparkSession) -> list[tuple[str, int]]:
+        read = input_versions(_lake(spark, deployment, "index"), deployment.contracts, model)
+        return [(one.table.name, one.version) for one in read]
+
+    with job(
+        "index",
+        deployment,
+        Options(as_of, run_id, dry_run, json_logs),
+        inputs=inputs,
+        digest=deployment.index_digest,
+    ) as current:
+        outcome = build_index(
+            current.run,
+            deployment.contracts,
+            deployment.mous,
+            model,
             config_digest=deployment.index_digest,
-            dry_run=dry_run,
-            reporter=reporter,
-            spark=spark,
-        ) as current:
-            outcome = build_index(
-                current,
-                deployment.contracts,
-                deployment.mous,
-                model,
-                config_digest=deployment.index_digest,
-                found=found,
-            )
-            current.tally.message = outcome.message
-        reporter.say(f"index: {outcome.message}")
-        reporter.summary(
-            {
-                "job": "index",
-                "run_id": current.run_id,
-                "as_of": day.isoformat(),
-                "exit_code": 0,
-                "model_version": model.model_version,
-                **{name: value for name, value in asdict(outcome).items() if name != "done"},
-                "events": dict(outcome.events),
-                "message": outcome.message,
-            }
         )
-    finally:
-        stop(spark)
+        current.reporter.say(f"index: {outcome.message}")
+        facts = {name: value for name, value in asdict(outcome).items() if name != "done"}
+        current.ended(
+            outcome.message,
+            **{**facts, "events": dict(outcome.events), "model_version": model.model_version},
+        )
 
 
 @app.command()
@@ -226,51 +207,29 @@ def study(
 ) -> None:
     """Make what each agreement lets its recipient hold: agreed columns and rows, pseudonyms."""
     deployment = load_deployment(settings, lake=lake)
-    reporter = Reporter(json_logs=json_logs)
-    spark = start(deployment.settings, application="concord study")
-    try:
-        day = _business_date(as_of)
-        arguments = {"agreement": agreement, "purpose": purpose, "column": column}
-        inputs = lake_catalog.versions(
+    with job(
+        "study",
+        deployment,
+        Options(as_of, run_id, dry_run, json_logs),
+        arguments={"agreement": agreement, "purpose": purpose, "column": column},
+        inputs=lambda spark: lake_catalog.versions(
             spark, deployment.settings.lake, [DELIVERIES.name, CROSSWALK]
+        ),
+    ) as current:
+        outcomes = studies.study(
+            current.run,
+            deployment.contracts,
+            deployment.mous,
+            deployment.dulas,
+            agreements=agreement or (),
+            purpose=purpose,
+            columns=column or (),
         )
-        with running(
-            deployment.settings,
-            "study",
-            arguments=arguments,
-            as_of=day,
-            run_id=run_id or runs.digest("study", arguments, day, deployment.digest, inputs),
-            config_digest=deployment.digest,
-            dry_run=dry_run,
-            reporter=reporter,
-            spark=spark,
-        ) as current:
-            outcomes = studies.study(
-                current,
-                deployment.contracts,
-                deployment.mous,
-                deployment.dulas,
-                agreements=agreement or (),
-                purpose=purpose,
-                columns=column or (),
-            )
-            code = max((outcome.exit_code for outcome in outcomes), default=0)
-            current.tally.message = studies.sentence(outcomes)
-            current.tally.exit_code = code
-        reporter.summary(
-            {
-                "job": "study",
-                "run_id": current.run_id,
-                "as_of": day.isoformat(),
-                "exit_code": code,
-                "agreements": studies.summary(outcomes),
-                "message": current.tally.message,
-            }
+        current.ended(
+            studies.sentence(outcomes),
+            max((outcome.exit_code for outcome in outcomes), default=0),
+            agreements=studies.summary(outcomes),
         )
-    finally:
-        stop(spark)
-    if code:
-        raise typer.Exit(code)
 
 
 @app.command()
@@ -294,53 +253,31 @@ def publish(
 ) -> None:
     """Release aggregate products from their studies, small counts protected."""
     deployment = load_deployment(settings, lake=lake)
-    reporter = Reporter(json_logs=json_logs)
-    spark = start(deployment.settings, application="concord publish")
-    try:
-        day = _business_date(as_of)
-        arguments = {"product": product, "agreement": agreement, "purpose": purpose}
-        used = [dula for dula in deployment.dulas.values() if "publish" in dula.uses.allowed]
-        names = [table.name for table in study_tables.registry(used, deployment.contracts)]
-        inputs = lake_catalog.versions(spark, deployment.settings.lake, names)
-        with running(
-            deployment.settings,
-            "publish",
-            arguments=arguments,
-            as_of=day,
-            run_id=run_id or runs.digest("publish", arguments, day, deployment.digest, inputs),
-            config_digest=deployment.digest,
-            dry_run=dry_run,
-            reporter=reporter,
-            spark=spark,
-        ) as current:
-            outcomes = publishing.publish(
-                current,
-                deployment.products,
-                deployment.profiles,
-                deployment.contracts,
-                deployment.mous,
-                deployment.dulas,
-                names=product or (),
-                agreement=agreement,
-                purpose=purpose,
-            )
-            code = max((outcome.exit_code for outcome in outcomes), default=0)
-            current.tally.message = publishing.sentence(outcomes)
-            current.tally.exit_code = code
-        reporter.summary(
-            {
-                "job": "publish",
-                "run_id": current.run_id,
-                "as_of": day.isoformat(),
-                "exit_code": code,
-                "products": publishing.summary(outcomes),
-                "message": current.tally.message,
-            }
+    used = [dula for dula in deployment.dulas.values() if "publish" in dula.uses.allowed]
+    names = [table.name for table in study_tables.registry(used, deployment.contracts)]
+    with job(
+        "publish",
+        deployment,
+        Options(as_of, run_id, dry_run, json_logs),
+        arguments={"product": product, "agreement": agreement, "purpose": purpose},
+        inputs=lambda spark: lake_catalog.versions(spark, deployment.settings.lake, names),
+    ) as current:
+        outcomes = publishing.publish(
+            current.run,
+            deployment.products,
+            deployment.profiles,
+            deployment.contracts,
+            deployment.mous,
+            deployment.dulas,
+            names=product or (),
+            agreement=agreement,
+            purpose=purpose,
         )
-    finally:
-        stop(spark)
-    if code:
-        raise typer.Exit(code)
+        current.ended(
+            publishing.sentence(outcomes),
+            max((outcome.exit_code for outcome in outcomes), default=0),
+            products=publishing.summary(outcomes),
+        )
 
 
 # In this order; `train` and `score` come with the models' package.
@@ -378,10 +315,11 @@ def run_all(
     known |= {command.callback.__name__ for command in app.registered_commands if command.callback}
     codes: dict[str, int] = {}
     with shared():
-        for job in JOBS:
-            for arguments in own.get(job, [[]]) if job in known else []:
-                codes[job] = max(codes.get(job, 0), exit_code_of(app, [job, *common, *arguments]))
-            if codes.get(job, 0) not in GO_ON:
+        for name in JOBS:
+            for arguments in own.get(name, [[]]) if name in known else []:
+                ended = exit_code_of(app, [name, *common, *arguments])
+                codes[name] = max(codes.get(name, 0), ended)
+            if codes.get(name, 0) not in GO_ON:
                 break
     code = next((code for code in codes.values() if code), 0)
     Reporter().summary({"job": "run", "exit_code": code, "jobs": codes})
@@ -442,25 +380,13 @@ def maintain(
 ) -> None:
     """Compact the lake's tables and remove files that are past their retention."""
     deployment = load_deployment(settings, lake=lake)
-    day = _business_date(as_of)
-    reporter = Reporter(json_logs=json_logs)
-    with running(
-        deployment.settings,
-        "maintain",
-        arguments={},
-        as_of=day,
-        run_id=run_id or runs.digest("maintain", day, deployment.digest),
-        config_digest=deployment.digest,
-        dry_run=False,
-        reporter=reporter,
-    ) as current:
-        done = maintain_tables(current.lake, deployment.registry)
+    options = Options(as_of, run_id, json_logs=json_logs)
+    with job("maintain", deployment, options, inputs=lambda spark: None) as current:
+        done = maintain_tables(current.run.lake, deployment.registry)
         for upkeep in done:
             files = f"{upkeep.files_before} files, now {upkeep.files_after}"
-            reporter.say(f"{upkeep.table}: {files}")
-    reporter.summary(
-        {"job": "maintain", "run_id": current.run_id, "exit_code": 0, "tables": len(done)}
-    )
+            current.reporter.say(f"{upkeep.table}: {files}")
+        current.ended(f"{len(done)} tables", tables=len(done))
 
 
 @app.command()
@@ -598,10 +524,6 @@ def _failed(code: int, kind: str, message: str) -> None:
     print(json.dumps({"exit_code": code, "error": kind, "message": message}), flush=True)
 
 
-def _business_date(as_of: datetime | None) -> date:
-    return as_of.date() if as_of else real_clock().date()
-
-
 def _lake(spark: SparkSession, deployment: Deployment, job: str) -> Lake:
     """The deployment's lake, for reading before a run begins."""
     given = deployment.settings
@@ -625,26 +547,6 @@ def _sentence(outcomes: Sequence[Outcome]) -> str:
     for outcome in outcomes:
         counts[outcome.status] = counts.get(outcome.status, 0) + 1
     return ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-
-
-def _report_ingest(reporter: Reporter, run: Run, outcomes: Sequence[Outcome], code: int) -> None:
-    reporter.say(f"ingest: {_sentence(outcomes)}")
-    reporter.summary(
-        {
-            "job": "ingest",
-            "run_id": run.run_id,
-            "as_of": run.as_of.isoformat(),
-            "exit_code": code,
-            "deliveries": {
-                status: sum(1 for o in outcomes if o.status == status)
-                for status in sorted({o.status for o in outcomes})
-            },
-            "rows_in": run.tally.rows_in,
-            "rows_out": run.tally.rows_out,
-            "rows_quarantined": run.tally.rows_quarantined,
-            "message": _sentence(outcomes),
-        }
-    )
 
 
 if __name__ == "__main__":

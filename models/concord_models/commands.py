@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,11 +19,9 @@ from concord.cli import (
 )
 from concord.deployment import Deployment, load_deployment
 from concord.errors import ConfigError
+from concord.jobs import Options, job
 from concord.lake import catalog
 from concord.lake import run as runs
-from concord.lake.run import real_clock, running
-from concord.lake.session import start, stop
-from concord.reporting import Reporter
 from concord.settings import gather, load_settings
 from concord.studies.tables import of_agreement
 from concord_models.specification import ModelSpec, load_models, named
@@ -85,44 +82,26 @@ def train(
     loaded = load(settings, lake=lake)
     spec = named(loaded.models, model)
     deployment = loaded.deployment
-    reporter = Reporter(json_logs=json_logs)
-    spark = start(deployment.settings, application="concord train")
-    try:
-        day = _day(as_of)
-        arguments = {"model": model}
-        read = _versions(spark, loaded, spec.agreement)
-        with running(
-            deployment.settings,
-            "train",
-            arguments=arguments,
-            as_of=day,
-            run_id=run_id or runs.digest("train", arguments, day, loaded.digest, read),
-            config_digest=loaded.digest,
-            dry_run=dry_run,
-            reporter=reporter,
-            spark=spark,
-        ) as current:
-            done = fit(current, spec, deployment.contracts, deployment.mous, deployment.dulas)
-            current.tally.message = done.message
-        reporter.say(f"train: {done.message}")
-        reporter.summary(
-            {
-                "job": "train",
-                "run_id": current.run_id,
-                "as_of": day.isoformat(),
-                "exit_code": 0,
-                "model": done.model,
-                "version": done.version,
-                "mlflow_run": done.run,
-                "status": done.status,
-                "rows": dict(done.rows),
-                "test": _rounded(done.measures),
-                "seconds": dict(done.seconds),
-                "message": done.message,
-            }
+    with job(
+        "train",
+        deployment,
+        Options(as_of, run_id, dry_run, json_logs),
+        arguments={"model": model},
+        inputs=lambda spark: _versions(spark, loaded, spec.agreement),
+        digest=loaded.digest,
+    ) as current:
+        done = fit(current.run, spec, deployment.contracts, deployment.mous, deployment.dulas)
+        current.reporter.say(f"train: {done.message}")
+        current.ended(
+            done.message,
+            model=done.model,
+            version=done.version,
+            mlflow_run=done.run,
+            status=done.status,
+            rows=dict(done.rows),
+            test=_rounded(done.measures),
+            seconds=dict(done.seconds),
         )
-    finally:
-        stop(spark)
 
 
 def score(
@@ -141,51 +120,33 @@ def score(
     loaded = load(settings, lake=lake)
     spec = named(loaded.models, model)
     deployment = loaded.deployment
-    reporter = Reporter(json_logs=json_logs)
-    spark = start(deployment.settings, application="concord score")
-    try:
-        day = _day(as_of)
-        arguments = {"model": model, "agreement": agreement}
-        read = _versions(spark, loaded, agreement)
-        with running(
-            deployment.settings,
-            "score",
-            arguments=arguments,
-            as_of=day,
-            run_id=run_id or runs.digest("score", arguments, day, loaded.digest, read),
-            config_digest=loaded.digest,
-            dry_run=dry_run,
-            reporter=reporter,
-            spark=spark,
-        ) as current:
-            done = apply(
-                current,
-                spec,
-                deployment.contracts,
-                deployment.mous,
-                deployment.dulas,
-                agreement=agreement,
-            )
-            current.tally.message = done.message
-        reporter.say(f"score: {done.message}")
-        reporter.summary(
-            {
-                "job": "score",
-                "run_id": current.run_id,
-                "as_of": day.isoformat(),
-                "exit_code": 0,
-                "agreement": agreement,
-                "model": spec.registered_name,
-                "version": done.version,
-                "status": done.status,
-                "rows": done.rows,
-                "tables": list(done.tables),
-                "seconds": dict(done.seconds),
-                "message": done.message,
-            }
+    with job(
+        "score",
+        deployment,
+        Options(as_of, run_id, dry_run, json_logs),
+        arguments={"model": model, "agreement": agreement},
+        inputs=lambda spark: _versions(spark, loaded, agreement),
+        digest=loaded.digest,
+    ) as current:
+        done = apply(
+            current.run,
+            spec,
+            deployment.contracts,
+            deployment.mous,
+            deployment.dulas,
+            agreement=agreement,
         )
-    finally:
-        stop(spark)
+        current.reporter.say(f"score: {done.message}")
+        current.ended(
+            done.message,
+            agreement=agreement,
+            model=spec.registered_name,
+            version=done.version,
+            status=done.status,
+            rows=done.rows,
+            tables=list(done.tables),
+            seconds=dict(done.seconds),
+        )
 
 
 def _versions(spark: Any, loaded: Models, agreement: str) -> dict[str, int]:
@@ -194,10 +155,6 @@ def _versions(spark: Any, loaded: Models, agreement: str) -> dict[str, int]:
         return {}
     names = [table.table.name for table in of_agreement(dula, loaded.deployment.contracts)]
     return catalog.versions(spark, loaded.deployment.settings.lake, names)
-
-
-def _day(as_of: datetime | None) -> Any:
-    return as_of.date() if as_of else real_clock().date()
 
 
 def _rounded(measures: Any) -> dict[str, dict[str, float]]:

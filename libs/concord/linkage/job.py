@@ -81,19 +81,18 @@ def index(
     model: PersonIndex,
     *,
     config_digest: str,
-    found: tuple[Input, ...] | None = None,
 ) -> Outcome:
     """Recognises persons in all records that the ledger says are loaded.
 
     Nothing to do when a finished run of the same input versions and configuration made the index
-    as it stands. `found` is what `input_versions` gave, if the caller asked it before. Raises
-    RefusedError (14) before anything is read if a feed may not be matched, LockedError (13),
-    UsageError (2) for an `as_of` before the last change's, InfrastructureError (20).
+    as it stands. Raises RefusedError (14) before anything is read if a feed may not be matched,
+    LockedError (13), UsageError (2) for an `as_of` before the last change's, InfrastructureError
+    (20).
     """
     wanted = inputs.matched(contracts, model.leave_out)
     permitted = inputs.permission(wanted, mous, run.clock().date())
     try:
-        read = found if found is not None else input_versions(run.lake, contracts, model)
+        read = input_versions(run.lake, contracts, model)
         run.tally.read.update({one.table.name: one.version for one in read})
         if not read or _stands(run, config_digest):
             return Outcome(done=False)
