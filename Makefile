@@ -13,11 +13,12 @@ setup: ## make .venv and fetch Delta's jars; nothing to do when nothing changed 
 demo: setup ## make a synthetic Commonwealth, ingest its deliveries and show what came of them
 	@$(python) -m concord.demo $(DEMO)
 
-# Two workers, one a core; not yet measured against one process (TEST="-n 0"). loadfile, because tests that share a dear fixture (the
-# demo, a finished set-up) stand in one file and so pay for it once. Here and not in pyproject.toml,
-# so that a plain pytest stays in one process, for a debugger.
+# Two workers, one a core. loadfile, because tests that share a dear fixture (the demo, a finished
+# set-up) stand in one file and so pay for it once; in the order of tests/conftest.py, for xdist's own
+# puts files with few tests last, the dearest. Here and not in pyproject.toml, so that a plain pytest
+# stays in one process, for a debugger.
 test: setup ## run every test, lint included (TEST="-k name tests/unit" narrows it)
-	@$(python) -m pytest -n 2 --dist loadfile $(TEST)
+	@$(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TEST)
 
 bench: setup ## measure synthesis and ingestion, and write docs/benchmarks.md (BENCH="--help" for sizes)
 	@$(python) -m tests.bench $(BENCH)

@@ -40,6 +40,7 @@ from concord.synthesis.streams import chance, choose
 MAXIMUM = np.array([0, 194, 357, 511, 649, 771, 925, 1022, 1169]) * 100
 PER_PERSON = 14_600
 MINIMUM = 1_600
+MONTHS_AT_MOST = 1200
 POVERTY = np.array([0, 1005, 1354, 1702, 2050, 2399, 2747, 3095, 3444]) * 100  # monthly, 2017
 LANGUAGE_CODES = {
     "eng": "EN", "spa": "SP", "por": "PT", "hat": "HC", "cmn": "CM", "yue": "CC", "vie": "VT",
@@ -91,7 +92,7 @@ def tables(block: Block) -> FeedPart:
 
     cases_rows = _cases(block, filed, known, money, case_id, first, last, channel, consent)
     persons_rows, known_persons = _persons(block, rng, filed, on, case_id, first, last)
-    issuances = _issuances(block, rng, spell_of, amount, case_id, first, last)
+    issuances = _issuances(block, rng, spell_of, amount, home_id, case_id, first, last)
     contacts, events = _signals(block, rng, on, case_id, amount, first, last)
     parts = {
         "cases": cases_rows,
@@ -310,6 +311,7 @@ def _issuances(
     rng: np.random.Generator,
     spell_of: np.ndarray,
     amount: np.ndarray,
+    home_id: np.ndarray,
     case_id: np.ndarray,
     first: np.ndarray,
     last: np.ndarray,
@@ -334,13 +336,14 @@ def _issuances(
     kind = np.concatenate([kind, np.full(len(more), "supplemental", dtype=object)])
     cents = np.concatenate([np.maximum(cents, 100), rng.integers(10, 90, len(more)) * 100])
     issued = np.concatenate([issued, issued[more] + rng.integers(3, 12, len(more))])
-    letter = codes(kind, {"regular": "R", "prorated": "P", "retroactive": "T", "supplemental": "S"})
-    stamps = [block.timeline.month(m).name.replace("-", "") for m in range(len(first))]
-    stamp = np.array(stamps, dtype=object)[month]
+    # A number of its own: one that holds the case's would carry it out of the vault.
+    kinds = ("regular", "prorated", "retroactive", "supplemental")
+    of_kind = np.select([kind == name for name in kinds], range(len(kinds)))
+    payment = (home_id[case] * MONTHS_AT_MOST + month) * len(kinds) + of_kind
     return Rows(
         month,
         {
-            "issuance_id": case_id[case] + stamp + letter,
+            "issuance_id": agency_numbers(block.people.seed, "dta issuance", payment, 11),
             "month": first[month],
             "case_id": case_id[case],
             "benefit_month": first[month],
