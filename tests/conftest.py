@@ -62,8 +62,8 @@ def test_settings(folder: Path, **changes: object) -> Settings:
 test_settings.__test__ = False  # type: ignore[attr-defined]
 
 
-# The dearest first, by seconds measured: who of two workers is done early takes small files, and none
-# ends alone with a long one.
+# The dearest first, by seconds measured: who of two workers is done early takes small files, and
+# none ends alone with a long one.
 ORDER = (
     "pipeline", "cluster/test_drivers", "spark/test_policies", "spark/test_index",
     "spark/test_study", "cluster", "spark", "lake", "unit/test_lint", "",

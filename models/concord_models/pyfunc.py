@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
@@ -19,11 +20,14 @@ class ScorerModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         self._scorer = scorer.load(Path(context.artifacts[SCORER_ARTIFACT]))
 
-    # Without annotations: MLflow takes one of `model_input` for a schema of its own and warns.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    def predict(
+        self,
+        context: PythonModelContext,
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
+    ) -> pd.DataFrame:
         """One probability a row; columns are features by name, NaN where unknown."""
-        frame = pd.DataFrame(model_input)
         rows = scorer.matrix(
-            {name: frame[name] for name in self._scorer.features}, self._scorer.features
+            {name: model_input[name] for name in self._scorer.features}, self._scorer.features
         )
         return pd.DataFrame({PROBABILITY: self._scorer.probability(rows)})

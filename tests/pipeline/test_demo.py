@@ -23,6 +23,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from concord.demo import BUDGET
 from tests.canary import words
 from tests.conftest import ROOT
 from tests.pipeline.conftest import Demo, run_demo
@@ -48,6 +49,9 @@ def test_the_demo_loads_every_feed_and_says_what_it_rejected(demo: Demo) -> None
     assert "adds up to" in demo.output, "the faulty delivery's reason"
     assert "replaces sequence 2" in (ledger := json.dumps(reasons(demo))), ledger
     assert "Seconds per stage" in demo.output
+    assert sum(BUDGET.values()) <= 240
+    stages = {stage.partition(" ")[0] for stage in demo.summary["seconds"]}
+    assert stages == {name.partition(" ")[0].strip(",") for name in BUDGET}, "each has a budget"
     # Six tables of dta_snap and seven other feeds, four of the index, two studies of eight and the
     # scores, a product, three ledgers.
     assert len(tables(demo)) == 13 + 4 + 16 + 1 + 1 + 3, tables(demo)
