@@ -106,18 +106,27 @@ def test_killed_at_every_point_in_turn_a_job_leaves_what_one_run_leaves(
     # Keys are drawn at random, once: the second time they are those of the first.
     shutil.rmtree(before / "demo" / "keys")
     shutil.copytree(data / "demo" / "keys", before / "demo" / "keys")
-    shutil.rmtree(data)
-    shutil.move(before, data)
+    restore(before, data)
     assert checksums(home) != wanted, "there is something to do"
 
     for point in points:
         ended = concord(home, *JOBS[job], at=point)
+        if ended == int(code):
+            # What the try before left was all there is to do: this point needs a new beginning.
+            assert checksums(home) == wanted, f"{job}, before {point}"
+            restore(before, data)
+            ended = concord(home, *JOBS[job], at=point)
         assert ended == -signal.SIGKILL, f"{job}: {point} is never reached by a rerun"
     assert concord(home, *JOBS[job]) == int(code)
     found = checksums(home)
     assert {name for name in wanted if found.get(name) != wanted[name]} == set()
     assert found.keys() == wanted.keys()
     home.done.append(job)
+
+
+def restore(before: Path, data: Path) -> None:
+    shutil.rmtree(data)
+    shutil.copytree(before, data)
 
 
 def undisturbed(home: Demo, job: str) -> list[str]:
