@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess  # nosec B404
+import subprocess
 import sys
 import time
 from datetime import date
@@ -35,7 +35,7 @@ def line(folder: Path, people: int) -> Line:
     """
     began = time.perf_counter()
     command = [sys.executable, "-m", "concord.demo", "--people", str(people), "--folder", folder]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # noqa: S603  # nosec
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     whole = time.perf_counter() - began
     if done.returncode:
         raise ConcordError(f"the demo ended with {done.returncode}:\n{done.stdout[-2000:]}")

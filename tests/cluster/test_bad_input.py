@@ -44,7 +44,7 @@ def damage(sent: Sent, how: Callable[[Path], object]) -> None:
 
 
 def whole(period: str, **changes: object) -> File:
-    return File(period, ROWS, name="clients.csv", **changes)  # type: ignore[arg-type]
+    return File(period, ROWS, name="clients.csv", **changes)  # type: ignore[arg-type]  # File names them
 
 
 CUT = gzip.compress(csv_of(*COLUMNS) * 200)[:-12]

@@ -64,7 +64,7 @@ class Disk:
 
 def locks_of(root: Path, *, job: str = "ingest", stale_after: float = 60, disk: Disk | None = None):
     return Locks(
-        disk or Disk(),  # type: ignore[arg-type]
+        disk or Disk(),  # type: ignore[arg-type]  # a store without Spark
         str(root),
         job=job,
         run_id=f"{job}-run",

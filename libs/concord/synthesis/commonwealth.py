@@ -29,7 +29,7 @@ from concord.synthesis.blocks import Block, Rows, make_block
 from concord.synthesis.faults import FAULTS, plant
 from concord.synthesis.feeds import FEEDS, Feed
 from concord.synthesis.people import BLOCK_PEOPLE
-from concord.synthesis.periods import Period, Timeline, add_months, date, day
+from concord.synthesis.periods import MONTHS_AT_MOST, Period, Timeline, add_months, date, day
 from concord.synthesis.streams import stream
 
 if TYPE_CHECKING:
@@ -188,6 +188,8 @@ def _check(
     known = [feed.name for feed in FEEDS]
     if people < 1 or months < 1 or not 0 <= backfill <= months:
         raise UsageError("people and months must be positive, backfill between 0 and months")
+    if months > MONTHS_AT_MOST:
+        raise UsageError(f"at most {MONTHS_AT_MOST} months, not {months}")
     for feed in feeds:
         if feed not in known:
             raise UsageError(f"unknown feed {feed!r}; use some of {', '.join(known)}")

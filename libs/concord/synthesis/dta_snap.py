@@ -16,7 +16,7 @@ from concord.synthesis.blocks import (
 from concord.synthesis.identity import DTA, mark_duplicates, observe, with_duplicates
 from concord.synthesis.names import pick
 from concord.synthesis.people import BLOCK_PEOPLE, CHILD, HEAD, SPOUSE
-from concord.synthesis.periods import NEVER
+from concord.synthesis.periods import MONTHS_AT_MOST, NEVER
 from concord.synthesis.places import places
 from concord.synthesis.snap import (
     AGENCY,
@@ -40,7 +40,6 @@ from concord.synthesis.streams import chance, choose
 MAXIMUM = np.array([0, 194, 357, 511, 649, 771, 925, 1022, 1169]) * 100
 PER_PERSON = 14_600
 MINIMUM = 1_600
-MONTHS_AT_MOST = 1200
 POVERTY = np.array([0, 1005, 1354, 1702, 2050, 2399, 2747, 3095, 3444]) * 100  # monthly, 2017
 LANGUAGE_CODES = {
     "eng": "EN", "spa": "SP", "por": "PT", "hat": "HC", "cmn": "CM", "yue": "CC", "vie": "VT",
@@ -337,13 +336,11 @@ def _issuances(
     cents = np.concatenate([np.maximum(cents, 100), rng.integers(10, 90, len(more)) * 100])
     issued = np.concatenate([issued, issued[more] + rng.integers(3, 12, len(more))])
     # A number of its own: one that holds the case's would carry it out of the vault.
-    kinds = ("regular", "prorated", "retroactive", "supplemental")
-    of_kind = np.select([kind == name for name in kinds], range(len(kinds)))
-    payment = (home_id[case] * MONTHS_AT_MOST + month) * len(kinds) + of_kind
+    number = payment_numbers(block.people.seed, home_id[case], month, kind)
     return Rows(
         month,
         {
-            "issuance_id": agency_numbers(block.people.seed, "dta issuance", payment, 11),
+            "issuance_id": number,
             "month": first[month],
             "case_id": case_id[case],
             "benefit_month": first[month],
@@ -352,6 +349,16 @@ def _issuances(
             "amount": cents,
         },
     )
+
+
+def payment_numbers(
+    seed: int, home_id: np.ndarray, month: np.ndarray, kind: np.ndarray
+) -> np.ndarray:
+    """One number for each home, month and kind of payment; homes below ten million."""
+    kinds = ("regular", "prorated", "retroactive", "supplemental")
+    of_kind = np.select([kind == name for name in kinds], range(len(kinds)))
+    payment = (home_id * MONTHS_AT_MOST + month) * len(kinds) + of_kind
+    return agency_numbers(seed, "dta issuance", payment, 11)
 
 
 def _checkin_rows(block: Block, case_id: np.ndarray, channel: np.ndarray, last: np.ndarray) -> Rows:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MONTHS_AT_MOST = 240  # of a Commonwealth: numbers that hold a month have room for so many
 NEVER = 100_000  # a day no timeline reaches (the year 2243)
 EPOCH = dt.date(1970, 1, 1)
 
