@@ -39,9 +39,10 @@ from concord.lake.registry import DELIVERIES
 from concord.lake.session import shared, start, stop
 from concord.lake.storage import Storage
 from concord.lake.tables import Lake
-from concord.linkage.estimate import estimated
+from concord.linkage.estimate import as_yaml
+from concord.linkage.job import decided, estimated, input_versions
 from concord.linkage.job import index as build_index
-from concord.linkage.job import input_versions
+from concord.linkage.review_commands import app as review_app
 from concord.products import job as publishing
 from concord.reporting import Reporter
 from concord.studies import job as studies
@@ -61,6 +62,7 @@ app = typer.Typer(
 )
 app.add_typer(contract_app, name="contract")
 app.add_typer(agreement_app, name="agreement")
+app.add_typer(review_app, name="review")
 audit_app = typer.Typer(no_args_is_help=True, help="The access log: verify.")
 app.add_typer(audit_app, name="audit")
 
@@ -154,14 +156,18 @@ def index(
     if estimate:
         spark = start(deployment.settings, application="concord index")
         try:
-            print(estimated(_lake(spark, deployment, "index"), model))
+            fit = estimated(_lake(spark, deployment, "index"), model)
+            print(as_yaml(fit.model))
+            for warning in fit.warnings:
+                print(f"# {warning}")
         finally:
             stop(spark)
         return
 
     def inputs(spark: SparkSession) -> list[tuple[str, int]]:
-        read = input_versions(_lake(spark, deployment, "index"), deployment.contracts, model)
-        return [(one.table.name, one.version) for one in read]
+        there = _lake(spark, deployment, "index")
+        read = input_versions(there, deployment.contracts, model)
+        return [*((one.table.name, one.version) for one in read), *decided(there).items()]
 
     with job(
         "index",

@@ -69,6 +69,7 @@ class Deployment:
                 *tables.registry(self.contracts.values()),
                 access_log.ACCESS_LOG,
                 *index_tables.TABLES,
+                index_tables.STEWARD_DECISIONS,
                 *study_tables.registry(self.dulas.values(), self.contracts),
                 *publishing.registry(self.products),
                 *(table for declare in others for table in declare(self.settings.conf, self.dulas)),

@@ -250,7 +250,7 @@ def test_persons_are_recognised_kept_and_followed_over_time(archive: Archive) ->
     assert archive.record("snap", "p3") not in june
 
     # A model that links nothing parts them all, but each keeps an id; the first model mends it.
-    parted = archive.index(JULY, config_digest="other", cluster_weight=1000.0)
+    parted = archive.index(JULY, config_digest="other", keep_weight=1e3, link_weight=1e3)
     assert dict(parted.events) == {"minted": 3, "split_from": 3}
     july = archive.persons()
     assert len(set(july.values())) == len(july)

@@ -1,41 +1,68 @@
 """Candidate pairs: records that share a blocking key, compared where they meet.
 
-Nothing pair-sized is shuffled. Every record travels to the partitions of its keys; there the pairs
-of each key are made, compared and scored, and what is hopeless is counted and dropped. A pair
-belongs to the first rule that makes it, so it is counted once, though records meet by several.
+Nothing pair-sized is shuffled. Records travel as blobs to the partitions of their keys; there the
+pairs of each key are made, compared and scored, and what is hopeless is counted and dropped. Rules
+with a part in common share a placement, so a record travels once for them all. A pair of rows
+belongs to the first rule that makes it, so it is made once, though records meet by several. Keys
+are counted before any pair is made; those with too many pairs are refined or refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from concord.linkage.compare import Near, Records, patterns
-from concord.linkage.patterns import Integers, Weights
+from concord.linkage.blobs import ID, Packed, blobs_of, gathered, opened
+from concord.linkage.compare import Comparison, patterns, space
+from concord.linkage.patterns import Floats, Integers, Weights
+from concord.linkage.values import Common, Flags, Hashes, Records, mixed
 
-Flags = npt.NDArray[np.bool_]
-# Pairs that are compared at a time, to bound memory.
+# Pairs that are made and compared at a time, to bound memory.
 CHUNK = 1_000_000
-MET = "_met"  # where a record meets others: number of a share of the keys
-FOUND = (
-    "left_record_id string, right_record_id string, pattern bigint, rule int, weight double, "
-    "pairs bigint"
-)
+# Rows that are encoded together: the more, the fewer dictionaries; the fewer, the less memory.
+TOGETHER = 1_000_000
+# Patterns up to here are counted in an array of all that there can be.
+DENSE = 1 << 23
+# A part whose commonest value has more of the records than a partition should is none to place by.
+UNEVEN = 0.5
+
+ENCODED = "records bigint, tops array<bigint>, blob binary"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A blocking rule: parts that two records must have in common, and parts to refine it by."""
+    """A blocking rule: parts that two records must have in common, and parts to refine it by.
+
+    Parts are columns or transforms of columns, as `values.Part.of` reads them.
+    """
 
     name: str
     on: tuple[str, ...]
     refine: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return (*self.on, *self.refine)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many keys of a rule have how many rows: `keys[i]` keys have `size[i]` rows, sorted."""
+
+    size: Integers
+    keys: Integers
+
+    @property
+    def pairs(self) -> int:
+        return int((self.keys * (self.size * (self.size - 1) // 2)).sum())
 
 
 @dataclass(frozen=True)
@@ -43,108 +70,137 @@ class Refused:
     """What the pair budget kept out.
 
     `keys[r]`: keys of rule `r` with more pairs than the budget allows, used refined or not at
-    all; `refined[r]`: refined keys that have too many still. `pairs` counts, by rule, the pairs
-    that were not made for it. All sorted.
+    all; `refined[r]`: refined keys that have too many still. Sorted. `pairs` counts, by rule, the
+    pairs that were not made for it: those of refused keys, and of refined ones those that the
+    refinement parts.
     """
 
-    keys: Mapping[int, Integers] = field(default_factory=dict)
-    refined: Mapping[int, Integers] = field(default_factory=dict)
+    keys: Mapping[int, Hashes] = field(default_factory=dict)
+    refined: Mapping[int, Hashes] = field(default_factory=dict)
     pairs: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Rules that records travel for together: by a hash of parts that all of them have."""
+
+    parts: tuple[str, ...]
+    rules: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Matching:
-    """How pairs are made and judged: all that a worker needs to know."""
+    """How pairs are made and judged: all that a worker needs to know.
 
-    rules: int
-    shares: int
-    refused: Refused
-    near: Near
-    weights: Weights
-    keep_weight: float
-
-
-def part(name: str) -> Column:
-    """A part of a key from a standardised record; NULL where the record cannot have it."""
-    match name:
-        case "ssn_first5":
-            return F.substring("ssn", 1, 5)
-        case "given_initial":
-            return F.substring("given", 1, 1)
-        case "family_first":
-            return F.substring_index("family", " ", 1)
-        case "birth":
-            # A placeholder day is no day to block by.
-            return F.when(F.col("birth_day_known"), F.col("birth")).cast("string")
-        case "birth_year":
-            return F.year("birth").cast("string")
-        case "zip3":
-            return F.substring("zip", 1, 3)
-        case _:
-            return F.col(name)
-
-
-def with_keys(records: DataFrame, rules: Sequence[Rule]) -> DataFrame:
-    """Adds `keys` and `refined_keys`, arrays with a 64-bit key or NULL for each rule."""
-    return records.select(
-        "*",
-        F.array(*[_key(rule.name, rule.on) for rule in rules]).alias("keys"),
-        F.array(
-            *[
-                _key(rule.name, (*rule.on, *rule.refine))
-                if rule.refine
-                else F.lit(None).cast("bigint")
-                for rule in rules
-            ]
-        ).alias("refined_keys"),
-    )
-
-
-def _key(rule: str, names: Sequence[str]) -> Column:
-    parts = [part(name) for name in names]
-    missing = parts[0].isNull()
-    for one in parts[1:]:
-        missing = missing | one.isNull()
-    return F.when(~missing, F.xxhash64(F.lit(rule), *parts))
-
-
-def refused(keyed: DataFrame, budget: int) -> Refused:
-    """Counts keys and finds those that would make more pairs than the budget.
-
-    One Spark job, and a second when there are such keys. Sizes are of variants.
+    Pairs whose levels add up to `keep` bits are kept; those that never link, from `conflict` on.
+    Without comparisons pairs are made and counted, not compared.
     """
-    limit = largest_block(budget)
-    each = keyed.select(
-        F.posexplode(F.arrays_zip("keys", "refined_keys")).alias("rule", "k")
-    ).select("rule", F.col("k.keys").alias("key"), F.col("k.refined_keys").alias("refined"))
-    sizes = each.where("key IS NOT NULL").groupBy("rule", "key").agg(F.count("*").alias("n"))
-    large = sizes.where(F.col("n") > limit).collect()
-    if not large:
-        return Refused()
-    keys: dict[int, set[int]] = {}
-    pairs: dict[int, int] = {}
-    for row in large:
-        keys.setdefault(row["rule"], set()).add(row["key"])
-    # Parted by joining, not by listing keys in the plan: they encode identifiers.
-    parted = (
-        each.join(sizes.where(F.col("n") > limit).drop("n"), ["rule", "key"])
-        .groupBy("rule", "key", "refined")
-        .agg(F.count("*").alias("n"))
-        .collect()
+
+    rules: tuple[Rule, ...]
+    comparisons: tuple[Comparison, ...]
+    weights: Weights
+    keep: float
+    conflict: float
+    common: Mapping[str, Common] = field(default_factory=dict)
+    refused: Refused = Refused()
+
+    @cached_property
+    def table(self) -> tuple[Floats, Flags] | None:
+        """Of each pattern that there can be the sum of its levels, and whether it is kept."""
+        size = int(np.prod(np.array(space(self.comparisons).widths, dtype=float)))
+        if size > DENSE:
+            return None
+        every = np.arange(size, dtype=np.int64)
+        return self.weights.summed(every), self._worth(every)
+
+    def worth(self, found: Integers) -> Flags:
+        """Which patterns' pairs are kept."""
+        return self.table[1][found] if self.table is not None else self._worth(found)
+
+    def _worth(self, found: Integers) -> Flags:
+        total = self.weights.summed(found)
+        return np.asarray(total >= np.where(self.weights.refuses(found), self.conflict, self.keep))
+
+
+# --- encoding -------------------------------------------------------------------------------------
+
+
+def encoded(
+    records: DataFrame, *, id: str, columns: Sequence[str], parts: Sequence[str]
+) -> DataFrame:
+    """Records -> ENCODED: blobs of their ids and columns, as texts.
+
+    `tops`: for each of `parts` how many of a blob's records have its commonest value. A row of
+    `records` is a row to compare; rows with one id are variants of one record. To be persisted:
+    it is read for counting and again for pairs.
+    """
+    texts = records.select(
+        F.col(id).alias(ID), *[F.col(name).cast("string").alias(name) for name in columns]
     )
-    refined: dict[int, set[int]] = {}
-    for row in parted:
-        rule, n = row["rule"], row["n"]
-        if row["refined"] is not None and n <= limit:
-            continue
-        pairs[rule] = pairs.get(rule, 0) + n * (n - 1) // 2
-        if row["refined"] is not None:
-            refined.setdefault(rule, set()).add(row["refined"])
-    return Refused(
-        {rule: np.array(sorted(found), dtype=np.int64) for rule, found in keys.items()},
-        {rule: np.array(sorted(found), dtype=np.int64) for rule, found in refined.items()},
-        pairs,
-    )
+
+    def encode(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for table in gathered(batches, TOGETHER):
+            packed = Packed.of(table)
+            records = Records(_table(packed))
+            tops = [int(np.bincount(codes[codes >= 0]).max(initial=0))
+                    for codes in (records.values(part).codes for part in parts)]  # fmt: skip
+            yield pa.record_batch(
+                {
+                    "records": pa.array([len(packed.ids)], pa.int64()),
+                    "tops": pa.array([tops], pa.list_(pa.int64())),
+                    "blob": pa.array([packed.blob()], pa.binary()),
+                }
+            )
+
+    return texts.mapInArrow(encode, ENCODED)
+
+
+def _table(packed: Packed) -> pa.Table:
+    arrays = {name: pa.DictionaryArray.from_arrays(
+        pa.array(values.codes, pa.int32(), mask=values.codes < 0), values.distinct
+    ) for name, values in packed.columns}  # fmt: skip
+    return pa.table({ID: packed.ids, **arrays})
+
+
+# --- keys -----------------------------------------------------------------------------------------
+
+
+def keys_of(records: Records, parts: Sequence[str]) -> tuple[Hashes, Flags]:
+    """Each record's key, a hash of the parts' values, and whether it has all of them."""
+    size = records.rows.num_rows
+    found, known = np.zeros(size, dtype=np.uint64), np.ones(size, dtype=bool)
+    for part in parts:
+        values = records.values(part)
+        known &= values.codes >= 0
+        if len(values.distinct):
+            with np.errstate(over="ignore"):
+                found = mixed(found + values.hashes[values.codes])
+    return found, known
+
+
+def effective_keys(
+    records: Records, rule: Rule, number: int, refused: Refused
+) -> tuple[Hashes, Flags]:
+    """Keys after the budget, and whether there is one. The same wherever a record travels, so
+    that all agree on which rule makes a pair first."""
+    keys, known = keys_of(records, rule.on)
+    large = refused.keys.get(number)
+    if large is not None and len(large):
+        hit = np.flatnonzero(known & _among(keys, large))
+        known[hit] = False
+        if rule.refine and len(hit):
+            narrow, have = keys_of(records, rule.parts)
+            still = refused.refined.get(number, np.zeros(0, dtype=np.uint64))
+            used = hit[have[hit] & ~_among(narrow[hit], still)]
+            keys[used], known[used] = narrow[used], True
+    return keys, known
+
+
+def _among(keys: Hashes, some: Hashes) -> Flags:
+    if not len(some):
+        return np.zeros(len(keys), dtype=bool)
+    place = np.minimum(np.searchsorted(some, keys), len(some) - 1)
+    return np.asarray(some[place] == keys)
 
 
 def largest_block(budget: int) -> int:
@@ -152,178 +208,350 @@ def largest_block(budget: int) -> int:
     return int((1 + (1 + 8 * budget) ** 0.5) // 2)
 
 
-def candidates(keyed: DataFrame, matching: Matching) -> DataFrame:
-    """Standardised records with keys -> what was found, as FOUND.
+@dataclass(frozen=True)
+class Counted:
+    """What counting says of one kind of key: how many keys are of each size, and the large ones
+    (sorted) with their sizes."""
 
-    Rows with record ids are the pairs worth keeping (left id < right id), the heaviest of each
-    pair's variants within a partition; `pairs` is 1. Rows without count, by rule and pattern, all
-    pairs of variants that were compared.
+    sizes: Sizes
+    large: Hashes
+    large_sizes: Integers
+
+
+def counted(
+    blobs: DataFrame, kinds: Sequence[tuple[Sequence[str], int]], *, shares: int
+) -> list[Counted]:
+    """Counts all keys exactly. `kinds`: parts that make a key, and above how many rows it is large.
+
+    One Spark job; what travels is eight bytes a key.
     """
-    shares = matching.shares
-    met = F.array_distinct(
-        F.transform(
-            F.filter("keys", lambda key: key.isNotNull()),
-            lambda key: F.pmod(key, F.lit(shares)).cast("int"),
+    parts = tuple(tuple(each) for each, _ in kinds)
+    limits = tuple(limit for _, limit in kinds)
+
+    def send(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        edges = (np.arange(1, shares, dtype=np.float64) * (2.0**64 / shares)).astype(np.uint64)
+        for blob in blobs_of(batches):
+            records = Records(opened([blob]))
+            for kind, each in enumerate(parts):
+                keys, known = keys_of(records, each)
+                keys = np.sort(keys[known])
+                split = np.split(keys, np.searchsorted(keys, edges))
+                yield pa.record_batch(
+                    {
+                        "share": pa.array(range(shares), pa.int32()),
+                        "kind": pa.array([kind] * shares, pa.int32()),
+                        "keys": pa.array([some.tobytes() for some in split], pa.binary()),
+                    }
+                )
+
+    def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        arrived: dict[int, list[bytes]] = {}
+        for batch in batches:
+            for kind, some in zip(
+                batch["kind"].to_pylist(), batch["keys"].to_pylist(), strict=True
+            ):
+                arrived.setdefault(kind, []).append(some)
+        for kind, each in sorted(arrived.items()):
+            keys = np.sort(np.frombuffer(b"".join(each), dtype=np.uint64))
+            if not len(keys):
+                continue
+            starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+            size = np.diff(np.append(starts, len(keys)))
+            histogram = np.bincount(size)
+            distinct = np.flatnonzero(histogram)
+            large = size > limits[kind]
+            yield pa.record_batch(
+                {
+                    "kind": pa.array([kind], pa.int32()),
+                    "size": pa.array([distinct], pa.list_(pa.int64())),
+                    "keys": pa.array([histogram[distinct]], pa.list_(pa.int64())),
+                    "large": pa.array([keys[starts[large]].tobytes()], pa.binary()),
+                    "large_size": pa.array([size[large]], pa.list_(pa.int64())),
+                }
+            )
+
+    sent = blobs.mapInArrow(send, "share int, kind int, keys binary")
+    told = (
+        sent.repartitionById(shares, "share")
+        .mapInArrow(
+            count,
+            "kind int, size array<bigint>, keys array<bigint>, large binary, "
+            "large_size array<bigint>",
         )
+        .toArrow()
+        .to_pylist()
     )
-    travelling = keyed.select("*", F.explode(met).alias(MET)).drop("feed", "role")
+    return [
+        _together([row for row in told if row["kind"] == number]) for number in range(len(kinds))
+    ]
+
+
+def _together(rows: Sequence[Mapping[str, Any]]) -> Counted:
+    """What the partitions say of one kind of key."""
+    size = np.array([one for row in rows for one in row["size"]], dtype=np.int64)
+    keys = np.array([one for row in rows for one in row["keys"]], dtype=np.int64)
+    distinct, place = np.unique(size, return_inverse=True)
+    whole = np.bincount(place, keys, minlength=len(distinct)).astype(np.int64)
+    large = np.frombuffer(b"".join(row["large"] for row in rows), dtype=np.uint64)
+    large_size = np.array([one for row in rows for one in row["large_size"]], dtype=np.int64)
+    order = np.argsort(large)
+    return Counted(Sizes(distinct, whole), large[order], large_size[order])
+
+
+def refused(
+    blobs: DataFrame, rules: Sequence[Rule], large: Mapping[int, Hashes], *, limit: int
+) -> Refused:
+    """Parts the keys that are too large by their rules' refinements. One Spark job if there are
+    any; what is collected are counts of refined keys."""
+    if not large:
+        return Refused()
+    rules = tuple(rules)
+
+    def part(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for blob in blobs_of(batches):
+            records = Records(opened([blob]))
+            for number, over in large.items():
+                rule = rules[number]
+                keys, known = keys_of(records, rule.on)
+                hit = np.flatnonzero(known & _among(keys, over))
+                narrow, have = keys_of(records, rule.parts)
+                # A key that cannot be refined counts by itself: as a refined key that is NULL.
+                have = have[hit] & bool(rule.refine)
+                pairs = np.stack([keys[hit], np.where(have, narrow[hit], 0), have], axis=1)
+                distinct, n = np.unique(pairs, axis=0, return_counts=True)
+                yield pa.record_batch(
+                    {
+                        "rule": pa.array(np.full(len(n), number), pa.int32()),
+                        "key": pa.array(distinct[:, 0].view(np.int64)),
+                        "refined": pa.array(
+                            distinct[:, 1].view(np.int64), mask=distinct[:, 2] == 0
+                        ),
+                        "n": pa.array(n.astype(np.int64)),
+                    }
+                )
+
+    parted = (
+        blobs.mapInArrow(part, "rule int, key bigint, refined bigint, n bigint")
+        .groupBy("rule", "key", "refined")
+        .agg(F.sum("n").alias("n"))
+        .toArrow()
+    )
+    refined: dict[int, Hashes] = {}
+    pairs: dict[int, int] = {}
+    for number in large:
+        mine = parted.filter(pc.equal(parted["rule"], number)).combine_chunks()
+        n = mine["n"].to_numpy()
+        has = np.asarray(mine["refined"].is_valid().to_numpy(), dtype=bool)
+        used = has & (n <= limit)
+        _, place = np.unique(mine["key"].to_numpy(), return_inverse=True)
+        whole = np.bincount(place, n).astype(np.int64)
+        pairs[number] = int((whole * (whole - 1) // 2).sum() - (n[used] * (n[used] - 1) // 2).sum())
+        still = mine["refined"].filter(pa.array(has & ~used)).to_numpy()
+        refined[number] = np.sort(still.astype(np.int64).view(np.uint64))
+    return Refused(dict(large), refined, pairs)
+
+
+# --- placements -----------------------------------------------------------------------------------
+
+
+def placements(
+    rules: Sequence[Rule], top_shares: Mapping[str, float], shares: int
+) -> list[Placement]:
+    """Rules grouped by a part that they have in common, as few groups as a greedy choice finds.
+
+    `top_shares`: part -> the share of records with its commonest value, at most. A part so uneven
+    that one partition would get more than `UNEVEN` of what is meant for it is not placed by.
+    """
+    most = UNEVEN / shares if shares > 2 else 1.0
+    waiting = list(range(len(rules)))
+    found = []
+    while waiting:
+        by_part: dict[str, list[int]] = {}
+        for number in waiting:
+            for part in rules[number].on:
+                if top_shares.get(part, 0.0) <= most:
+                    by_part.setdefault(part, []).append(number)
+        best = max(
+            by_part,
+            key=lambda part: (len(by_part[part]), -top_shares.get(part, 0.0), part),
+            default=None,
+        )
+        if best is not None and len(by_part[best]) > 1:
+            placed = Placement((best,), tuple(by_part[best]))
+        else:
+            placed = Placement(rules[waiting[0]].on, (waiting[0],))
+        found.append(placed)
+        waiting = [number for number in waiting if number not in placed.rules]
+    return found
+
+
+# --- pairs ----------------------------------------------------------------------------------------
+
+
+def candidates(
+    blobs: DataFrame, matching: Matching, placed: Sequence[Placement], *, shares: int, id_type: str
+) -> DataFrame:
+    """ENCODED -> pairs worth keeping, and counts.
+
+    Columns `left`, `right` (ids, left < right), `pattern`, `rule` (its number), `pairs`. Rows with
+    ids are pairs of rows, `pairs` NULL; of records with variants there are several. Rows without
+    count, by rule and pattern (NULL without comparisons), all pairs that were made.
+    """
+    placed = tuple(placed)
+
+    def send(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for blob in blobs_of(batches):
+            yield from _sent(opened([blob]), matching, placed, shares)
 
     def find(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        arrived = list(batches)
-        if not arrived:
-            return
-        table = pa.Table.from_batches(arrived)
-        places = table[MET].to_numpy()
-        for place in np.unique(places).tolist():
-            mine = table.filter(pa.array(places == place))
-            yield from find_pairs(mine, place, matching).to_batches()
+        arrived: dict[int, list[bytes]] = {}
+        for batch in batches:
+            for target, blob in zip(
+                batch["target"].to_pylist(), batch["blob"].to_pylist(), strict=True
+            ):
+                arrived.setdefault(target, []).append(blob)
+        for target in sorted(arrived):
+            rows = opened(arrived.pop(target))
+            for table in find_pairs(rows, matching, placed[target // shares].rules):
+                yield from table.to_batches()
 
+    sent = blobs.mapInArrow(send, "target int, blob binary")
     # mapInArrow asks for no distribution: what must meet is brought together right before it.
-    return travelling.repartition(shares, MET).mapInArrow(find, FOUND)
+    return sent.repartitionById(shares * len(placed), "target").mapInArrow(
+        find, f"left {id_type}, right {id_type}, pattern bigint, rule int, pairs bigint"
+    )
 
 
-def find_pairs(rows: pa.Table, share: int, matching: Matching) -> pa.Table:
-    """The pairs of the keys of one share, among all records that have such keys. Pure."""
-    keys, known = effective_keys(rows, matching)
-    placed = _matrix(rows["keys"], matching.rules)[0]
-    records = Records(rows, matching.near)
-    ids = rows["record_id"].combine_chunks().dictionary_encode()
-    who = ids.indices.to_numpy().astype(np.int64)
-    kept: list[tuple[Integers, Integers, Integers, Integers, npt.NDArray[np.float64]]] = []
-    counted: list[tuple[int, Integers, Integers]] = []
-    for rule in range(matching.rules):
-        here = np.flatnonzero(known[:, rule] & (placed[:, rule] % matching.shares == share))
-        for left, right in blocks(here, keys[here, rule]):
-            mine = (who[left] != who[right]) & ~_made_before(keys, known, rule, left, right)
+def _sent(
+    rows: pa.Table, matching: Matching, placed: Sequence[Placement], shares: int
+) -> Iterator[pa.RecordBatch]:
+    """A blob's records, for each placement those with a key there, by the partition they go to."""
+    packed, records = Packed.of(rows), Records(rows)
+    for number, placement in enumerate(placed):
+        needed = np.zeros(rows.num_rows, dtype=bool)
+        for rule in placement.rules:
+            needed |= effective_keys(records, matching.rules[rule], rule, matching.refused)[1]
+        where = np.flatnonzero(needed)
+        share = (keys_of(records, placement.parts)[0][where] % np.uint64(shares)).astype(np.int64)
+        order = np.argsort(share, kind="stable")
+        edges = np.searchsorted(share[order], np.arange(shares + 1))
+        for target in range(shares):
+            mine = where[order[edges[target] : edges[target + 1]]]
+            if len(mine):
+                yield pa.record_batch(
+                    {
+                        "target": pa.array([number * shares + target], pa.int32()),
+                        "blob": pa.array([packed.blob(mine)], pa.binary()),
+                    }
+                )
+
+
+def find_pairs(rows: pa.Table, matching: Matching, placed: Sequence[int]) -> Iterator[pa.Table]:
+    """The pairs that the placed rules make among rows that met, as in `candidates`. Pure."""
+    records = Records(rows, matching.common)
+    ids = rows[ID].combine_chunks()
+    ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) and ids.num_chunks else ids
+    who = ids.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    every = [
+        effective_keys(records, rule, n, matching.refused) for n, rule in enumerate(matching.rules)
+    ]
+    for rule in sorted(placed):
+        keys, known = every[rule]
+        counts = Counts(matching)
+        for left, right in blocks(np.flatnonzero(known), keys):
+            mine = (who[left] != who[right]) & ~_made_before(every[:rule], left, right)
             left, right = left[mine], right[mine]
-            if not len(left):
+            if not matching.comparisons:
+                counts.made += len(left)
                 continue
-            found = patterns(records, left, right)
-            distinct, place, n = np.unique(found, return_inverse=True, return_counts=True)
-            counted.append((rule, distinct, n.astype(np.int64)))
-            weight = matching.weights.of(distinct)[place]
-            worth = weight >= matching.keep_weight
-            rules = np.full(int(worth.sum()), rule, dtype=np.int64)
-            kept.append((who[left[worth]], who[right[worth]], found[worth], rules, weight[worth]))
-    return _found(ids.dictionary, kept, counted)
+            found = patterns(matching.comparisons, records, left, right)
+            counts.add(found)
+            kept = np.flatnonzero(matching.worth(found))
+            if len(kept):
+                yield _pairs(ids, left[kept], right[kept], found[kept], rule)
+        yield counts.table(rule, ids.type)
 
 
-def effective_keys(rows: pa.Table, matching: Matching) -> tuple[Integers, Flags]:
-    """Keys after the budget, records x rules, and whether there is one.
-
-    The same wherever a record travels, so that all agree on which rule makes a pair first.
-    """
-    keys, known = _matrix(rows["keys"], matching.rules)
-    refined, refinable = _matrix(rows["refined_keys"], matching.rules)
-    for rule, too_large in matching.refused.keys.items():
-        hit = known[:, rule] & np.isin(keys[:, rule], too_large)
-        still = matching.refused.refined.get(rule, np.zeros(0, dtype=np.int64))
-        lost = ~refinable[:, rule] | np.isin(refined[:, rule], still)
-        keys[hit, rule] = refined[hit, rule]
-        known[hit & lost, rule] = False
-    return keys, known
-
-
-def blocks(rows: Integers, keys: Integers) -> Iterator[tuple[Integers, Integers]]:
-    """All pairs of rows with equal keys, in chunks."""
-    order = np.argsort(keys, kind="stable")
-    rows, keys = rows[order], keys[order]
+def blocks(rows: Integers, keys: Hashes) -> Iterator[tuple[Integers, Integers]]:
+    """All pairs of `rows` with equal keys, in chunks. `keys` is by row number."""
+    mine = keys[rows]
+    order = np.argsort(mine, kind="stable")
+    rows, mine = rows[order], mine[order]
+    # Positions whose neighbour at the present distance has the same key.
+    at = np.flatnonzero(mine[:-1] == mine[1:])
     lefts: list[Integers] = []
     rights: list[Integers] = []
     waiting, distance = 0, 1
-    while distance < len(rows):
-        at = np.flatnonzero(keys[:-distance] == keys[distance:])
-        if not len(at):
-            break
-        lefts.append(rows[at])
-        rights.append(rows[at + distance])
-        waiting += len(at)
+    while len(at):
+        for begin in range(0, len(at), CHUNK):
+            some = at[begin : begin + CHUNK]
+            lefts.append(rows[some])
+            rights.append(rows[some + distance])
+            waiting += len(some)
+            if waiting >= CHUNK:
+                yield np.concatenate(lefts), np.concatenate(rights)
+                lefts, rights, waiting = [], [], 0
         distance += 1
-        if waiting >= CHUNK:
-            yield np.concatenate(lefts), np.concatenate(rights)
-            lefts, rights, waiting = [], [], 0
+        at = at[at + distance < len(mine)]
+        at = at[mine[at] == mine[at + distance]]
     if waiting:
         yield np.concatenate(lefts), np.concatenate(rights)
 
 
-def _made_before(keys: Integers, known: Flags, rule: int, left: Integers, right: Integers) -> Flags:
+def _made_before(earlier: Sequence[tuple[Hashes, Flags]], left: Integers, right: Integers) -> Flags:
     before = np.zeros(len(left), dtype=bool)
-    for earlier in range(rule):
-        both = known[left, earlier] & known[right, earlier]
-        before |= both & (keys[left, earlier] == keys[right, earlier])
+    for keys, known in earlier:
+        before |= (keys[left] == keys[right]) & known[left] & known[right]
     return before
 
 
-def _matrix(column: pa.ChunkedArray, rules: int) -> tuple[Integers, Flags]:
-    flat = column.combine_chunks().flatten()
-    known = np.asarray(flat.is_valid().to_numpy(zero_copy_only=False), dtype=bool)
-    values = flat.fill_null(0).to_numpy().astype(np.int64)
-    return values.reshape(-1, rules).copy(), known.reshape(-1, rules).copy()
+class Counts:
+    """How many pairs have each pattern, or how many were made where none is compared."""
+
+    def __init__(self, matching: Matching) -> None:
+        table = matching.table if matching.comparisons else None
+        self.dense: Integers | None = None if table is None else np.zeros(len(table[0]), np.int64)
+        self.compared = bool(matching.comparisons)
+        self.some: dict[int, int] = {}
+        self.made = 0
+
+    def add(self, found: Integers) -> None:
+        if self.dense is not None:
+            self.dense += np.bincount(found, minlength=len(self.dense))
+        else:
+            for pattern, n in zip(*np.unique(found, return_counts=True), strict=True):
+                self.some[int(pattern)] = self.some.get(int(pattern), 0) + int(n)
+
+    def table(self, rule: int, id_type: pa.DataType) -> pa.Table:
+        """As rows of `candidates`."""
+        if not self.compared:
+            distinct, n = pa.nulls(1, pa.int64()), pa.array([self.made], pa.int64())
+        elif self.dense is not None:
+            seen = np.flatnonzero(self.dense)
+            distinct, n = pa.array(seen, pa.int64()), pa.array(self.dense[seen], pa.int64())
+        else:
+            distinct = pa.array(list(self.some), pa.int64())
+            n = pa.array(list(self.some.values()), pa.int64())
+        return pa.table(
+            {
+                "left": pa.nulls(len(n), id_type),
+                "right": pa.nulls(len(n), id_type),
+                "pattern": distinct,
+                "rule": pa.array(np.full(len(n), rule), pa.int32()),
+                "pairs": n,
+            }
+        )
 
 
-def _found(
-    ids: pa.Array,
-    kept: Sequence[tuple[Integers, Integers, Integers, Integers, npt.NDArray[np.float64]]],
-    counted: Sequence[tuple[int, Integers, Integers]],
-) -> pa.Table:
-    nothing = np.zeros(0, dtype=np.int64)
-    one = np.concatenate([k[0] for k in kept]) if kept else nothing
-    other = np.concatenate([k[1] for k in kept]) if kept else nothing
-    pattern = np.concatenate([k[2] for k in kept]) if kept else nothing
-    rule = np.concatenate([k[3] for k in kept]) if kept else nothing
-    weight = np.concatenate([k[4] for k in kept]) if kept else nothing.astype(float)
-    # Ids as ranks: to order a pair by its record ids.
-    rank = np.empty(len(ids), dtype=np.int64)
-    rank[np.argsort(np.array(ids.to_pylist(), dtype=object))] = np.arange(len(ids))
-    swap = rank[one] > rank[other] if len(one) else np.zeros(0, dtype=bool)
-    one, other = np.where(swap, other, one), np.where(swap, one, other)
-    order = np.lexsort((pattern, rule, -weight, other, one))
-    one, other = one[order], other[order]
-    best = order[_first_of_run(one, other)]
-    one, other = one[_first_of_run(one, other)], other[_first_of_run(one, other)]
-    pairs = pa.table(
+def _pairs(ids: pa.Array, left: Integers, right: Integers, found: Integers, rule: int) -> pa.Table:
+    one, other = ids.take(pa.array(left)), ids.take(pa.array(right))
+    swap = pc.greater(one, other)
+    return pa.table(
         {
-            "left_record_id": ids.take(pa.array(one)),
-            "right_record_id": ids.take(pa.array(other)),
-            "pattern": pattern[best],
-            "rule": rule[best].astype(np.int32),
-            "weight": weight[best],
-            "pairs": np.ones(len(best), dtype=np.int64),
+            "left": pc.if_else(swap, other, one),
+            "right": pc.if_else(swap, one, other),
+            "pattern": pa.array(found, pa.int64()),
+            "rule": pa.array(np.full(len(found), rule), pa.int32()),
+            "pairs": pa.nulls(len(found), pa.int64()),
         }
-    )
-    counts = pa.table(
-        {
-            "left_record_id": pa.nulls(sum(len(c[1]) for c in counted), pa.string()),
-            "right_record_id": pa.nulls(sum(len(c[1]) for c in counted), pa.string()),
-            "pattern": np.concatenate([c[1] for c in counted]) if counted else nothing,
-            "rule": np.concatenate(
-                [np.full(len(c[1]), c[0], dtype=np.int32) for c in counted]
-                or [nothing.astype(np.int32)]
-            ),
-            "weight": pa.nulls(sum(len(c[1]) for c in counted), pa.float64()),
-            "pairs": np.concatenate([c[2] for c in counted]) if counted else nothing,
-        }
-    )
-    return pa.concat_tables([pairs, counts])
-
-
-def _first_of_run(one: Integers, other: Integers) -> Flags:
-    if not len(one):
-        return np.zeros(0, dtype=bool)
-    changed = (one[1:] != one[:-1]) | (other[1:] != other[:-1])
-    return np.concatenate([[True], changed])
-
-
-def best(found: DataFrame) -> DataFrame:
-    """Of a pair's variants that different partitions found, the heaviest.
-
-    Columns: left_record_id, right_record_id, pattern, rule (its number), weight.
-    """
-    heavier = F.struct(F.col("weight"), -F.col("rule"), -F.col("pattern"))
-    heaviest = F.max_by(F.struct("pattern", "rule", "weight"), heavier)
-    return (
-        found.where("left_record_id IS NOT NULL")
-        .groupBy("left_record_id", "right_record_id")
-        .agg(heaviest.alias("best"))
-        .select("left_record_id", "right_record_id", "best.pattern", "best.rule", "best.weight")
     )

@@ -1,263 +1,412 @@
-"""Two standardised records, comparison by comparison: on which level do they agree?
+"""Two records, comparison by comparison: on which level do they agree?
 
-Pairs are given as row numbers of one table. Texts are compared once per distinct pair of values,
-with rapidfuzz. Pure; workers import this module: it imports little.
+A comparison is a list of levels, each with a condition; a pair is on the first whose condition it
+meets, and on level 0, `missing`, if it meets none. Conditions are made of TESTS, which are small
+functions over many pairs at once: pairs are row numbers of one table, values are looked at once per
+distinct pair of values and only where a cheap bound lets them agree. Pure; workers import this
+module: it imports little.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-from rapidfuzz.distance import JaroWinkler
+from rapidfuzz.distance import OSA, JaroWinkler
 from rapidfuzz.process import cpdist
 
-from concord.linkage.patterns import LEVELS, Comparison, Integers, encode, number
-from concord.linkage.standardise import canonical_names
+from concord.linkage.patterns import Space
+from concord.linkage.standardise import canonical_names, words_of
+from concord.linkage.values import Codes, Flags, Integers, Records, Values
 
-Flags = npt.NDArray[np.bool_]
-
-# Words of surnames that many surnames have: to share one says nothing.
-PARTICLES = frozenset(
-    ["DE", "DEL", "LA", "LAS", "LOS", "DA", "DO", "DOS", "DI", "VAN", "VON", "DER", "DEN", "LE"]
-    + ["SAINT", "ST", "BIN", "EL", "AL"]
-)
+# How far a bound may be from what it bounds and still count as equal to it: 32-bit floats.
+SLACK = 1e-4
 
 
 @dataclass(frozen=True)
-class Near:
-    """Jaro-Winkler similarities, 0 to 1, from which two names are near."""
+class Simple:
+    """A condition of one of TESTS on parts of both records; `number` is what the test takes, if it
+    takes one."""
 
-    given: float = 0.88
-    family: float = 0.88
-    nicknames: bool = True
+    name: str
+    parts: tuple[str, ...]
+    number: float | None = None
+
+    def met(self, records: Records, left: Integers, right: Integers) -> Flags:
+        return TESTS[self.name].judge(records, self, left, right)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.parts
 
 
 @dataclass(frozen=True)
-class Texts:
-    """A column as codes into its distinct values; -1 is NULL."""
+class AllOf:
+    """Met where every one of its conditions is."""
 
-    codes: Integers
-    values: Sequence[str]
+    of: tuple[Condition, ...]
 
-    @classmethod
-    def of(cls, column: pa.ChunkedArray) -> Texts:
-        encoded = column.combine_chunks().dictionary_encode()
-        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-        return cls(codes, encoded.dictionary.to_pylist())
+    def met(self, records: Records, left: Integers, right: Integers) -> Flags:
+        found = self.of[0].met(records, left, right)
+        for condition in self.of[1:]:
+            rest = np.flatnonzero(found)
+            found[rest] = condition.met(records, left[rest], right[rest])
+        return found
 
-
-class Records:
-    """Standardised records, columns encoded when first asked for."""
-
-    def __init__(self, rows: pa.Table, near: Near) -> None:
-        self.rows, self.near = rows, near
-        self._texts: dict[str, Texts] = {}
-
-    def texts(self, name: str) -> Texts:
-        if name not in self._texts:
-            self._texts[name] = Texts.of(self.rows[name])
-        return self._texts[name]
-
-    @cached_property
-    def births(self) -> tuple[Integers, Integers, Integers, Flags]:
-        """Year (0: unknown), month, day, and whether month and day are known."""
-        days = self.rows["birth"].combine_chunks().cast(pa.int32())
-        known = np.asarray(days.is_valid().to_numpy(zero_copy_only=False), dtype=bool)
-        dates = days.fill_null(0).to_numpy().astype("datetime64[D]")
-        months = dates.astype("datetime64[M]")
-        years = dates.astype("datetime64[Y]")
-        certain = self.rows["birth_day_known"].combine_chunks().fill_null(False)
-        return (
-            np.where(known, years.astype(np.int64) + 1970, 0),
-            months.astype(np.int64) % 12 + 1,
-            (dates - months).astype(np.int64) + 1,
-            np.asarray(certain.to_numpy(zero_copy_only=False), dtype=bool),
-        )
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(part for condition in self.of for part in condition.reads)
 
 
-def patterns(records: Records, left: Integers, right: Integers) -> Integers:
+@dataclass(frozen=True)
+class AnyOf:
+    """Met where one of its conditions is."""
+
+    of: tuple[Condition, ...]
+
+    def met(self, records: Records, left: Integers, right: Integers) -> Flags:
+        found = self.of[0].met(records, left, right)
+        for condition in self.of[1:]:
+            rest = np.flatnonzero(~found)
+            found[rest] = condition.met(records, left[rest], right[rest])
+        return found
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(part for condition in self.of for part in condition.reads)
+
+
+Condition = Simple | AllOf | AnyOf
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level and its condition.
+
+    `classes` above 1: the level is as many in the pattern, by how common the left record's value
+    of `part` is (term frequencies), the rarest first.
+    """
+
+    name: str
+    when: Condition
+    part: str | None = None
+    classes: int = 1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Levels besides `missing`, strongest first."""
+
+    name: str
+    levels: tuple[Level, ...]
+
+    @property
+    def width(self) -> int:
+        """How many numbers a pattern's digit can have: 0 for missing, and each level's classes."""
+        return 1 + sum(level.classes for level in self.levels)
+
+    def of(self, records: Records, left: Integers, right: Integers) -> npt.NDArray[np.int8]:
+        """The number of each pair's level, `missing` 0."""
+        found = np.zeros(len(left), dtype=np.int8)
+        waiting: Integers | None = None
+        number = 1
+        for level in self.levels:
+            one = left if waiting is None else left[waiting]
+            other = right if waiting is None else right[waiting]
+            met = level.when.met(records, one, other)
+            hit = np.flatnonzero(met) if waiting is None else waiting[met]
+            if level.part and level.classes > 1:
+                values = records.values(level.part)
+                found[hit] = number + records.classes(level.part)[values.codes[left[hit]]]
+            else:
+                found[hit] = number
+            waiting = np.flatnonzero(~met) if waiting is None else waiting[~met]
+            number += level.classes
+        return found
+
+
+def space(comparisons: Sequence[Comparison]) -> Space:
+    """The patterns that the comparisons can give."""
+    return Space(tuple(comparison.width for comparison in comparisons))
+
+
+def patterns(
+    comparisons: Sequence[Comparison], records: Records, left: Integers, right: Integers
+) -> Integers:
     """The agreement pattern of each pair (row `left[k]` with row `right[k]`)."""
-    levels = np.stack([COMPARE[name](records, left, right) for name in LEVELS], axis=1)
-    return encode(levels)
+    found = np.zeros(len(left), dtype=np.int64)
+    for comparison, place in zip(comparisons, space(comparisons).places.tolist(), strict=True):
+        found += comparison.of(records, left, right).astype(np.int64) * place
+    return found
 
 
-def _ssn(records: Records, left: Integers, right: Integers) -> Integers:
-    """near: one digit differs, or two neighbours are swapped. last_four: all that both say."""
-    return _graded(records, "ssn", left, right, near_ssn) + _last_four(records, left, right)
+# --- tests ----------------------------------------------------------------------------------------
 
 
-def _last_four(records: Records, left: Integers, right: Integers) -> Integers:
-    """Where one of the two has only the last four digits."""
-    whole, last = records.texts("ssn").codes, records.texts("ssn_last4").codes
-    partly = (whole[left] < 0) | (whole[right] < 0)
-    comparable = partly & (last[left] >= 0) & (last[right] >= 0)
-    same = np.where(last[left] == last[right], number("ssn", "last_four"), number("ssn", "differ"))
-    return np.where(comparable, same, 0)
+def _codes(records: Records, test: Simple, left: Integers, right: Integers) -> tuple[Codes, Codes]:
+    codes = records.values(test.parts[0]).codes
+    return codes[left], codes[right]
 
 
-def _given(records: Records, left: Integers, right: Integers) -> Integers:
-    """nickname: both can be short for one name. initial: one is the other's first letter."""
-    near = records.near
-
-    def grade(a: Sequence[str], b: Sequence[str]) -> Integers:
-        similar = cpdist(a, b, scorer=JaroWinkler.similarity, dtype=np.float32)
-        found = np.where(similar >= near.given, number("given", "near"), number("given", "differ"))
-        for place, (one, other) in enumerate(zip(a, b, strict=True)):
-            first, second = one.split(" ", 1)[0], other.split(" ", 1)[0]
-            if len(first) == 1 or len(second) == 1:
-                same = first[0] == second[0]
-                found[place] = number("given", "initial" if same else "differ")
-            elif first == second:
-                found[place] = min(found[place], number("given", "near"))
-            elif near.nicknames and canonical_names(one) & canonical_names(other):
-                found[place] = number("given", "nickname")
-        return found.astype(np.int64)
-
-    return _graded(records, "given", left, right, grade)
+def same(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+    """Both say the same."""
+    one, other = _codes(records, test, left, right)
+    return (one == other) & (one >= 0)
 
 
-def _family(records: Records, left: Integers, right: Integers) -> Integers:
-    """part: a word of one, three letters or more, is a word of the other."""
-    near = records.near
-
-    def grade(a: Sequence[str], b: Sequence[str]) -> Integers:
-        # Without their particles: all that begin with DE LA would be near.
-        cores = [[core(name) for name in names] for names in (a, b)]
-        similar = cpdist(*cores, scorer=JaroWinkler.similarity, dtype=np.float32)
-        found = np.where(
-            similar >= near.family, number("family", "near"), number("family", "differ")
-        )
-        for place, (one, other) in enumerate(zip(a, b, strict=True)):
-            if one.replace(" ", "") == other.replace(" ", ""):
-                found[place] = number("family", "exact")
-            elif (" " in one or " " in other) and words_of(one) & words_of(other):
-                found[place] = number("family", "part")
-        return found.astype(np.int64)
-
-    return _graded(records, "family", left, right, grade)
+def known(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+    """Both say something, in every one of the columns."""
+    found = np.ones(len(left), dtype=bool)
+    for part in test.parts:
+        codes = records.values(part).codes
+        found &= (codes[left] >= 0) & (codes[right] >= 0)
+    return found
 
 
-def core(family: str) -> str:
-    """A surname without its particles, unless it has nothing else."""
-    return " ".join(word for word in family.split(" ") if word not in PARTICLES) or family
+def missing(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+    """At least one of the two says nothing."""
+    return ~known(records, test, left, right)
 
 
-def words_of(family: str) -> set[str]:
-    """The words of a surname that tell something."""
-    return {word for word in family.split(" ") if len(word) >= 3 and word not in PARTICLES}
+def jaro_winkler(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+    """Similarity of at least `number`, 0 to 1 (Winkler 1990: prefix weight 0.1, four letters)."""
+    least = float(test.number or 0)
+
+    def possible(values: Values, one: Codes, other: Codes) -> Flags:
+        a, b = values.lengths[one], values.lengths[other]
+        common = _most_in_common(values, one, other)
+        apart = values.beginnings[one] ^ values.beginnings[other]
+        begin = np.zeros(len(one), dtype=np.float32)
+        for bits in (24, 16, 8, 0):
+            begin += apart < np.uint32(1 << bits)
+        longest = np.maximum(np.maximum(a, b), 1)
+        shortest = np.maximum(np.minimum(a, b), 1)
+        jaro = (common / longest + common / shortest + 1) / 3
+        return (common > 0) & (jaro + 0.1 * begin * (1 - jaro) >= least - SLACK)
+
+    def judge(a: Sequence[str], b: Sequence[str]) -> Flags:
+        found = cpdist(a, b, scorer=JaroWinkler.similarity, dtype=np.float32)
+        return np.asarray(found >= np.float32(least), dtype=bool)
+
+    return _judged(records.values(test.parts[0]), left, right, possible, judge)
 
 
-def _birth(records: Records, left: Integers, right: Integers) -> Integers:
-    """near: two of year, month, day agree, or day and month are swapped.
+def damerau_levenshtein(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+    """At most `number` letters put in, left out, changed, or swapped with their neighbour.
 
-    year: only the years can be compared, for one of the dates is a placeholder within its year.
+    Optimal string alignment, the restricted distance: no part is edited twice.
     """
-    year, month, day, certain = records.births
-    years = year[left] == year[right]
-    months = month[left] == month[right]
-    days = day[left] == day[right]
-    swapped = years & (month[left] == day[right]) & (day[left] == month[right])
-    both = certain[left] & certain[right]
-    agreeing = years.astype(int) + months + days
-    found = np.where(
-        agreeing == 3,
-        number("birth", "exact"),
-        np.where((agreeing == 2) | swapped, number("birth", "near"), number("birth", "differ")),
+    most = int(test.number or 0)
+
+    def possible(values: Values, one: Codes, other: Codes) -> Flags:
+        a, b = values.lengths[one], values.lengths[other]
+        return np.asarray(np.maximum(a, b) - _most_in_common(values, one, other) <= most)
+
+    def judge(a: Sequence[str], b: Sequence[str]) -> Flags:
+        found = cpdist(a, b, scorer=OSA.distance, score_cutoff=most, dtype=np.int32)
+        return np.asarray(found <= most, dtype=bool)
+
+    return _judged(records.values(test.parts[0]), left, right, possible, judge)
+
+
+def initial(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+    """One is a single letter, with which the other begins."""
+    values = records.values(test.parts[0])
+    one, other = values.codes[left], values.codes[right]
+    first = values.beginnings >> np.uint32(24)
+    # A single letter: the value ends, or a space follows.
+    second = (values.beginnings >> np.uint32(16)) & np.uint32(0xFF)
+    single = (second == 0) | (second == ord(" "))
+    found = (one >= 0) & (other >= 0)
+    rest = np.flatnonzero(found)
+    one, other = one[rest], other[rest]
+    found[rest] = (single[one] | single[other]) & (first[one] == first[other])
+    return found
+
+
+def nickname(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+    """Both can be short for one name (package `nicknames`), and begin with different words."""
+    found = _sharing(records, test.parts[0], left, right, canonical_names)
+    rows = np.flatnonzero(found)
+    words = records.values(f"first_word({test.parts[0]})").codes
+    found[rows] = words[left[rows]] != words[right[rows]]
+    return found
+
+
+def shared_word(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+    """A word of one, of three letters or more and no particle, is a word of the other."""
+    return _sharing(records, test.parts[0], left, right, words_of)
+
+
+def near_date(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+    """Two of year, month and day agree, or day and month are swapped."""
+    rows, days = _dates(records, test, left, right)
+    (_, year, month, day), (_, other_year, other_month, other_day) = days
+    agreeing = (
+        (year == other_year).astype(np.int8) + (month == other_month) + (day == other_day)
+    ) >= 2
+    swapped = (year == other_year) & (month == other_day) & (day == other_month)
+    return _where(len(left), rows, agreeing | swapped)
+
+
+def day_month_swapped(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+    """One's month is the other's day and the reverse, in one year."""
+    rows, days = _dates(records, test, left, right)
+    (_, year, month, day), (_, other_year, other_month, other_day) = days
+    return _where(
+        len(left), rows, (year == other_year) & (month == other_day) & (day == other_month)
     )
-    vague = np.where(years, number("birth", "year"), number("birth", "differ"))
-    found = np.where(both, found, vague)
-    return np.where((year[left] > 0) & (year[right] > 0), found, 0)
 
 
-def _contact(records: Records, left: Integers, right: Integers) -> Integers:
-    """household: the same phone, or the same street and ZIP. Else how far the ZIP codes agree.
-
-    One comparison, because phone, address and ZIP code are those of one household: counted
-    thrice, they would link brothers and sisters.
-    """
-    zips, streets, phones = (records.texts(name) for name in ("zip", "street", "phone"))
-    areas = np.array([hash_area(text) for text in zips.values] or [0], dtype=np.int64)
-    known = _both(zips, left, right)
-    same_zip = known & (zips.codes[left] == zips.codes[right])
-    same_area = known & (areas[zips.codes[left]] == areas[zips.codes[right]])
-    phone = _both(phones, left, right) & (phones.codes[left] == phones.codes[right])
-    street = _both(streets, left, right) & (streets.codes[left] == streets.codes[right]) & same_zip
-    found = np.where(known, number("contact", "differ"), 0)
-    found = np.where(same_area, number("contact", "zip3"), found)
-    found = np.where(same_zip, number("contact", "zip"), found)
-    return np.where(phone | street, number("contact", "household"), found)
+def days_apart(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+    """At most `number` days lie between the two dates."""
+    rows, ((one, *_), (other, *_)) = _dates(records, test, left, right)
+    return _where(len(left), rows, np.abs(one - other) <= (test.number or 0))
 
 
-def hash_area(zip_code: str) -> int:
-    """The first three digits of a ZIP code: its sectional center."""
-    return int(zip_code[:3])
+def numbers_apart(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+    """Two numbers, at most `number` apart."""
+    values = records.values(test.parts[0])
+    as_number = np.array([_number(text) for text in values.texts] or [np.nan])
+    one, other = values.codes[left], values.codes[right]
+    with np.errstate(invalid="ignore"):
+        near = np.abs(as_number[one] - as_number[other]) <= (test.number or 0)
+    return (one >= 0) & (other >= 0) & near
 
 
-def _same(name: Comparison) -> Callable[[Records, Integers, Integers], Integers]:
-    def compare(records: Records, left: Integers, right: Integers) -> Integers:
-        texts = records.texts(name)
-        same = np.where(
-            texts.codes[left] == texts.codes[right], number(name, "same"), number(name, "differ")
-        )
-        return np.where(_both(texts, left, right), same, 0)
+def swapped(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+    """What one says in the first column the other says in the second, and the reverse."""
+    first, second = (records.values(part) for part in test.parts)
+    place = {text: code for code, text in enumerate(first.texts)}
+    # Values of the second column by their code in the first; -2 for those it does not have.
+    to = np.array([place.get(text, -2) for text in second.texts] or [-2], dtype=np.int32)
+    crossed = np.where(second.codes >= 0, to[second.codes], np.int32(-2))
+    return (first.codes[left] == crossed[right]) & (first.codes[right] == crossed[left])
 
-    return compare
+
+def overlap(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+    """Two lists, as `listed` writes them, with at least `number` values in common."""
+    least = int(test.number or 1)
+
+    def items(text: str) -> frozenset[str]:
+        return frozenset(text.split(SEPARATOR))
+
+    return _sharing(records, test.parts[0], left, right, items, least)
 
 
-COMPARE: dict[str, Callable[[Records, Integers, Integers], Integers]] = {
-    "ssn": _ssn,
-    "given": _given,
-    "family": _family,
-    "birth": _birth,
-    "contact": _contact,
-    "sex": _same("sex"),
-    "middle": _same("middle"),
-    "suffix": _same("suffix"),
+SEPARATOR = "\x1f"  # between the values of a list in one text
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A test: its function, how many columns it reads, and what its number is called, if any."""
+
+    judge: Callable[[Records, Simple, Integers, Integers], Flags]
+    columns: int = 1
+    number: str | None = None
+
+
+TESTS: Mapping[str, Kind] = {
+    "same": Kind(same),
+    "known": Kind(known, columns=0),
+    "missing": Kind(missing, columns=0),
+    "jaro_winkler": Kind(jaro_winkler, number="at_least"),
+    "damerau_levenshtein": Kind(damerau_levenshtein, number="at_most"),
+    "initial": Kind(initial),
+    "nickname": Kind(nickname),
+    "shared_word": Kind(shared_word),
+    "near_date": Kind(near_date),
+    "day_month_swapped": Kind(day_month_swapped),
+    "days_apart": Kind(days_apart, number="at_most"),
+    "numbers_apart": Kind(numbers_apart, number="at_most"),
+    "swapped": Kind(swapped, columns=2),
+    "overlap": Kind(overlap, number="at_least"),
 }
 
 
-def near_ssn(a: Sequence[str], b: Sequence[str]) -> Integers:
-    """Levels of SSNs that are not equal."""
-    one = np.array(a, dtype="S9").view(np.uint8).reshape(-1, 9)
-    other = np.array(b, dtype="S9").view(np.uint8).reshape(-1, 9)
-    unequal = one != other
-    count = unequal.sum(axis=1)
-    first = unequal.argmax(axis=1)
-    second = np.minimum(first + 1, 8)
-    rows = np.arange(len(one))
-    crossed = (one[rows, first] == other[rows, second]) & (one[rows, second] == other[rows, first])
-    close = (count == 1) | ((count == 2) & unequal[rows, second] & crossed)
-    return np.where(close, number("ssn", "near"), number("ssn", "differ"))
+def _most_in_common(values: Values, one: Codes, other: Codes) -> npt.NDArray[np.float32]:
+    """No two values have more letters in common than this: each letter that one has and the
+    other lacks is one of its letters that cannot be matched."""
+    a, b = values.letters[one], values.letters[other]
+    first = values.lengths[one] - np.bitwise_count(a & ~b)
+    second = values.lengths[other] - np.bitwise_count(b & ~a)
+    return np.maximum(np.minimum(first, second), 0).astype(np.float32)
 
 
-def _both(texts: Texts, left: Integers, right: Integers) -> Flags:
-    return (texts.codes[left] >= 0) & (texts.codes[right] >= 0)
-
-
-def _graded(
-    records: Records,
-    name: Comparison,
+def _judged(
+    values: Values,
     left: Integers,
     right: Integers,
-    grade: Callable[[Sequence[str], Sequence[str]], Integers],
-) -> Integers:
-    """exact where values are equal; else what `grade` says of each distinct pair of values."""
-    texts = records.texts(name)
-    one, other = texts.codes[left], texts.codes[right]
-    found = np.zeros(len(left), dtype=np.int64)
-    both = (one >= 0) & (other >= 0)
-    found[both & (one == other)] = number(name, "exact")
-    unequal = np.flatnonzero(both & (one != other))
-    if len(unequal):
-        low = np.minimum(one[unequal], other[unequal])
-        high = np.maximum(one[unequal], other[unequal])
-        distinct, place = np.unique(low * len(texts.values) + high, return_inverse=True)
-        a = [texts.values[code] for code in (distinct // len(texts.values)).tolist()]
-        b = [texts.values[code] for code in (distinct % len(texts.values)).tolist()]
-        found[unequal] = grade(a, b)[place]
+    possible: Callable[[Values, Codes, Codes], Flags],
+    judge: Callable[[Sequence[str], Sequence[str]], Flags],
+) -> Flags:
+    """`judge` on each distinct pair of values that are known, unequal and possibly near."""
+    one, other = values.codes[left], values.codes[right]
+    found = (one == other) & (one >= 0)
+    rows = np.flatnonzero((one != other) & (one >= 0) & (other >= 0))
+    if len(rows):
+        rows = rows[possible(values, one[rows], other[rows])]
+    if len(rows):
+        a, b, place = _distinct(values, one[rows], other[rows])
+        found[rows] = judge(a, b)[place]
     return found
+
+
+def _sharing(
+    records: Records,
+    part: str,
+    left: Integers,
+    right: Integers,
+    items: Callable[[str], frozenset[str] | set[str]],
+    least: int = 1,
+) -> Flags:
+    """Values with at least `least` items in common; equal values too, if they have any."""
+    values, marks = records.values(part), records.marks(part, items)
+    one, other = values.codes[left], values.codes[right]
+    rows = np.flatnonzero((one >= 0) & (other >= 0))
+    if len(rows):
+        rows = rows[(marks[one[rows]] & marks[other[rows]]) != 0]
+    found = np.zeros(len(left), dtype=bool)
+    if len(rows):
+        a, b, place = _distinct(values, one[rows], other[rows])
+        shared = [len(items(x) & items(y)) >= least for x, y in zip(a, b, strict=True)]
+        found[rows] = np.array(shared, dtype=bool)[place]
+    return found
+
+
+def _distinct(
+    values: Values, one: Codes, other: Codes
+) -> tuple[Sequence[str], Sequence[str], Integers]:
+    """Distinct unordered pairs of values, as texts, and where each row's pair is among them."""
+    low, high = np.minimum(one, other).astype(np.int64), np.maximum(one, other)
+    pairs, place = np.unique(low * len(values.distinct) + high, return_inverse=True)
+    size = len(values.distinct)
+    return values.some(pairs // size), values.some(pairs % size), place
+
+
+def _dates(
+    records: Records, test: Simple, left: Integers, right: Integers
+) -> tuple[Integers, list[list[Codes]]]:
+    """Rows with two dates, and for either side days since 1970, year, month, day."""
+    values = records.values(test.parts[0])
+    one, other = values.codes[left], values.codes[right]
+    dates = values.dates
+    rows = np.flatnonzero((one >= 0) & (other >= 0))
+    if len(rows):
+        rows = rows[(dates[1][one[rows]] > 0) & (dates[1][other[rows]] > 0)]
+    return rows, [[each[side[rows]] for each in dates] for side in (one, other)]
+
+
+def _where(size: int, rows: Integers, met: Flags) -> Flags:
+    found = np.zeros(size, dtype=bool)
+    found[rows] = met
+    return found
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return np.nan

@@ -1,112 +1,257 @@
-"""How often levels agree: u from random pairs, m by EM from counts per pattern.
+"""How often levels agree: u from random pairs, m by EM from counts per pattern. Pure numpy.
 
-Method: Fellegi and Sunter (1969); EM as in Winkler (1988) and Jaro (1989), in two trainings as
-Splink does: pairs with one SSN teach the m of all other comparisons, pairs with one given name
-and birth date teach that of the SSN. u is held while m is sought. What the model never links is no
-pair of one person. The u of the SSN is by reckoning (docs/person-index.md): of random pairs too
-few agree by chance to count them.
+Method: Fellegi and Sunter (1969); EM as in Winkler (1988) and Jaro (1989), in several trainings as
+Splink does: pairs that agree on some comparisons teach the m of the others. u is held while m is
+sought. What the model never links is no pair of one person.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from pyspark.sql import functions as F
 
-from concord.errors import UsageError
-from concord.lake.tables import Lake
-from concord.linkage import tables
-from concord.linkage.compare import Records, patterns
-from concord.linkage.model import Level, PersonIndex
-from concord.linkage.patterns import LEVELS, Comparison, Floats, Integers, decode, number
+from concord.errors import QualityError
+from concord.linkage.blocking import Sizes
+from concord.linkage.compare import patterns
+from concord.linkage.model import SHARES, Model
+from concord.linkage.patterns import MISSING, Floats, Integers, Weights, meets, probability
+from concord.linkage.values import Part, Records
 
 RANDOM_PAIRS = 4_000_000
-SAMPLE = 500_000
 ROUNDS, ENOUGH = 500, 1e-9
+# Fewer pairs teach nothing.
+FEWEST = 100
 HALF = 0.5  # added to each level's count, so that what was not seen is rare and not impossible
 # What the pairs at hand did not show, such as a wrong sex, agencies still do now and then.
 RAREST = 0.002
-NAMES = list(LEVELS)
-Fitted = dict[str, dict[str, Level]]
 
 
-def random_patterns(records: Records, *, pairs: int = RANDOM_PAIRS, seed: int = 1) -> Integers:
-    """Patterns of pairs drawn at random of which the SSNs, if known, are not equal."""
+@dataclass(frozen=True)
+class Training:
+    """One EM: which comparisons it taught from how many pairs, in how many rounds, and the share
+    of them that it takes for pairs of one person. `likelihood`: log-likelihood (natural) a pair."""
+
+    on: str
+    taught: tuple[str, ...]
+    pairs: int
+    rounds: int
+    share: float
+    likelihood: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted model, how it came about, and what looks wrong about it."""
+
+    model: Model
+    trainings: tuple[Training, ...]
+    warnings: tuple[str, ...]
+
+
+def random_patterns(
+    model: Model, records: Records, id: str, *, pairs: int = RANDOM_PAIRS, seed: int = 1
+) -> Integers:
+    """Patterns of pairs of rows drawn at random, of different records."""
     rng = np.random.default_rng(seed)
     rows = records.rows.num_rows
+    if rows < 2:
+        return np.zeros(0, dtype=np.int64)
+    # Two of few records are one person too often to be called random: each pair once at most.
+    pairs = min(pairs, rows * (rows - 1) // 2)
     left, right = rng.integers(0, rows, pairs), rng.integers(0, rows, pairs)
-    who = records.texts("record_id").codes
-    other = who[left] != who[right]
-    found = patterns(records, left[other], right[other])
-    same_ssn = decode(found)[:, NAMES.index("ssn")] == number("ssn", "exact")
-    return found[~same_ssn]
-
-
-def fit(counted: Mapping[int, int], drawn: Integers, model: PersonIndex) -> Fitted:
-    """m and u of every comparison, rounded; `counted`: pattern -> pairs of variants compared."""
-    drawn_levels = decode(drawn)
-    u = [
-        _shares(np.bincount(drawn_levels[:, c], minlength=len(LEVELS[name]) + 1))
-        for c, name in enumerate(NAMES)
+    who = records.rows[id].combine_chunks().dictionary_encode()
+    codes = who.indices.to_numpy(zero_copy_only=False)
+    other = codes[left] != codes[right]
+    found = [
+        patterns(model.compiled, records, left[other][some], right[other][some])
+        for some in np.array_split(np.arange(int(other.sum())), max(1, pairs // 1_000_000))
     ]
-    ssn = NAMES.index("ssn")
-    u[ssn] = np.array([1.0, *(level.u for level in _ordered(model, "ssn"))])
+    return np.concatenate(found)
+
+
+def chance(
+    model: Model, drawn: Integers, frequent: Mapping[str, Sizes], *, records: int
+) -> dict[str, Floats]:
+    """u of each comparison's levels (missing: 1), by the digits of patterns.
+
+    From patterns of random pairs; of a first level that is agreement on a value whose frequency
+    matters, exactly from how many records have it (`frequent`: part -> sizes, of `records` rows).
+    A comparison with `fixed_u` keeps what the model says.
+    """
+    levels = model.weights.space.decode(drawn)
+    found = {}
+    for column, (name, comparison) in enumerate(model.comparisons.items()):
+        said = [share for level in comparison.levels.values() for share in level.each("u")]
+        width = model.weights.space.widths[column]
+        if comparison.fixed_u and len(said) == width - 1:
+            found[name] = np.array([1.0, *said])
+            continue
+        found[name] = _shares(np.bincount(levels[:, column], minlength=width))
+        first = next(iter(comparison.levels.values()))
+        part = first.column or comparison.column or ""
+        if first.test == "same" and first.frequencies and part in frequent:
+            exact = _collisions(frequent[part], first.frequencies, records)
+            rest = found[name][1 + len(exact) :]
+            scale = (1 - exact.sum()) / max(rest.sum(), 1e-300)
+            found[name] = np.concatenate([[1.0], exact, rest * scale])
+    return found
+
+
+def _collisions(sizes: Sizes, bounds: Sequence[float], records: int) -> Floats:
+    """The chance that two rows that have a value have the same one, by its class."""
+    having = float((sizes.size * sizes.keys).sum())
+    which = np.searchsorted(np.array(bounds), sizes.size / records, side="right")
+    pairs = sizes.keys * sizes.size * (sizes.size - 1.0)
+    total = np.bincount(which, pairs, minlength=len(bounds) + 1)
+    return np.asarray((total + HALF) / max(having * (having - 1), 1.0))
+
+
+def provisional(model: Model, u: Mapping[str, Floats]) -> Weights:
+    """Weights to tell hopeless pairs by, before m is known: a stronger level is likelier."""
+    bits = []
+    for name, comparison in model.comparisons.items():
+        m = _fall(comparison.digits)
+        bits.append((0.0, *np.log2(m / u[name][1:]).tolist()))
+    return Weights(tuple(bits), model.weights.never)
+
+
+def trainings(model: Model) -> list[tuple[str, dict[str, tuple[str, ...]]]]:
+    """The model's training sets, or one for each blocking rule of which all parts are compared.
+
+    A rule's set are the pairs on the first level of the comparisons of its columns, which it makes
+    all of.
+    """
+    if model.training:
+        return [(" and ".join(when), dict(when)) for when in model.training]
+    found = []
+    for rule in model.blocking:
+        by_column = {
+            comparison.column or of.column: (name, level)
+            for name, comparison in model.comparisons.items()
+            for level, of in list(comparison.levels.items())[:1]
+            if of.test == "same"
+        }
+        parts = [Part.of(part) for part in rule.on]
+        if all(part.transform is None and part.column in by_column for part in parts):
+            when: dict[str, tuple[str, ...]] = {
+                by_column[p.column][0]: (by_column[p.column][1],) for p in parts
+            }
+            if len(when) < len(model.comparisons):
+                found.append((rule.name, when))
+    return found
+
+
+def fit(
+    model: Model, counted: Mapping[int, int], u: Mapping[str, Floats], *, records: int | None = None
+) -> Fit:
+    """m by EM, u held. `counted`: pattern -> pairs of rows that were compared.
+
+    `records`: how many there are, for the prior odds where the model says no `people`. Raises
+    QualityError (exit 12) where the pairs cannot teach a comparison.
+    """
     of = np.array(list(counted), dtype=np.int64)
     n = np.array(list(counted.values()), dtype=float)
-    levels = decode(of)
-    n = np.where(np.isneginf(model.weights.of(of)), 0.0, n)
-    same_ssn = levels[:, ssn] == number("ssn", "exact")
-    named = np.isin(levels[:, NAMES.index("given")], [number("given", "exact")])
-    born = levels[:, NAMES.index("birth")] == number("birth", "exact")
-    m = _em(levels[same_ssn], n[same_ssn], u, skip={"ssn"})
-    taught = _em(levels[named & born], n[named & born], u, skip={"given", "birth"}, known=m)
-    m[ssn] = taught[ssn]
-    for c in range(len(NAMES)):
-        known = np.maximum(m[c][1:], RAREST)
-        m[c] = np.concatenate([[1.0], known / known.sum()])
-    return {
-        name: {
-            level: Level(m=float(m[c][k + 1]), u=float(u[c][k + 1]))
-            for k, level in enumerate(LEVELS[name])
+    levels = model.weights.space.decode(of)
+    n = np.where(meets(levels, model.weights.never), 0.0, n)
+    names = list(model.comparisons)
+    m: dict[str, Floats] = {}
+    done = []
+    sets = trainings(model)
+    for title, when in sets:
+        free = [name for name in names if name not in when]
+        inside = meets(levels, [model.numbers(when)]) & (n > 0)
+        pairs = n[inside].sum()
+        if pairs < FEWEST:
+            continue
+        start = {names.index(name): _fall(model.comparisons[name].digits) for name in free}
+        found, share, rounds, likelihood = _em(
+            levels[inside], n[inside], start, {names.index(name): u[name] for name in free}
+        )
+        if not np.isfinite(likelihood):
+            raise QualityError(f"EM over the pairs of {title} diverges; see the levels' tests")
+        new = [name for name in free if name not in m]
+        m |= {name: found[names.index(name)] for name in new}
+        done.append(Training(title, tuple(new), int(pairs), rounds, share, likelihood))
+    absent = [name for name in names if name not in m]
+    if absent:
+        raise QualityError(
+            f"no training set of {FEWEST} pairs or more teaches m of {', '.join(absent)}; there "
+            f"are the sets {', '.join(t for t, _ in sets) or 'none'}. Add one to `training` that "
+            "leaves them free, or say m and u in the model"
+        )
+    found_levels = {}
+    for name in names:
+        known = np.maximum(m[name][1:], RAREST)
+        known = known / known.sum()
+        found_levels[name] = {
+            level: (_said(known, at), _said(u[name][1:], at))
+            for level, at in model.comparisons[name].digits.items()
+            if level != MISSING
         }
-        for c, name in enumerate(NAMES)
-    }
+    fitted = model.with_levels(found_levels)
+    if fitted.people is None and records is not None:
+        people = _people(fitted, of, n, records)
+        fitted = fitted.model_copy(update={"people": people})
+    return Fit(fitted, tuple(done), tuple(out_of_order(fitted)))
+
+
+def out_of_order(model: Model) -> list[str]:
+    """Levels that weigh more than a stronger one, in words."""
+    found = []
+    for name, comparison in model.comparisons.items():
+        said = list(comparison.levels.items())
+        for (stronger, one), (weaker, other) in zip(said, said[1:], strict=False):
+            if max(other.bits) > max(one.bits):
+                found.append(
+                    f"{name}: {weaker} weighs {max(other.bits):.1f} bits, more than {stronger} "
+                    f"with {max(one.bits):.1f}; put it first, or join the two"
+                )
+    return found
 
 
 def _em(
-    levels: Integers,
-    n: Floats,
-    u: list[Floats],
-    *,
-    skip: set[str],
-    known: list[Floats] | None = None,
-) -> list[Floats]:
-    """m by comparison from one block of pairs; `known` ones are held. Missing tells nothing."""
-    used = [c for c, name in enumerate(NAMES) if name not in skip]
-    m = [
-        known[c].copy() if known else np.concatenate([[1.0], _fall(len(LEVELS[name]))])
-        for c, name in enumerate(NAMES)
-    ]
-    if known:
-        c = NAMES.index("ssn")
-        m[c] = np.concatenate([[1.0], _fall(len(LEVELS["ssn"]))])
-    share = 0.5
-    for _ in range(ROUNDS):
-        one, two = np.full(len(levels), share), np.full(len(levels), 1 - share)
-        for c in used:
+    levels: Integers, n: Floats, start: Mapping[int, Floats], u: Mapping[int, Floats]
+) -> tuple[dict[int, Floats], float, int, float]:
+    """m of the comparisons (columns of `levels`) of `u`, the share of pairs of one person among
+    all, rounds, and log-likelihood a pair."""
+    m = {c: np.concatenate([[1.0], start[c]]) for c in u}
+    two_levels = np.ones(len(levels))
+    for c, of in u.items():
+        two_levels = two_levels * of[levels[:, c]]
+    share, rounds, likelihood = 0.5, 0, 0.0
+    while rounds < ROUNDS:
+        rounds += 1
+        one, two = np.full(len(levels), share), (1 - share) * two_levels
+        for c in u:
             one = one * m[c][levels[:, c]]
-            two = two * u[c][levels[:, c]]
         belongs = one / np.maximum(one + two, 1e-300)
-        before, share = share, float((n * belongs).sum() / max(n.sum(), 1.0))
-        for c in used:
-            if known and NAMES[c] != "ssn":
-                continue
-            counts = np.bincount(levels[:, c], n * belongs, minlength=len(m[c]))
-            m[c] = _shares(counts)
+        before, share = share, float((n * belongs).sum() / n.sum())
+        likelihood = float((n * np.log(np.maximum(one + two, 1e-300))).sum() / n.sum())
+        for c in u:
+            m[c] = _shares(np.bincount(levels[:, c], n * belongs, minlength=len(m[c])))
         if abs(share - before) < ENOUGH:
             break
-    return m
+    return m, share, rounds, likelihood
+
+
+def _people(model: Model, of: Integers, n: Floats, records: int) -> int:
+    """People such that the model expects as many pairs of one person as the prior odds say.
+
+    Of `records` drawn records each pair is one person at 1 to `people`; all such pairs are taken
+    to be among the candidates.
+    """
+    weights = model.weights.of(of)
+    possible = records * (records - 1) / 2
+    people = float(max(records, 2))
+    for _ in range(ROUNDS):
+        before = people
+        matches = float((n * probability(weights, -np.log2(people))).sum())
+        people = float(np.clip(possible / max(matches, 1.0), 2, possible + 2))
+        if abs(people - before) < 0.5:
+            break
+    return round(people)
 
 
 def _shares(counts: Integers | Floats) -> Floats:
@@ -115,41 +260,33 @@ def _shares(counts: Integers | Floats) -> Floats:
     return np.concatenate([[1.0], smoothed / smoothed.sum()])
 
 
-def _fall(levels: int) -> Floats:
-    """Where EM starts: the strongest level is the likeliest."""
-    start = 0.5 ** np.arange(1, levels + 1)
-    return np.asarray(start / start.sum(), dtype=float)
+def _fall(digits: Mapping[str, range]) -> Floats:
+    """Where EM starts: a stronger level is twice as likely; its classes are equally so."""
+    shares = []
+    for rank, at in enumerate(digits.values()):
+        if rank:
+            shares += [0.5**rank / len(at)] * len(at)
+    return np.asarray(shares) / sum(shares)
 
 
-def _ordered(model: PersonIndex, name: Comparison) -> list[Level]:
-    of = model.comparisons[name]
-    return [of[level] for level in LEVELS[name]]
+def _said(shares: Floats, at: range) -> float | tuple[float, ...]:
+    """The shares of a level's classes; a number where there is one."""
+    some = tuple(float(share) for share in shares[at.start - 1 : at.stop - 1])
+    return some if len(some) > 1 else some[0]
 
 
-def as_yaml(fitted: Fitted) -> str:
-    """The fitted levels as `comparisons` of conf/person_index.yaml."""
+def as_yaml(model: Model) -> str:
+    """The fitted levels, comparison by comparison, to copy into a file."""
     lines = ["comparisons:"]
-    for name, levels in fitted.items():
+    for name, comparison in model.comparisons.items():
         lines.append(f"  {name}:")
-        for level, of in levels.items():
-            lines.append(f"    {level}: {{m: {_digits(of.m)}, u: {_digits(of.u)}}}")
+        for level, of in comparison.levels.items():
+            m, u = (_digits(of.each(which)) for which in SHARES)
+            lines.append(f"    {level}: {{m: {m}, u: {u}}}")
     return "\n".join(lines)
 
 
-def _digits(share: float) -> str:
+def _digits(shares: Sequence[float]) -> str:
     """Short, and exact enough that a comparison's shares add up to 1 and none of them is 1."""
-    return f"{min(share, 0.99999999):.8f}" if share > 0.99 else f"{share:.3g}"
-
-
-def estimated(lake: Lake, model: PersonIndex) -> str:
-    """m and u as the last run's records and pairs tell them, as YAML. Reads; writes nothing.
-
-    Random pairs come from at most SAMPLE variants, the same ones each time.
-    """
-    if not lake.exists(tables.PATTERNS):
-        raise UsageError("--estimate needs pairs: run concord index first")
-    counts = lake.read(tables.PATTERNS).groupBy("pattern").agg(F.sum("pairs").alias("pairs"))
-    counted = {row["pattern"]: row["pairs"] for row in counts.collect()}
-    records = lake.read(tables.RECORDS).orderBy(F.xxhash64("record_id", "variant")).limit(SAMPLE)
-    rows = records.orderBy("record_id", "variant").toArrow()
-    return as_yaml(fit(counted, random_patterns(Records(rows, model.nearness)), model))
+    said = [f"{min(one, 0.99999999):.8f}" if one > 0.99 else f"{one:.3g}" for one in shares]
+    return said[0] if len(said) == 1 else f"[{', '.join(said)}]"

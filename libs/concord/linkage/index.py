@@ -11,7 +11,6 @@ from concord.lake.points import reach
 from concord.lake.registry import Table
 from concord.lake.run import Run
 from concord.lake.tables import How, Lake, Overwrite, Transaction, Written
-from concord.linkage.blocking import Rule
 from concord.linkage.inputs import Input, Permission
 from concord.linkage.model import PersonIndex
 
@@ -28,10 +27,6 @@ class Index:
     @property
     def lake(self) -> Lake:
         return self.run.lake
-
-    @property
-    def rules(self) -> list[Rule]:
-        return [Rule(rule.name, rule.on, rule.refine) for rule in self.model.blocking]
 
     def write(self, rows: DataFrame, table: Table, how: How, version: int) -> Written:
         """One commit, under the table's own count of commits."""

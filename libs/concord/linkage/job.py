@@ -9,9 +9,10 @@ the same persons and mints the same ids.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,21 +24,31 @@ from pyspark.sql import functions as F
 
 from concord.agreements.mou import Mou
 from concord.contracts.model import Contract
-from concord.errors import InfrastructureError
+from concord.errors import InfrastructureError, UsageError
 from concord.lake.registry import DELIVERIES, RUNS
 from concord.lake.run import Run
 from concord.lake.tables import Lake, ReplaceWhere, described, isin
-from concord.linkage import blocking, history, identity, inputs, report, tables
-from concord.linkage.blocking import Matching, Refused
+from concord.linkage import (
+    blobs,
+    decisions,
+    engine,
+    estimate,
+    history,
+    identity,
+    inputs,
+    report,
+    tables,
+)
 from concord.linkage.clusters import Clusters, clusters
+from concord.linkage.decisions import Decision
+from concord.linkage.estimate import Fit
 from concord.linkage.history import Present
-from concord.linkage.identity import Event
 from concord.linkage.index import Index
 from concord.linkage.inputs import Input
 from concord.linkage.model import PersonIndex
+from concord.linkage.report import Compared
 from concord.linkage.standardise import ORIGIN, STANDARD, Standards, standardise
-from concord.privacy.keys import KeySource, mint_key
-from concord.privacy.records import person_id
+from concord.privacy.keys import mint_key
 
 STANDARDISED = ", ".join(
     f"{column.name} {column.type}"
@@ -74,6 +85,12 @@ def input_versions(
     return tuple(inputs.inputs(inputs.matched(contracts, model.leave_out), loaded.collect()))
 
 
+def decided(lake: Lake) -> dict[str, int]:
+    """The version of the stewards' decisions that a run would read, by the table's name."""
+    newest = lake.newest(tables.STEWARD_DECISIONS)
+    return {tables.STEWARD_DECISIONS.name: newest.version} if newest else {}
+
+
 def index(
     run: Run,
     contracts: Mapping[str, Contract],
@@ -94,6 +111,7 @@ def index(
     try:
         read = input_versions(run.lake, contracts, model)
         run.tally.read.update({one.table.name: one.version for one in read})
+        run.tally.read.update(decided(run.lake))
         if not read or _stands(run, config_digest):
             return Outcome(done=False)
         here = Index(run, model, permitted, read)
@@ -129,39 +147,49 @@ def _index(here: Index) -> Outcome:
     run, lake = here.run, here.lake
     with run.reporter.stage("index", 5) as progress:
         present = history.catch_up(here)
+        taken = decisions.in_force(_decisions(here))
         written = here.remake(_records(here), tables.RECORDS)
-        keyed = lake.read(tables.RECORDS, version=written.version)
+        records = lake.read(tables.RECORDS, version=written.version)
         progress.step("records standardised")
-        refused = blocking.refused(keyed, here.model.pair_budget)
-        compared, links = _links(here, keyed, refused)
+        compared = _compared(here, records)
         progress.step("pairs compared and weighed")
-        origin = keyed.select(*ORIGIN).distinct().orderBy("record_id").toArrow()
-        grouped = _clusters(here, origin, links)
-        events = _events(here, origin, grouped, present)
+        origin = records.select(*ORIGIN).distinct().orderBy("record_id").toArrow()
+        grouped = _clusters(here, origin, compared.pairs, taken)
+        events = _events(here, origin, grouped, present, taken)
         progress.step("persons decided on")
         history.record(here, present, events)
         progress.step("crosswalk written")
-        measures = report.measures(here.model, origin, compared, links, refused, grouped)
+        measures = report.measures(here.model, origin, compared, grouped)
         told = history.told(here)
         rows = report.rows(run.run_id, run.as_of, here.model, [*measures, *report.changes(told)])
         frame = lake.spark.createDataFrame(rows, tables.QUALITY.schema).coalesce(1)
         here.remake(frame, tables.QUALITY, ReplaceWhere(isin("run_id", (run.run_id,))))
         progress.step("quality told")
     run.tally.rows_in, run.tally.rows_out = origin.num_rows, grouped.number
+    linked = int((compared.pairs["weight"].to_numpy() >= here.model.link_weight).sum())
     return Outcome(
         done=True,
         records=origin.num_rows,
         persons=grouped.number,
-        links=links.num_rows,
-        refused_pairs=sum(refused.pairs.values()),
+        links=linked,
+        refused_pairs=sum(compared.refused.pairs.values()),
         events=tuple(sorted(told.items())),
     )
 
 
+def _decisions(here: Index) -> list[Decision]:
+    """What stewards ever decided, as of the version that the run noted."""
+    version = here.run.tally.read.get(tables.STEWARD_DECISIONS.name)
+    if version is None:
+        return []
+    rows = here.lake.read(tables.STEWARD_DECISIONS, version=version).toArrow()
+    return decisions.of_rows(rows)
+
+
 def _records(here: Index) -> DataFrame:
-    """The feeds' records in comparable form, with blocking keys."""
-    arranged = standardised(inputs.read(here.lake, here.found), here.model.standards, _shares(here))
-    return blocking.with_keys(arranged, here.rules)
+    """The feeds' records in comparable form."""
+    rows = inputs.read(here.lake, here.found)
+    return standardised(rows, here.model.standards, _shares(here))
 
 
 def standardised(rows: DataFrame, standards: Standards, partitions: int) -> DataFrame:
@@ -180,93 +208,120 @@ def _shares(here: Index) -> int:
     return int(here.lake.spark.conf.get("spark.sql.shuffle.partitions") or 1)
 
 
-def _links(here: Index, keyed: DataFrame, refused: Refused) -> tuple[pa.Table, pa.Table]:
-    """Writes pairs and links. Returns counts (rule, pattern, pairs), and links as written."""
-    model = here.model
-    matching = Matching(
-        rules=len(here.rules),
-        shares=_shares(here),
-        refused=refused,
-        near=model.nearness,
-        weights=model.weights,
-        keep_weight=model.keep_weight,
-    )
-    # Found once, for three tables and what follows.
-    found = blocking.candidates(keyed, matching).persist(StorageLevel.MEMORY_AND_DISK)
+def _compared(here: Index, records: DataFrame) -> Compared:
+    """Makes and weighs the pairs, and writes patterns, pairs and links."""
+    spark, model = here.lake.spark, here.model
+    encoded = engine.encode(records, model, id="record_id")
+    held = [encoded.blobs]
     try:
-        names = F.array(*[F.lit(rule.name) for rule in here.rules])
-        counts = (
-            found.where("left_record_id IS NULL")
-            .groupBy("rule", "pattern")
-            .agg(F.sum("pairs").alias("pairs"))
-            .withColumn("rule", names[F.col("rule")])
-            .orderBy("rule", "pattern")
-        )
-        pairs = blocking.best(found).withColumn("rule", names[F.col("rule")])
-        links = pairs.where(F.col("weight") >= model.link_weight).select(
-            "left_record_id",
-            "right_record_id",
-            "weight",
-            F.expr(f"1 / (1 + pow(2D, -(weight + {model.prior_bits}D)))").alias("probability"),
-            "rule",
-            F.lit(model.model_version).alias("model_version"),
-        )
-        writes = (
-            (counts.coalesce(1), tables.PATTERNS),
-            (pairs, tables.PAIRS),
-            (links, tables.LINKS),
-        )
+        blocked = engine.block(spark, encoded, model)
+        matching = engine.matching(model, blocked, conflict=model.link_weight)
+        found = engine.candidates(spark, encoded, model, matching)
+        held.append(found.persist(StorageLevel.MEMORY_AND_DISK))
         # The first query finds them all.
-        compared = counts.toArrow()
+        counts = _named(engine.tallied(found), model)
+        pairs = engine.weighed(engine.of_rows(found), model, counts)
+        # Weighed once, for two tables and what follows.
+        held.append(pairs.persist(StorageLevel.MEMORY_AND_DISK))
+        weighed = _pairs(pairs, model).select("left_record_id", "right_record_id", "weight")
+        ordered = weighed.orderBy("left_record_id", "right_record_id").toArrow()
+        writes = (
+            (spark.createDataFrame(counts).coalesce(1), tables.PATTERNS),
+            (_pairs(pairs, model).select(*tables.PAIRS.column_names), tables.PAIRS),
+            (_links(pairs, model), tables.LINKS),
+        )
         with ThreadPoolExecutor(max_workers=len(writes)) as pool:
             done = [pool.submit(here.aside().remake, *write) for write in writes]
-            weighed = links.orderBy("left_record_id", "right_record_id").toArrow()
             for future in done:
                 future.result()
-        return compared, weighed
+        return Compared(counts, ordered, blocked.refused)
     finally:
-        found.unpersist()
+        for frame in held:
+            frame.unpersist()
 
 
-def _clusters(here: Index, origin: pa.Table, links: pa.Table) -> Clusters:
+def _named(counts: pa.Table, model: PersonIndex) -> pa.Table:
+    """Counts with the rules' names instead of their numbers."""
+    names = pa.array([rule.name for rule in model.rules], pa.string())
+    rules = names.take(counts["rule"].combine_chunks())
+    return pa.table({"rule": rules, "pattern": counts["pattern"], "pairs": counts["pairs"]})
+
+
+def _pairs(pairs: DataFrame, model: PersonIndex) -> DataFrame:
+    names = F.array(*[F.lit(rule.name) for rule in model.rules])
+    return pairs.withColumnsRenamed(
+        {"left": "left_record_id", "right": "right_record_id"}
+    ).withColumn("rule", names[F.col("rule")])
+
+
+def _links(pairs: DataFrame, model: PersonIndex) -> DataFrame:
+    return (
+        _pairs(pairs, model)
+        .where(F.col("weight") >= model.link_weight)
+        .withColumn("model_version", F.lit(model.model_version))
+        .select(*tables.LINKS.column_names)
+    )
+
+
+def _clusters(
+    here: Index, origin: pa.Table, pairs: pa.Table, taken: Sequence[Decision]
+) -> Clusters:
     ids = origin["record_id"].combine_chunks()
     left, right = (
-        pc.index_in(links[side], value_set=ids).to_numpy().astype("int64")
+        pc.index_in(pairs[side], value_set=ids).to_numpy().astype("int64")
         for side in ("left_record_id", "right_record_id")
     )
+    bound = decisions.constraints(ids, taken)
+    prior = here.model.prior_bits
     return clusters(
         len(ids),
         left,
         right,
-        links["weight"].to_numpy(),
-        threshold=here.model.cluster_weight,
+        pairs["weight"].to_numpy() + prior,
+        threshold=here.model.cluster_weight + prior,
+        absent=here.model.absent_weight + prior,
         limit=here.model.component_limit,
+        must=bound.must,
+        cannot=bound.cannot,
     )
 
 
-def _events(here: Index, origin: pa.Table, grouped: Clusters, present: Present) -> list[Event]:
-    members: dict[int, list[str]] = {}
-    for record, cluster in zip(origin["record_id"].to_pylist(), grouped.of.tolist(), strict=True):
-        members.setdefault(cluster, []).append(record)
-    key = mint_key(here.run.settings.keys, create=True)
-    return identity.decide(
-        {record: row.person_id for record, row in present.open.items()},
-        members.values(),
-        minted=present.minted,
-        mint=minting(key, here.run.run_id, set(present.minted)),
+def _events(
+    here: Index,
+    origin: pa.Table,
+    grouped: Clusters,
+    present: Present,
+    taken: Sequence[Decision],
+) -> pa.Table:
+    ids = origin["record_id"].combine_chunks()
+    before, gone = identity.aligned(ids, present.open.select(["record_id", "person_id"]))
+    mint = partial(
+        identity.mint_ids,
+        key=mint_key(here.run.settings.keys, create=True),
+        run_id=here.run.run_id,
+        taken=present.minted["person_id"].combine_chunks(),
+    )
+    return identity.decide_arrays(
+        ids, grouped.of, before, gone, minted=present.minted, mint=mint, decisions=taken
     )
 
 
-def minting(key: KeySource, run_id: str, taken: set[str]) -> Callable[[str], str]:
-    """A function from a founding record to a person id that no run has minted."""
+def estimated(lake: Lake, model: PersonIndex) -> Fit:
+    """The model with m and u as the last run's records and pairs tell them. Writes nothing.
 
-    def mint(founder: str) -> str:
-        attempt = 0
-        while (
-            person := person_id(key, run_id=run_id, record_id=founder, attempt=attempt)
-        ) in taken:
-            attempt += 1
-        taken.add(person)
-        return person
-
-    return mint
+    Raises UsageError (exit 2) where there was no run, QualityError (12) for pairs that cannot
+    teach it.
+    """
+    if not lake.exists(tables.PATTERNS):
+        raise UsageError("--estimate needs pairs: run concord index first")
+    counts = lake.read(tables.PATTERNS).groupBy("pattern").agg(F.sum("pairs").alias("pairs"))
+    counted = {row["pattern"]: row["pairs"] for row in counts.collect()}
+    encoded = engine.encode(lake.read(tables.RECORDS), model, id="record_id")
+    try:
+        blocked = engine.block(lake.spark, encoded, model)
+        sample = engine.sample(encoded, blocked.common)
+    finally:
+        encoded.blobs.unpersist()
+    drawn = estimate.random_patterns(model, sample, blobs.ID)
+    u = estimate.chance(model, drawn, blocked.frequent, records=encoded.rows)
+    return estimate.fit(model, counted, u)

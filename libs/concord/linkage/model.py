@@ -1,53 +1,137 @@
-"""What `conf/person_index.yaml` says: how records are blocked, compared, weighed and clustered."""
+"""A linkage model as one declares it: how records are blocked, compared and weighed.
+
+`Model` is what `concord.linkage.link` takes; `PersonIndex` is the whole `conf/person_index.yaml`,
+which adds what the state's index needs.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self, TypeVar
 
 from pydantic import Field as Setting
 
 from concord.contracts.model import Contract
 from concord.errors import ConfigError
 from concord.lake.run import digest
-from concord.linkage.compare import Near
-from concord.linkage.patterns import LEVELS, MISSING, Comparison, Weights, number
-from concord.linkage.standardise import Standards, family_name, given_name, street_of
+from concord.linkage import compare
+from concord.linkage.blocking import Rule
+from concord.linkage.clusters import CLIP
+from concord.linkage.compare import TESTS, AllOf, AnyOf, Simple
+from concord.linkage.patterns import MISSING, Weights
+from concord.linkage.patterns import Condition as Numbers
+from concord.linkage.standardise import STANDARD, Standards, family_name, given_name, street_of
+from concord.linkage.values import Part
 from concord.settings import Document, Location, Typed, read_document, validate
 
 FILE = "person_index.yaml"
 SUM_TOLERANCE = 0.002
+# Patterns are 64-bit integers.
+MOST_PATTERNS = 2**62
 
-Part = Literal[
-    "ssn",
-    "ssn_first5",
-    "ssn_last4",
-    "given",
-    "given_root",
-    "given_initial",
-    "family",
-    "family_first",
-    "birth",
-    "birth_year",
-    "zip",
-    "zip3",
-    "phone",
-    "street",
-]
+Mistake = tuple[Location, str]
+SHARES: tuple[Literal["m"], Literal["u"]] = ("m", "u")
+Shares = float | tuple[float, ...]
+M = TypeVar("M", bound="Model")
 
 
-class Level(Typed):
-    """How often one level is seen: `m` among pairs of one person, `u` among pairs of two."""
+class Condition(Typed):
+    """When two records are on a level: one test, or several of which all or any must be met.
 
-    m: float = Setting(gt=0, lt=1)
-    u: float = Setting(gt=0, lt=1)
+    `test` is one of concord.linkage.compare.TESTS; `column` a column or a transform of one, as
+    `first(zip, 3)`, and where it is left out the comparison's; `columns` those of a test of
+    several. Without anything: both records have a value.
+    """
+
+    test: str | None = None
+    column: str | None = None
+    columns: tuple[str, ...] = ()
+    at_least: float | None = None
+    at_most: float | None = None
+    all_of: tuple[Condition, ...] = ()
+    any_of: tuple[Condition, ...] = ()
+
+    def compiled(self, column: str | None) -> compare.Condition:
+        """`column`: the comparison's."""
+        if self.all_of:
+            return AllOf(tuple(each.compiled(column) for each in self.all_of))
+        if self.any_of:
+            return AnyOf(tuple(each.compiled(column) for each in self.any_of))
+        number = self.at_least if self.at_least is not None else self.at_most
+        return Simple(self.test or "known", self.columns or (self.column or column or "",), number)
+
+
+class Level(Condition):
+    """One level of a comparison, and how often it is seen: `m` among pairs of one person, `u`
+    among pairs of two. Without m and u they are estimated.
+
+    `frequencies` (term frequencies): shares of records, ascending. The level then counts as
+    several, by how large a share of the records has the value: less than the first, less than the
+    second, ..., and m and u are lists, the rarest first. To agree on a rare name says more.
+    """
+
+    m: float | tuple[float, ...] | None = None
+    u: float | tuple[float, ...] | None = None
+    frequencies: tuple[float, ...] = ()
 
     @property
-    def bits(self) -> float:
-        return math.log2(self.m / self.u)
+    def classes(self) -> int:
+        return len(self.frequencies) + 1
+
+    @property
+    def known(self) -> bool:
+        """Whether m and u are."""
+        return self.m is not None and self.u is not None
+
+    @property
+    def bits(self) -> tuple[float, ...]:
+        """Match weights by class; 0 where m or u is not known yet."""
+        if self.m is None or self.u is None:
+            return (0.0,) * self.classes
+        return tuple(math.log2(m / u) for m, u in zip(self.each("m"), self.each("u"), strict=True))
+
+    def each(self, which: Literal["m", "u"]) -> tuple[float, ...]:
+        """m or u by class; empty where it is not known."""
+        said = getattr(self, which)
+        return said if isinstance(said, tuple) else () if said is None else (said,)
+
+
+class Comparison(Typed):
+    """Levels by name, strongest first; a pair is on the first whose condition it meets."""
+
+    column: str | None = None
+    levels: dict[str, Level] = Setting(min_length=2)
+    fixed_u: bool = Setting(
+        default=False,
+        description="its u are reckoned and stay when a model is fitted: of random pairs too few "
+        "agree by chance on an SSN to count them",
+    )
+
+    def compiled(self, name: str) -> compare.Comparison:
+        return compare.Comparison(
+            name,
+            tuple(
+                compare.Level(
+                    level,
+                    of.compiled(self.column),
+                    of.column or self.column if of.frequencies else None,
+                    of.classes,
+                )
+                for level, of in self.levels.items()
+            ),
+        )
+
+    @property
+    def digits(self) -> dict[str, range]:
+        """The numbers that each level, `missing` included, has in a pattern's digit."""
+        found, next_one = {MISSING: range(1)}, 1
+        for level, of in self.levels.items():
+            found[level] = range(next_one, next_one + of.classes)
+            next_one += of.classes
+        return found
 
 
 class BlockingRule(Typed):
@@ -58,15 +142,143 @@ class BlockingRule(Typed):
     """
 
     name: str
-    on: tuple[Part, ...] = Setting(min_length=1)
-    refine: tuple[Part, ...] = ()
+    on: tuple[str, ...] = Setting(min_length=1)
+    refine: tuple[str, ...] = ()
 
 
 class Never(Typed):
     """A pattern that meets all of `when` (comparison -> levels) never links, whatever it weighs."""
 
     why: str
-    when: dict[Comparison, tuple[str, ...]] = Setting(min_length=1)
+    when: dict[str, tuple[str, ...]] = Setting(min_length=1)
+
+
+class Model(Typed):
+    """Weights are in bits: log2(m/u), summed over comparisons."""
+
+    version: int = Setting(default=1, gt=0)
+    people: int | None = Setting(
+        default=None,
+        gt=1,
+        description="people whom a record may speak about; the prior odds are 1 to this. Without "
+        "it they are estimated",
+    )
+    blocking: tuple[BlockingRule, ...] = Setting(min_length=1)
+    pair_budget: int = Setting(
+        default=100_000, gt=0, description="pairs that one blocking key may make"
+    )
+    run_budget: int = Setting(
+        default=20_000_000_000,
+        gt=0,
+        description="pairs that all keys together may make; a run that would make more is refused "
+        "before it makes any",
+    )
+    comparisons: dict[str, Comparison] = Setting(min_length=1)
+    never: tuple[Never, ...] = ()
+    training: tuple[dict[str, tuple[str, ...]], ...] = Setting(
+        default=(),
+        description="sets of pairs (comparison -> levels) that teach m of the other comparisons; "
+        "without any, those that agree on what a blocking rule asks",
+    )
+    keep_weight: float = Setting(default=0.0, description="lighter pairs are counted and not kept")
+
+    @classmethod
+    def from_yaml(cls, path: Path | str) -> Self:
+        """Read and check a file. Raises ConfigError (exit 10) with every mistake and its line."""
+        return loaded(Path(path), cls)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether all of m and u are known."""
+        return all(level.known for c in self.comparisons.values() for level in c.levels.values())
+
+    @property
+    def prior_bits(self) -> float:
+        """log2 of the odds that two records drawn at random speak about one person."""
+        return -math.log2(self.people - 1) if self.people else 0.0
+
+    @property
+    def model_version(self) -> str:
+        """Names the model in tables: the file's version and a digest of what it says."""
+        return f"{self.version}-{digest(self.model_dump(mode='json'))[:8]}"
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        return tuple(Rule(rule.name, rule.on, rule.refine) for rule in self.blocking)
+
+    @property
+    def compiled(self) -> tuple[compare.Comparison, ...]:
+        return tuple(comparison.compiled(name) for name, comparison in self.comparisons.items())
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that blocking and comparing read."""
+        parts = [part for rule in self.rules for part in rule.parts]
+        parts += [p for c in self.compiled for level in c.levels for p in level.when.reads]
+        return tuple(dict.fromkeys(Part.of(part).column for part in parts))
+
+    @property
+    def weights(self) -> Weights:
+        """A level whose m or u is not known weighs nothing."""
+        bits = tuple(
+            (0.0, *(bits for level in comparison.levels.values() for bits in level.bits))
+            for comparison in self.comparisons.values()
+        )
+        return Weights(bits, tuple(self.numbers(never.when) for never in self.never))
+
+    @property
+    def frequent(self) -> dict[str, tuple[float, ...]]:
+        """Parts of which values are told apart by how common they are -> bounds of the classes."""
+        found = {}
+        for comparison in self.comparisons.values():
+            for level in comparison.levels.values():
+                if level.frequencies:
+                    found[level.column or comparison.column or ""] = level.frequencies
+        return found
+
+    def numbers(self, when: Mapping[str, tuple[str, ...]]) -> Numbers:
+        """Comparison -> levels, as the numbers that meet it; an empty set for any."""
+        return tuple(
+            frozenset(n for level in when.get(name, ()) for n in comparison.digits[level])
+            for name, comparison in self.comparisons.items()
+        )
+
+    def pattern(self, **levels: str) -> int:
+        """The pattern with the given level names (the rarest class), missing where none is."""
+        places = self.weights.space.places.tolist()
+        return sum(
+            comparison.digits[levels.get(name, MISSING)].start * place
+            for (name, comparison), place in zip(self.comparisons.items(), places, strict=True)
+        )
+
+    def words(self, pattern: int) -> dict[str, str]:
+        """A pattern in words: comparison -> level."""
+        space, said = self.weights.space, {}
+        for (name, comparison), place, width in zip(
+            self.comparisons.items(), space.places.tolist(), space.widths, strict=True
+        ):
+            digit = pattern // place % width
+            said[name] = next(level for level, of in comparison.digits.items() if digit in of)
+        return said
+
+    def with_levels(self, found: Mapping[str, Mapping[str, tuple[Shares, Shares]]]) -> Self:
+        """The same model with m and u of the given levels (comparison -> level -> m, u)."""
+        comparisons = {
+            name: comparison.model_copy(
+                update={
+                    "levels": {
+                        level: of.model_copy(
+                            update=dict(zip("mu", found[name][level], strict=True))
+                        )
+                        if level in found.get(name, {})
+                        else of
+                        for level, of in comparison.levels.items()
+                    }
+                }
+            )
+            for name, comparison in self.comparisons.items()
+        }
+        return self.model_copy(update={"comparisons": comparisons})
 
 
 class Placeholders(Typed):
@@ -84,60 +296,26 @@ class Placeholders(Typed):
     streets: tuple[str, ...] = ()
 
 
-class NearNames(Typed):
-    """Jaro-Winkler similarity (0 to 1) from which names are near."""
+class PersonIndex(Model):
+    """The whole file."""
 
-    given: float = Setting(default=0.88, gt=0, le=1)
-    family: float = Setting(default=0.88, gt=0, le=1)
-
-
-class PersonIndex(Typed):
-    """The whole file. Weights are in bits: log2(m/u), summed over comparisons."""
-
-    version: int = Setting(gt=0)
     people: int = Setting(
         gt=1, description="people whom a record may speak about; the prior odds are 1 to this"
     )
     leave_out: tuple[str, ...] = Setting(default=(), description="feeds that are not matched")
     nicknames: bool = True
-    near: NearNames = NearNames()
     sex_codes: dict[str, str] = {}
     placeholders: Placeholders = Placeholders()
-    blocking: tuple[BlockingRule, ...] = Setting(min_length=1)
-    pair_budget: int = Setting(gt=0, description="pairs that one blocking key may make")
-    comparisons: dict[Comparison, dict[str, Level]] = Setting(min_length=1)
-    never: tuple[Never, ...] = ()
-    keep_weight: float = Setting(description="lighter pairs are counted and not kept")
     link_weight: float = Setting(description="pairs from here on are in index/links")
-    cluster_weight: float = Setting(description="links from here on make persons")
+    cluster_weight: float = Setting(
+        description="two groups of records are one person where their pairs weigh so much on average"
+    )
+    absent_weight: float = Setting(
+        description="what a pair counts in such an average that was not compared or not kept"
+    )
     component_limit: int = Setting(
         gt=1, description="records above which a component is parted at heavier links"
     )
-
-    @property
-    def prior_bits(self) -> float:
-        return -math.log2(self.people - 1)
-
-    @property
-    def model_version(self) -> str:
-        """Names the model in tables: the file's version and a digest of what it says."""
-        return f"{self.version}-{digest(self.model_dump(mode='json'))[:8]}"
-
-    @property
-    def weights(self) -> Weights:
-        """Comparisons that the file leaves out weigh nothing."""
-        bits = []
-        for name, levels in LEVELS.items():
-            given = self.comparisons.get(name, {})
-            bits.append((0.0, *(given[level].bits if given else 0.0 for level in levels)))
-        never = tuple(
-            tuple(
-                frozenset(number(name, level) for level in condition.when.get(name, ()))
-                for name in LEVELS
-            )
-            for condition in self.never
-        )
-        return Weights(tuple(bits), never)
 
     @property
     def standards(self) -> Standards:
@@ -156,41 +334,148 @@ class PersonIndex(Typed):
             nicknames=self.nicknames,
         )
 
-    @property
-    def nearness(self) -> Near:
-        return Near(self.near.given, self.near.family, self.nicknames)
+
+def loaded(path: Path, kind: type[M]) -> M:
+    """Read and check a file. Raises ConfigError (exit 10) with every mistake and its line."""
+    document = read_document(path)
+    model = validate(document, kind)
+    _raise(document, model_mistakes(model))
+    return model
 
 
 def load_person_index(path: Path, contracts: Mapping[str, Contract] | None = None) -> PersonIndex:
     """Read and check the file. Raises ConfigError (exit 10) with every mistake and its line."""
     document = read_document(path)
     model = validate(document, PersonIndex)
-    found = [document.problem(where, what) for where, what in _mistakes(document, model, contracts)]
-    if found:
-        raise ConfigError(found)
+    mistakes = [*model_mistakes(model), *_index_mistakes(model, contracts)]
+    # Which columns it reads can be told once it is right.
+    _raise(document, mistakes or _unknown_columns(model))
     return model
 
 
-def _mistakes(
-    document: Document, model: PersonIndex, contracts: Mapping[str, Contract] | None
-) -> Iterator[tuple[Location, str]]:
-    for place, feed in enumerate(model.leave_out):
-        if contracts is not None and feed not in contracts:
-            yield ("leave_out", place), f"no contract {feed!r} in conf/feeds; remove it"
+def _raise(document: Document, mistakes: Iterable[Mistake]) -> None:
+    found = [document.problem(where, what) for where, what in mistakes]
+    if found:
+        raise ConfigError(found)
+
+
+def model_mistakes(model: Model) -> Iterator[Mistake]:
+    """What types do not say: where it is, what is wrong and what to do."""
     names: set[str] = set()
     for place, rule in enumerate(model.blocking):
         if rule.name in names:
             yield ("blocking", place, "name"), f"rule {rule.name!r} is given twice; rename one"
         names.add(rule.name)
-    for name, levels in model.comparisons.items():
-        yield from _level_mistakes(name, levels)
+        for key in ("on", "refine"):
+            for number, part in enumerate(getattr(rule, key)):
+                yield from _part_mistakes(("blocking", place, key, number), part)
+    for name, comparison in model.comparisons.items():
+        where: Location = ("comparisons", name)
+        if comparison.column is not None:
+            yield from _part_mistakes((*where, "column"), comparison.column)
+        for level, of in comparison.levels.items():
+            if level == MISSING:
+                yield (*where, "levels", level), "is there without saying; rename the level"
+            yield from _condition_mistakes((*where, "levels", level), of, comparison.column)
+        yield from _level_mistakes(where, comparison)
+    if (
+        math.prod(
+            c.digits[MISSING].stop + sum(of.classes for of in c.levels.values())
+            for c in model.comparisons.values()
+        )
+        > MOST_PATTERNS
+    ):
+        yield ("comparisons",), "make more patterns than 64 bits can count; leave some out"
     for place, condition in enumerate(model.never):
-        for name, allowed in condition.when.items():
-            for level in allowed:
-                if level != MISSING and level not in LEVELS[name]:
-                    known = ", ".join((*LEVELS[name], MISSING))
-                    where: Location = ("never", place, "when", name)
-                    yield where, f"{name} has no level {level!r}; use one of {known}"
+        yield from _when_mistakes(model, ("never", place, "when"), condition.when)
+    for place, training in enumerate(model.training):
+        yield from _when_mistakes(model, ("training", place), training)
+
+
+def _part_mistakes(where: Location, part: str) -> Iterator[Mistake]:
+    try:
+        Part.of(part)
+    except ValueError as error:
+        yield where, str(error)
+
+
+def _condition_mistakes(where: Location, of: Condition, column: str | None) -> Iterator[Mistake]:
+    said = [key for key in ("test", "all_of", "any_of") if getattr(of, key)]
+    if len(said) > 1:
+        yield where, f"says {' and '.join(said)}; keep one of them"
+        return
+    for key in ("all_of", "any_of"):
+        for place, inner in enumerate(getattr(of, key)):
+            yield from _condition_mistakes((*where, key, place), inner, column)
+    if said and said != ["test"]:
+        return
+    if of.test is not None and of.test not in TESTS:
+        yield (*where, "test"), f"no test {of.test!r}; there are {', '.join(TESTS)}"
+        return
+    kind = TESTS[of.test or "known"]
+    parts = of.columns or tuple(part for part in [of.column or column] if part)
+    if not parts:
+        yield where, "of which column? Add column here or to the comparison"
+    if kind.columns and parts and len(parts) != kind.columns:
+        yield where, f"{of.test} reads {kind.columns} columns, not {len(parts)}"
+    for part in parts:
+        yield from _part_mistakes(where, part)
+    for key in ("at_least", "at_most"):
+        given = getattr(of, key) is not None
+        if given != (kind.number == key):
+            told = f"{of.test} needs {key}" if not given else f"{of.test} takes no {key}"
+            yield where, told
+
+
+def _level_mistakes(where: Location, comparison: Comparison) -> Iterator[Mistake]:
+    for level, of in comparison.levels.items():
+        place = (*where, "levels", level)
+        if list(of.frequencies) != sorted(set(of.frequencies)):
+            yield place, "frequencies must ascend"
+        for which in SHARES:
+            said = of.each(which)
+            if said and len(said) != of.classes:
+                yield place, f"{which} has {len(said)} shares; there are {of.classes} classes"
+            if any(not 0 < share < 1 for share in said):
+                yield place, f"{which} must lie between 0 and 1"
+    known = [level for level, of in comparison.levels.items() if of.known]
+    if known and len(known) < len(comparison.levels):
+        absent = [level for level in comparison.levels if level not in known]
+        yield where, f"says no m or no u of {', '.join(absent)}; add them, or leave out all"
+        return
+    for which in SHARES if known else ():
+        total = sum(sum(level.each(which)) for level in comparison.levels.values())
+        if abs(total - 1) > SUM_TOLERANCE:
+            yield where, f"its {which} add up to {total:.4f}, not 1; one of them is wrong"
+
+
+def _when_mistakes(
+    model: Model, where: Location, when: Mapping[str, tuple[str, ...]]
+) -> Iterator[Mistake]:
+    for name, allowed in when.items():
+        if name not in model.comparisons:
+            known = ", ".join(model.comparisons)
+            yield (*where, name), f"no comparison {name!r}; there are {known}"
+            continue
+        levels = model.comparisons[name].levels
+        for level in allowed:
+            if level != MISSING and level not in levels:
+                known = ", ".join((*levels, MISSING))
+                yield (*where, name), f"{name} has no level {level!r}; use one of {known}"
+
+
+def _index_mistakes(
+    model: PersonIndex, contracts: Mapping[str, Contract] | None
+) -> Iterator[Mistake]:
+    for place, feed in enumerate(model.leave_out):
+        if contracts is not None and feed not in contracts:
+            yield ("leave_out", place), f"no contract {feed!r} in conf/feeds; remove it"
+    for name, comparison in model.comparisons.items():
+        if not any(level.known for level in comparison.levels.values()):
+            yield (
+                ("comparisons", name),
+                "has no m and u; fit them with `concord index --estimate`",
+            )
     for place, day in enumerate(model.placeholders.birth_days):
         try:
             date.fromisoformat(f"2000-{day}")
@@ -199,22 +484,20 @@ def _mistakes(
     for code, sex in model.sex_codes.items():
         if sex not in {"F", "M"}:
             yield ("sex_codes", code), "must be F or M; leave out codes that mean neither"
-    if not model.keep_weight <= model.link_weight <= model.cluster_weight:
-        yield ("link_weight",), "must lie between keep_weight and cluster_weight"
+    if not model.keep_weight <= model.link_weight:
+        yield ("link_weight",), "must not be less than keep_weight"
+    # clusters.py counts in bits of the odds, of which it takes no more than CLIP.
+    odds = model.cluster_weight + model.prior_bits
+    if not -CLIP <= model.absent_weight + model.prior_bits < odds <= CLIP:
+        yield (
+            ("cluster_weight",),
+            f"must be more than absent_weight, and both within {CLIP:g} bits of even odds, which "
+            f"are at {-model.prior_bits:.1f}",
+        )
 
 
-def _level_mistakes(
-    name: Comparison, levels: Mapping[str, Level]
-) -> Iterator[tuple[Location, str]]:
-    place: Location = ("comparisons", name)
-    for level in levels:
-        if level not in LEVELS[name]:
-            yield (*place, level), f"{name} has no level {level!r}; {', '.join(LEVELS[name])}"
-    absent = [level for level in LEVELS[name] if level not in levels]
-    if absent:
-        yield place, f"says nothing of {', '.join(absent)}; add m and u"
-        return
-    for which in ("m", "u"):
-        total = sum(getattr(level, which) for level in levels.values())
-        if abs(total - 1) > SUM_TOLERANCE:
-            yield place, f"its {which} add up to {total:.4f}, not 1; one of them is wrong"
+def _unknown_columns(model: PersonIndex) -> Iterator[Mistake]:
+    unknown = [column for column in model.columns if column not in STANDARD]
+    if unknown:
+        told = f"reads {', '.join(unknown)}; standardised records have {', '.join(STANDARD)}"
+        yield ("blocking",), told

@@ -7,9 +7,9 @@ records does not say, which is no evidence. Workers import this module: it impor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -18,52 +18,35 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 MISSING = "missing"
-Comparison = Literal["ssn", "given", "family", "birth", "contact", "sex", "middle", "suffix"]
-# A comparison's levels besides `missing`, strongest first. What a level means is said where it
-# is decided, in concord.linkage.compare. Stored patterns depend on this order.
-LEVELS: Mapping[Comparison, tuple[str, ...]] = {
-    "ssn": ("exact", "near", "last_four", "differ"),
-    "given": ("exact", "nickname", "initial", "near", "differ"),
-    "family": ("exact", "part", "near", "differ"),
-    "birth": ("exact", "near", "year", "differ"),
-    "contact": ("household", "zip", "zip3", "differ"),
-    "sex": ("same", "differ"),
-    "middle": ("same", "differ"),
-    "suffix": ("same", "differ"),
-}
-RADIX = np.array([len(levels) + 1 for levels in LEVELS.values()], dtype=np.int64)
-# The last comparison is the pattern's lowest digit.
-PLACE: Integers = np.concatenate([np.cumprod(RADIX[::-1])[::-1][1:], [1]])
 
 
-def encode(levels: Integers) -> Integers:
-    """Level numbers, a row per pair and a column per comparison in LEVELS' order -> patterns."""
-    return levels @ PLACE
+@dataclass(frozen=True)
+class Space:
+    """The patterns there can be: for each comparison how many numbers its digit can have.
+
+    The last comparison is the lowest digit. Stored patterns depend on the order of comparisons
+    and of their levels.
+    """
+
+    widths: tuple[int, ...]
+
+    @cached_property
+    def places(self) -> Integers:
+        """What one level of each comparison counts."""
+        widths = np.array(self.widths[::-1], dtype=np.int64)
+        return np.concatenate([[1], np.cumprod(widths)[:-1]])[::-1].astype(np.int64)
+
+    def encode(self, levels: Integers) -> Integers:
+        """Level numbers, a row per pair and a column per comparison -> patterns."""
+        return np.asarray(levels @ self.places, dtype=np.int64)
+
+    def decode(self, patterns: Integers) -> Integers:
+        """The level numbers of patterns: the inverse of `encode`."""
+        widths = np.array(self.widths, dtype=np.int64)
+        return np.asarray(patterns[:, None] // self.places[None, :] % widths[None, :])
 
 
-def decode(patterns: Integers) -> Integers:
-    """The level numbers of patterns: the inverse of `encode`."""
-    return patterns[:, None] // PLACE[None, :] % RADIX[None, :]
-
-
-def number(comparison: Comparison, level: str) -> int:
-    """A level's number within its comparison."""
-    return 0 if level == MISSING else LEVELS[comparison].index(level) + 1
-
-
-def pattern(**levels: str) -> int:
-    """The pattern with the given level names, missing where none is given."""
-    numbers = [number(name, levels.get(name, MISSING)) for name in LEVELS]
-    return int(np.array(numbers, dtype=np.int64) @ PLACE)
-
-
-def words(of: int) -> dict[str, str]:
-    """A pattern in words: comparison -> level."""
-    numbers = decode(np.array([of], dtype=np.int64))[0]
-    return {
-        name: (MISSING, *levels)[digit]
-        for (name, levels), digit in zip(LEVELS.items(), numbers.tolist(), strict=True)
-    }
+Condition = tuple[frozenset[int], ...]
 
 
 @dataclass(frozen=True)
@@ -71,27 +54,47 @@ class Weights:
     """Match weights by comparison and level, in bits, and what never links.
 
     `bits[c][l]` is log2(m/u) of level `l` (0: missing, which weighs nothing) of comparison `c`.
-    `never` are conditions: for each comparison the level numbers that meet it; a pattern that
-    meets all of one condition weighs minus infinity.
+    `never` are conditions: for each comparison the level numbers that meet it, none for any; a
+    pattern that meets all of one condition weighs minus infinity.
     """
 
     bits: tuple[tuple[float, ...], ...]
-    never: tuple[tuple[frozenset[int], ...], ...] = ()
+    never: tuple[Condition, ...] = ()
 
-    def of(self, patterns: Integers) -> Floats:
-        """The match weight of each pattern: the sum over its comparisons."""
+    @property
+    def space(self) -> Space:
+        return Space(tuple(len(bits) for bits in self.bits))
+
+    def summed(self, patterns: Integers) -> Floats:
+        """The sum of each pattern's levels, whatever never links."""
         distinct, place = np.unique(patterns, return_inverse=True)
-        levels = decode(distinct)
+        levels = self.space.decode(distinct)
         total = np.zeros(len(distinct))
         for column, bits in enumerate(self.bits):
             total += np.array(bits)[levels[:, column]]
-        for condition in self.never:
-            met = np.ones(len(distinct), dtype=bool)
-            for column, allowed in enumerate(condition):
-                if allowed:
-                    met &= np.isin(levels[:, column], list(allowed))
-            total[met] = -np.inf
         return total[place]
+
+    def of(self, patterns: Integers) -> Floats:
+        """The match weight of each pattern: the sum over its comparisons, or minus infinity."""
+        total = self.summed(patterns)
+        total[self.refuses(patterns)] = -np.inf
+        return total
+
+    def refuses(self, patterns: Integers) -> npt.NDArray[np.bool_]:
+        """Whether a pattern is one that never links."""
+        return meets(self.space.decode(patterns), self.never)
+
+
+def meets(levels: Integers, conditions: Sequence[Condition]) -> npt.NDArray[np.bool_]:
+    """Rows of level numbers that meet one of the conditions."""
+    found = np.zeros(len(levels), dtype=bool)
+    for condition in conditions:
+        met = np.ones(len(levels), dtype=bool)
+        for column, allowed in enumerate(condition):
+            if allowed:
+                met &= np.isin(levels[:, column], list(allowed))
+        found |= met
+    return found
 
 
 def probability(weights: Floats, prior_bits: float) -> Floats:
@@ -99,4 +102,4 @@ def probability(weights: Floats, prior_bits: float) -> Floats:
 
     `prior_bits` is log2 of the odds that two records drawn at random speak about one person.
     """
-    return 1.0 / (1.0 + np.exp2(-(weights + prior_bits)))
+    return np.asarray(1.0 / (1.0 + np.exp2(-(weights + prior_bits))))

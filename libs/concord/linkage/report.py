@@ -14,9 +14,20 @@ import pyarrow.compute as pc
 from concord.linkage.blocking import Refused
 from concord.linkage.clusters import Clusters
 from concord.linkage.model import PersonIndex
+from concord.linkage.patterns import probability
 
 ALL = "all"
 LARGE = 10  # persons of so many records and more are counted together
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What comparing found. `counts`: rule, pattern, pairs (all pairs of variants that were
+    compared); `pairs`: left_record_id, right_record_id, weight, of all that were kept."""
+
+    counts: pa.Table
+    pairs: pa.Table
+    refused: Refused
 
 
 @dataclass(frozen=True)
@@ -31,15 +42,12 @@ class Measure:
 def measures(
     model: PersonIndex,
     origin: pa.Table,
-    compared: pa.Table,
-    links: pa.Table,
-    refused: Refused,
+    compared: Compared,
     grouped: Clusters,
 ) -> list[Measure]:
     """Figures of one run.
 
-    `origin`: record_id, feed, role; `compared`: rule, pattern, pairs; `links`: as in index/links;
-    `grouped.of`: in the order of `origin`.
+    `origin`: record_id, feed, role; `grouped.of`: in its order.
     """
     return [
         *_counts("records", origin["feed"]),
@@ -47,8 +55,8 @@ def measures(
         *_sizes(grouped),
         Measure("components_parted", ALL, float(grouped.parted)),
         Measure("components_too_large", ALL, float(grouped.whole)),
-        *_blocking(model, compared, refused),
-        *_between_feeds(model, origin, links, grouped),
+        *_blocking(model, compared.counts, compared.refused),
+        *_between_feeds(model, origin, compared.pairs, grouped),
     ]
 
 
@@ -121,7 +129,7 @@ def _between_feeds(
     used = links["weight"].to_numpy() >= model.cluster_weight
     if len(used):
         used &= grouped.of[left] == grouped.of[right]
-    chances = links["probability"].to_numpy()
+    chances = probability(links["weight"].to_numpy(), model.prior_bits)
     groups: dict[str, list[float]] = {ALL: []}
     for place in np.flatnonzero(used).tolist():
         pair = sorted((feeds[left[place]], feeds[right[place]]))

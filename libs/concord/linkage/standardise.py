@@ -45,7 +45,7 @@ STANDARD: Mapping[str, pa.DataType] = {
     "family": pa.string(),
     "suffix": pa.string(),
     "birth": pa.date32(),
-    "birth_day_known": pa.bool_(),
+    "birth_year": pa.string(),
     "sex": pa.string(),
     "ssn": pa.string(),
     "ssn_last4": pa.string(),
@@ -118,11 +118,15 @@ def _one_form(rows: pa.Table, standards: Standards, family_column: str) -> pa.Ta
     birth = rows["birth_date"]
     birth_text = pc.strftime(birth, format="%Y-%m-%d")
     birth_known = _each(birth_text, lambda text: None if text in standards.birth_dates else text)
-    day_known = pc.invert(
-        pc.is_in(
-            pc.utf8_slice_codeunits(birth_known, 5),
-            value_set=pa.array(sorted(standards.birth_days), pa.string()),
-        )
+    # A placeholder day within a year that may be right is no day to compare or to block by.
+    day_known = pc.and_(
+        pc.is_valid(birth_known),
+        pc.invert(
+            pc.is_in(
+                pc.utf8_slice_codeunits(birth_known, 5),
+                value_set=pa.array(sorted(standards.birth_days), pa.string()),
+            )
+        ),
     )
     ssn = _each(rows["ssn"], lambda text: ssn_of(text, standards))
     last4 = _either(_each(ssn, lambda text: text[-4:]), _each(rows["ssn_last4"], last_four))
@@ -136,10 +140,8 @@ def _one_form(rows: pa.Table, standards: Standards, family_column: str) -> pa.Ta
         "middle": _each(middle_text, lambda text: (tokens(text) or [""])[0][:1] or None),
         "family": family,
         "suffix": suffix,
-        "birth": pc.if_else(pc.is_valid(birth_known), birth, pa.scalar(None, pa.date32())),
-        "birth_day_known": pc.if_else(
-            pc.is_valid(birth_known), day_known, pa.scalar(None, pa.bool_())
-        ),
+        "birth": pc.if_else(day_known, birth, pa.scalar(None, pa.date32())),
+        "birth_year": pc.utf8_slice_codeunits(birth_known, 0, 4),
         "sex": _each(rows["sex"], lambda text: sexes.get(text.strip().upper())),
         "ssn": ssn,
         "ssn_last4": last4,
@@ -203,6 +205,23 @@ def name_parts(text: str) -> tuple[str | None, str | None, str | None]:
     if len(words) < 2:
         return (words[0] if words else None), None, None
     return words[0], " ".join(words[1:-1]) or None, words[-1]
+
+
+# Words of surnames that many surnames have: to share one says nothing.
+PARTICLES = frozenset(
+    ["DE", "DEL", "LA", "LAS", "LOS", "DA", "DO", "DOS", "DI", "VAN", "VON", "DER", "DEN", "LE"]
+    + ["SAINT", "ST", "BIN", "EL", "AL"]
+)
+
+
+def core(family: str) -> str:
+    """A surname without its particles, unless it has nothing else."""
+    return " ".join(word for word in family.split(" ") if word not in PARTICLES) or family
+
+
+def words_of(family: str) -> set[str]:
+    """The words of a surname that tell something."""
+    return {word for word in family.split(" ") if len(word) >= 3 and word not in PARTICLES}
 
 
 @lru_cache(maxsize=1)

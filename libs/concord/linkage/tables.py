@@ -14,9 +14,7 @@ LONG_LOG: Mapping[str, str] = {"delta.logRetentionDuration": "interval 365 days"
 
 RECORDS = Table(
     name="vault/linkage_records",
-    description=(
-        "Every record in comparable form with its blocking keys, a row per distinct set of values."
-    ),
+    description=("Every record in comparable form, a row per distinct set of values."),
     owner=OWNER,
     key=("record_id", "variant"),
     columns=(
@@ -30,15 +28,13 @@ RECORDS = Table(
         Column("family", "string", "words of the family name", *DIRECT),
         Column("suffix", "string", "JR, SR, III, IV", *DIRECT),
         Column("birth", "date", "", *DIRECT),
-        Column("birth_day_known", "boolean", "false: month and day are a placeholder", *DIRECT),
+        Column("birth_year", "string", "also where month and day are a placeholder", *DIRECT),
         Column("sex", "string", "F or M", *DIRECT),
         Column("ssn", "string", "nine digits that can be one", *DIRECT),
         Column("ssn_last4", "string", "", *DIRECT),
         Column("phone", "string", "ten digits", *DIRECT),
         Column("street", "string", "in postal abbreviations", *DIRECT),
         Column("zip", "string", "five digits", *DIRECT),
-        Column("keys", "array<bigint>", "a blocking key or NULL for each rule", *DIRECT),
-        Column("refined_keys", "array<bigint>", "the same for keys over the budget", *DIRECT),
     ),
     statistics=("feed", "role"),
     properties=LONG_LOG,
@@ -59,7 +55,10 @@ PATTERNS = Table(
 
 PAIRS = Table(
     name="vault/linkage_pairs",
-    description="Candidate pairs that are not hopeless, with the pattern of their best variants.",
+    description=(
+        "Candidate pairs that are not hopeless, and those that would link if they were not of a "
+        "kind that never does, with the pattern of their heaviest variants."
+    ),
     owner=OWNER,
     key=("left_record_id", "right_record_id"),
     columns=(
@@ -147,6 +146,62 @@ QUALITY = Table(
     ),
     statistics=("as_of", "measure", "group"),
     properties=LONG_LOG,
+)
+
+REVIEW_QUEUE = Table(
+    name="vault/review_queue",
+    description=(
+        "Pairs of records for stewards to look at: a sample of each stratum, without pairs that "
+        "are decided."
+    ),
+    owner=OWNER,
+    key=("item_id",),
+    columns=(
+        Column("item_id", "string", "of kind and records; the same in every run"),
+        Column("kind", "string", "conflict, ruled_out, rival, weak_link, near_link"),
+        Column("left_record_id", "string", "the smaller of the two ids", "restricted"),
+        Column("right_record_id", "string", "", "restricted"),
+        Column("left_person_id", "string", "", "restricted"),
+        Column("right_person_id", "string", "", "restricted"),
+        Column("left_feed", "string"),
+        Column("right_feed", "string"),
+        Column("weight", "double", "bits, whatever never links", "restricted"),
+        Column("probability", "double", "by the model; 0 for what never links", "restricted"),
+        Column("pattern", "bigint", "levels of agreement as one integer", "restricted", "direct"),
+        Column("rule", "string", "the blocking rule that made the pair; NULL if none did"),
+        Column("why", "string", "why it is here, in words without values", "restricted"),
+        Column("stratum", "string", "kind, feeds and band of weight"),
+        Column("stratum_size", "bigint", "pairs of the stratum, those decided too"),
+        Column("record_ids", "array<string>", "all records of the persons concerned", "restricted"),
+        Column("run_id", "string"),
+        Column("as_of", "date", "the run's business date"),
+        Column("model_version", "string", "version and digest of conf/person_index.yaml"),
+    ),
+    statistics=("kind",),
+    properties=LONG_LOG,
+)
+
+# Not the run's: stewards write it between runs, and no run holds its lock.
+STEWARD_DECISIONS = Table(
+    name="index/steward_decisions",
+    description=(
+        "What stewards decided of pairs of records, only added to: of a pair the newest counts, "
+        "for every run and model."
+    ),
+    owner=OWNER,
+    key=("decision_id",),
+    columns=(
+        Column("decision_id", "string"),
+        Column("left_record_id", "string", "the smaller of the two ids", "confidential"),
+        Column("right_record_id", "string", "", "confidential"),
+        Column("verdict", "string", "must_link, cannot_link, withdrawn", "confidential"),
+        Column("actor", "string", "the steward, from the operating system"),
+        Column("reason", "string", "in the steward's words", "confidential"),
+        Column("decided_at", "timestamp", "the real clock, never before an earlier decision"),
+        Column("run_id", "string", "the command that wrote it"),
+    ),
+    statistics=("decided_at",),
+    retention_days=365,
 )
 
 # In the order of their commits in a run: a run's first write is to RECORDS, its last to QUALITY.

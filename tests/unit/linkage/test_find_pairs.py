@@ -1,112 +1,168 @@
-"""Candidate pairs against all pairs, compared one by one in plain Python."""
+"""Candidate pairs against all pairs, made and judged one by one in plain Python."""
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from concord.linkage.blocking import Matching, Refused, find_pairs, largest_block
-from concord.linkage.compare import Near
-from concord.linkage.patterns import Weights, pattern
-from concord.linkage.standardise import STANDARD
+from concord.linkage import blocking
+from concord.linkage.blobs import Packed, opened
+from concord.linkage.blocking import (
+    Matching,
+    Placement,
+    Refused,
+    Rule,
+    find_pairs,
+    keys_of,
+    largest_block,
+    placements,
+)
+from concord.linkage.model import Model
+from concord.linkage.values import Hashes, Part, Records
 
-# Given names agree or differ; only agreement is kept.
-WEIGHTS = Weights(((0.0,) * 5, (0.0, 5.0, 5.0, 5.0, 5.0, -5.0), *[(0.0,) * 9] * 6))
-Keys = tuple[int | None, ...]
-RULES = 3
-
-
-def found(
-    rows: list[dict[str, Any]], refused: Refused, shares: int
-) -> tuple[dict[tuple[str, str], tuple[int, int]], dict[tuple[int, int], int]]:
-    """Pairs kept -> (rule, pattern), and pairs counted by (rule, pattern), of all shares."""
-    columns: dict[str, Any] = {
-        name: pa.array([row.get(name) for row in rows], kind) for name, kind in STANDARD.items()
+COLUMNS = ("a", "b", "c", "name")
+RULES = (Rule("ab", ("a", "b")), Rule("first", ("first(b, 1)",), ("c",)), Rule("c", ("c",)))
+MODEL = Model.model_validate(
+    {
+        "blocking": [{"name": r.name, "on": r.on, "refine": r.refine} for r in RULES],
+        "comparisons": {
+            "name": {
+                "column": "name",
+                "levels": {
+                    "same": {"test": "same", "m": 0.9, "u": 0.1},
+                    "differ": {"m": 0.1, "u": 0.9},
+                },
+            }
+        },
     }
-    columns["record_id"] = pa.array([row["record_id"] for row in rows], pa.string())
-    for name in ("keys", "refined_keys"):
-        columns[name] = pa.array([row[name] for row in rows], pa.list_(pa.int64()))
-    table = pa.table(columns)
-    matching = Matching(RULES, shares, refused, Near(), WEIGHTS, 0.0)
-    pairs: dict[tuple[str, str], tuple[int, int]] = {}
-    counts: dict[tuple[int, int], int] = {}
-    for share in range(shares):
-        for row in find_pairs(table, share, matching).to_pylist():
-            if row["left_record_id"] is None:
-                key = (row["rule"], row["pattern"])
-                counts[key] = counts.get(key, 0) + row["pairs"]
-            else:
-                pair = (row["left_record_id"], row["right_record_id"])
-                best = (row["rule"], row["pattern"])
-                pairs[pair] = min(best, pairs.get(pair, best))
-    return pairs, counts
+)
+PLACED = (Placement(("a",), (0,)), Placement(("first(b, 1)",), (1,)), Placement(("c",), (2,)))
 
-
-keys = st.tuples(*[st.sampled_from([None, -7, 0, 1, 5]) for _ in range(RULES)])
-more = st.sampled_from([None, 1, 2])  # what a key is refined by
+value = st.sampled_from([None, "x", "xy", "y"])
 people = st.lists(
-    st.tuples(st.sampled_from("abcde"), st.sampled_from(["ANN", "OLIVER", None]), keys, more),
+    st.fixed_dictionaries(
+        {
+            "id": st.sampled_from("abcde"),
+            "a": value,
+            "b": value,
+            "c": value,
+            "name": st.sampled_from(["ANN", "OLIVER", None]),
+        }
+    ),
     max_size=8,
 )
-Person = tuple[str, str | None, Keys, int | None]
+Row = dict[str, Any]
 
 
-def refined(key: int | None, extra: int | None) -> int | None:
-    """As in real records: of a key and something else, and never equal to a plain one."""
-    return None if key is None or extra is None else 1000 + 10 * key + extra
+def table(rows: list[Row]) -> pa.Table:
+    return pa.table({n: pa.array([r[n] for r in rows], pa.string()) for n in ("id", *COLUMNS)})
 
 
-@given(people, st.integers(1, 4), st.sets(st.sampled_from([-7, 0, 5])), st.booleans())
+def of(rows: list[Row], parts: tuple[str, ...]) -> Hashes:
+    return keys_of(Records(table(rows)), parts)[0]
+
+
+def plain(row: Row, parts: tuple[str, ...]) -> tuple[str, ...] | None:
+    """A key in plain Python: None when a part is missing."""
+    values = [
+        row[part.column] and (row[part.column][:1] if part.transform else row[part.column])
+        for part in map(Part.of, parts)
+    ]
+    return None if None in values else tuple(values)
+
+
+@given(
+    people, st.sets(st.sampled_from(["x", "y"])), st.booleans(), st.integers(1, 3), st.booleans()
+)
 def test_pairs_are_those_of_the_first_rule_that_both_have(
-    rows: list[Person], shares: int, large: set[int], still_too_large: bool
+    rows: list[Row], large: set[str], still_too_large: bool, shares: int, compared: bool
 ) -> None:
-    still = {1001} if still_too_large else set()  # key 0 with 1
+    still = {("x", "x")} if still_too_large else set()
 
-    def effective(row: Person, rule: int) -> int | None:
-        key = row[2][rule]
-        if rule != 1 or key not in large:
+    def effective(row: Row, rule: Rule) -> Any:
+        key = plain(row, rule.on)
+        if rule.name != "first" or key is None or key[0] not in large:
             return key
-        narrow = refined(key, row[3])
+        narrow = plain(row, rule.parts)
         return None if narrow in still else narrow
 
-    wanted = set()
-    counted: dict[tuple[int, int], int] = {}
+    wanted, counted = set(), Counter[tuple[int, int | None]]()
+    same, differ = MODEL.pattern(name="same"), MODEL.pattern(name="differ")
     for one, other in combinations(rows, 2):
-        both = [(effective(one, rule), effective(other, rule)) for rule in range(RULES)]
-        rules = [rule for rule, (a, b) in enumerate(both) if a is not None and a == b]
-        if one[0] == other[0] or not rules:
+        both = [(effective(one, rule), effective(other, rule)) for rule in RULES]
+        rules = [n for n, (a, b) in enumerate(both) if a is not None and a == b]
+        if one["id"] == other["id"] or not rules:
             continue
-        same = "exact" if one[1] == other[1] else "differ"
-        seen = pattern() if None in (one[1], other[1]) else pattern(given=same)
-        counted[rules[0], seen] = counted.get((rules[0], seen), 0) + 1
-        if seen != pattern(given="differ"):
-            wanted.add((min(one[0], other[0]), max(one[0], other[0])))
+        known = one["name"] and other["name"]
+        seen = (same if one["name"] == other["name"] else differ) if known else 0
+        counted[rules[0], seen if compared else None] += 1
+        if seen != differ:
+            wanted.add((*sorted((one["id"], other["id"])), seen, rules[0]))
 
-    whole = [
-        {
-            "record_id": record,
-            "given": name,
-            "keys": list(plain),
-            "refined_keys": [
-                refined(key, extra) if rule == 1 else None for rule, key in enumerate(plain)
-            ],
-        }
-        for record, name, plain, extra in rows
-    ]
+    # Keys over the budget, as counting would have found them.
+    over = [{**dict.fromkeys(COLUMNS), "id": "z", "b": value} for value in sorted(large)]
     refused = Refused(
-        {1: np.array(sorted(large), dtype=np.int64)}, {1: np.array(sorted(still), dtype=np.int64)}
+        {1: np.sort(of(over, RULES[1].on))} if over else {},
+        {1: np.sort(of([{**over[0], "b": "x", "c": "x"}], RULES[1].parts))}
+        if over and still
+        else {},
     )
-    pairs, counts = found(whole, refused, shares)
-    assert counts == counted
-    assert set(pairs) == wanted
+    matching = Matching(
+        RULES, MODEL.compiled if compared else (), MODEL.weights, 0.0, 0.0, refused=refused
+    )
+    pairs, counts = set(), Counter[tuple[int, int | None]]()
+    # As in Spark: blobs of some rows each, sent to where their keys meet.
+    blobs = [Packed.of(table(some)).blob() for some in (rows[:3], rows[3:]) if some]
+    arrived: dict[int, list[Any]] = {}
+    for blob in blobs:
+        for batch in blocking._sent(opened([blob]), matching, PLACED, shares):
+            arrived.setdefault(batch["target"][0].as_py(), []).append(batch["blob"][0].as_buffer())
+    for target, some in arrived.items():
+        for found in find_pairs(opened(some), matching, PLACED[target // shares].rules):
+            for row in found.to_pylist():
+                if row["left"] is None:
+                    counts[row["rule"], row["pattern"]] += row["pairs"]
+                else:
+                    pairs.add((row["left"], row["right"], row["pattern"], row["rule"]))
+    assert {key: n for key, n in counts.items() if n} == counted
+    assert pairs == (wanted if compared else set())
 
 
 def test_the_largest_block_is_within_the_budget() -> None:
     for budget in (1, 2, 3, 6, 5000):
         n = largest_block(budget)
         assert n * (n - 1) // 2 <= budget < (n + 1) * n // 2
+
+
+def test_pairs_come_in_chunks_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocking, "CHUNK", 10)
+    rows = np.arange(50)
+    keys = np.repeat(np.array([1, 2], dtype=np.uint64), [40, 10])
+    sizes, pairs = [], set()
+    for left, right in blocking.blocks(rows, keys):
+        sizes.append(len(left))
+        pairs |= set(zip(left.tolist(), right.tolist(), strict=True))
+    assert len(pairs) == sum(sizes) == 40 * 39 // 2 + 10 * 9 // 2
+    assert max(sizes) <= 20
+
+
+def test_rules_with_a_part_in_common_travel_together() -> None:
+    rules = [Rule("1", ("ssn",)), Rule("2", ("born", "given")), Rule("3", ("born", "family"))]
+    alone = {"ssn": 0.0001, "born": 0.0001, "given": 0.01, "family": 0.01}
+    assert placements(rules, alone, 8) == [
+        Placement(("born",), (1, 2)),
+        Placement(("ssn",), (0,)),
+    ]
+    # A third of the records with one birth date would go to one partition.
+    assert placements(rules, {**alone, "born": 0.3}, 8) == [
+        Placement(("ssn",), (0,)),
+        Placement(("born", "given"), (1,)),
+        Placement(("born", "family"), (2,)),
+    ]

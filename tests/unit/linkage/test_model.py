@@ -6,12 +6,17 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from concord.errors import ConfigError
-from concord.linkage.estimate import fit
-from concord.linkage.model import PersonIndex, load_person_index
-from concord.linkage.patterns import LEVELS, pattern, probability
+from concord.errors import ConfigError, QualityError
+from concord.linkage import blocking
+from concord.linkage.blocking import Sizes
+from concord.linkage.compare import patterns
+from concord.linkage.estimate import HALF, chance, fit, out_of_order
+from concord.linkage.model import Model, PersonIndex, load_person_index
+from concord.linkage.patterns import probability
+from concord.linkage.values import Common, Records
 from tests.conftest import ROOT
 
 FILE = ROOT / "conf" / "person_index.yaml"
@@ -29,14 +34,26 @@ def model() -> PersonIndex:
         ("nicknames: true", "nicknames: true\nfamiliar: 1", "unknown key 'familiar'"),
         ("leave_out: []", "leave_out: [dss]", "leave_out[0]: no contract 'dss'"),
         ("  - {name: zip_birth, on: [zip, birth]}", "  - {name: ssn, on: [zip]}", "given twice"),
-        ("on: [zip, birth]", "on: [zap, birth]", "blocking[3].on[0]"),
-        ("    same: {m: 0.75, u: 0.375}", "    same: {m: 0.85, u: 0.375}", "add up to 1.1000"),
-        ("    same: {m: 0.75, u: 0.375}\n", "", "suffix: says nothing of same"),
-        ("    same: {m: 0.75, u: 0.375}", "    some: {m: 0.75, u: 0.375}", "no level 'some'"),
+        ("on: [zip, birth]", "on: [zap(zip), birth]", "blocking[3].on[0]: no transform 'zap'"),
+        ("on: [zip, birth]", "on: [zap, birth]", "reads zap; standardised records have"),
+        ("on: [zip, birth]", "on: [first(zip), birth]", "first needs a number"),
+        ("same: {test: same, m: 0.75", "same: {test: same, m: 0.85", "add up to 1.1000"),
+        ("same: {test: same, m: 0.75, u: 0.375}", "same: {test: same}", "no m or no u of same"),
+        ("same: {test: same, m: 0.75", "same: {test: some, m: 0.75", "no test 'some'"),
+        (
+            "same: {test: same, m: 0.75",
+            "same: {test: same, at_most: 1, m: 0.75",
+            "takes no at_most",
+        ),
+        ("at_least: 0.88, m: 0.0199", "m: 0.0199", "jaro_winkler needs at_least"),
+        ("      near: {test: near_date,", "      missing: {test: near_date,", "rename the level"),
+        ("  sex:\n    column: sex\n", "  sex:\n", "of which column?"),
+        ("- {ssn: [exact]}", "- {ssm: [exact]}", "training[0].ssm: no comparison 'ssm'"),
         ("given: [differ], ssn", "given: [other], ssn", "never[1].when.given: given has no level"),
         ('birth_days: ["01-01"]', 'birth_days: ["1 Jan"]', "is no MM-DD"),
         ("F: F, FEMALE", "F: W, FEMALE", "must be F or M"),
-        ("link_weight: 22.7", "link_weight: 40", "must lie between"),
+        ("keep_weight: 10", "keep_weight: 40", "must not be less than keep_weight"),
+        ("\ncluster_weight: 22.7", "\ncluster_weight: 50", "within 20 bits of even odds"),
     ],
 )
 def test_a_mistake_is_told_with_its_line(old: str, new: str, words: str, tmp_path: Path) -> None:
@@ -51,7 +68,7 @@ def test_a_mistake_is_told_with_its_line(old: str, new: str, words: str, tmp_pat
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     broken = tmp_path / "person_index.yaml"
-    text = FILE.read_text().replace("link_weight: 22.7", "link_weight: 40")
+    text = FILE.read_text().replace("keep_weight: 10", "keep_weight: 40")
     broken.write_text(text.replace("F: F, FEMALE", "F: W, FEMALE"))
     with pytest.raises(ConfigError) as error:
         load_person_index(broken)
@@ -59,12 +76,16 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_a_weight_is_the_sum_of_its_levels_bits(model: PersonIndex) -> None:
-    found = model.weights.of(np.array([pattern(given="exact", birth="exact", sex="differ"), 0]))
-    bits = [model.comparisons["given"]["exact"], model.comparisons["birth"]["exact"]]
-    wanted = sum(math.log2(level.m / level.u) for level in bits)
-    sex = model.comparisons["sex"]["differ"]
-    assert found[0] == pytest.approx(wanted + math.log2(sex.m / sex.u))
+    some = model.pattern(given="exact", birth="exact", sex="differ")
+    found = model.weights.of(np.array([some, 0]))
+    levels = [("given", "exact"), ("birth", "exact"), ("sex", "differ")]
+    known = [model.comparisons[name].levels[level] for name, level in levels]
+    assert found[0] == pytest.approx(
+        sum(math.log2(of.each("m")[0] / of.each("u")[0]) for of in known)
+    )
     assert found[1] == -math.inf, "two records that say nothing never link"
+    assert model.words(some)["given"] == "exact"
+    assert model.words(some)["contact"] == "missing"
 
 
 def test_probability_is_even_where_the_weight_meets_the_prior_odds() -> None:
@@ -91,7 +112,9 @@ SURELY = {"family": "exact", "contact": "household", "sex": "same"}
     ],
 )
 def test_families_do_not_link(who: str, levels: dict[str, str], model: PersonIndex) -> None:
-    assert model.weights.of(np.array([pattern(**SURELY, **levels)]))[0] < model.link_weight, who
+    assert model.weights.of(np.array([model.pattern(**SURELY, **levels)]))[0] < model.link_weight, (
+        who
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,7 +133,7 @@ def test_families_do_not_link(who: str, levels: dict[str, str], model: PersonInd
 )
 def test_one_person_links(who: str, levels: dict[str, str], model: PersonIndex) -> None:
     given = {"sex": "same", **levels}
-    assert model.weights.of(np.array([pattern(**given)]))[0] >= model.cluster_weight, who
+    assert model.weights.of(np.array([model.pattern(**given)]))[0] >= model.cluster_weight, who
 
 
 def test_em_finds_the_shares_that_made_the_pairs(model: PersonIndex) -> None:
@@ -122,7 +145,10 @@ def test_em_finds_the_shares_that_made_the_pairs(model: PersonIndex) -> None:
         "contact": [0.6, 0.2, 0.1, 0.1],
         "middle": [0.9, 0.1],
     }
-    apart = {name: [level.u for level in model.comparisons[name].values()] for name in wanted}  # type: ignore[index]
+    levels = {name: list(model.comparisons[name].levels) for name in wanted}
+    apart = {
+        name: [of.each("u")[0] for of in model.comparisons[name].levels.values()] for name in wanted
+    }
 
     def draw(shares: dict[str, list[float]], count: int, **fixed: str) -> list[int]:
         columns = {
@@ -130,27 +156,77 @@ def test_em_finds_the_shares_that_made_the_pairs(model: PersonIndex) -> None:
             for name, share in shares.items()
         }
         return [
-            pattern(**{name: LEVELS[name][columns[name][i]] for name in shares}, **fixed)
+            model.pattern(**{name: levels[name][columns[name][i]] for name in shares}, **fixed)
             for i in range(count)
         ]
 
     one = draw(wanted, 20_000, ssn="exact", birth="exact")
     two = draw(apart, 5_000, ssn="exact", birth="differ")
     # Children known by a parent's SSN agree on all else that families share.
-    child = pattern(
-        ssn="exact",
-        given="differ",
-        family="exact",
-        birth="differ",
-        contact="household",
-        middle="same",
-    )
+    family = {"family": "exact", "contact": "household", "middle": "same"}
+    child = model.pattern(ssn="exact", given="differ", birth="differ", **family)
     counted: dict[int, int] = {child: 20_000}
     for value in [*one, *two]:
         counted[value] = counted.get(value, 0) + 1
     drawn = np.array(draw(apart, 50_000), dtype=np.int64)
-    found = fit(counted, drawn, model)
+    u = chance(model, drawn, {}, records=1)
+    done = fit(model, counted, u)
+    found = done.model.comparisons
     for name in ("family", "contact", "middle"):
-        for level, share in zip(LEVELS[name], wanted[name], strict=True):
-            assert found[name][level].m == pytest.approx(share, abs=0.02), (name, level)
-    assert found["family"]["differ"].u == pytest.approx(apart["family"][3], abs=0.01)
+        for level, share in zip(levels[name], wanted[name], strict=True):
+            assert found[name].levels[level].m == pytest.approx(share, abs=0.02), (name, level)
+    assert found["family"].levels["differ"].u == pytest.approx(apart["family"][3], abs=0.01)
+    assert found["ssn"].levels["exact"].u == model.comparisons["ssn"].levels["exact"].u, "fixed"
+    assert fit(model, counted, u).model == done.model, "bit for bit"
+
+
+def test_pairs_that_teach_nothing_are_refused(model: PersonIndex) -> None:
+    u = chance(model, np.zeros(10, dtype=np.int64), {}, records=1)
+    with pytest.raises(QualityError, match="no training set of 100 pairs or more teaches m of ssn"):
+        fit(model, {model.pattern(given="exact"): 5}, u)
+
+
+def test_levels_out_of_order_are_told(model: PersonIndex) -> None:
+    wrong = model.with_levels({"sex": {"same": (0.1, 0.5), "differ": (0.9, 0.5)}})
+    told = "sex: differ weighs 0.8 bits, more than same with -2.3; put it first, or join the two"
+    assert told in out_of_order(wrong)
+    assert told not in out_of_order(model)
+
+
+TINY = Model.model_validate(
+    {
+        "blocking": [{"name": "born", "on": ["born"]}],
+        "comparisons": {
+            "name": {
+                "column": "name",
+                "levels": {"exact": {"test": "same", "frequencies": [0.1, 0.4]}, "differ": {}},
+            },
+            "town": {"column": "town", "levels": {"same": {"test": "same"}, "differ": {}}},
+        },
+    }
+)
+
+
+def test_agreement_on_a_rare_name_says_more() -> None:
+    # Of 100 records 50 are called SMITH, 20 LEE, 30 each by a name of their own.
+    sizes = Sizes(np.array([1, 20, 50]), np.array([30, 1, 1]))
+    space = TINY.weights.space
+    assert space.widths == (5, 3)
+    drawn = space.encode(np.array([[4, 2]] * 70 + [[3, 2]] * 25 + [[2, 1]] * 5))
+    u = chance(TINY, drawn, {"name": sizes}, records=100)
+    possible = 100 * 99
+    wanted = [HALF / possible, (20 * 19 + HALF) / possible, (50 * 49 + HALF) / possible]
+    assert u["name"][1:4].tolist() == pytest.approx(wanted)
+    assert u["name"][1:].sum() == pytest.approx(1)
+    table = pa.table(
+        {"name": ["SMITH"] * 2 + ["LEE"] * 2 + ["ORR"] * 2 + [None], "town": ["A"] * 7}
+    )
+    keys = blocking.keys_of(Records(table), ("name",))[0]
+    order = np.argsort(keys[[0, 2]])
+    common = Common(keys[[0, 2]][order], np.array([2, 1], dtype=np.int8)[order])
+    found = patterns(
+        TINY.compiled, Records(table, {"name": common}), np.array([0, 2, 4, 0, 0]),
+        np.array([1, 3, 5, 2, 6]),
+    )  # fmt: skip
+    assert space.decode(found)[:, 0].tolist() == [3, 2, 1, 4, 0]
+    assert [TINY.words(int(one))["name"] for one in found] == ["exact"] * 3 + ["differ", "missing"]

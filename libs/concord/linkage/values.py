@@ -1,0 +1,286 @@
+"""Columns of records as codes into their distinct values, and what is derived of a value once.
+
+Everything that compares or blocks works on codes: a value is transformed, hashed or measured once
+however many records have it. Pure; workers import this module: it imports little.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from concord.linkage.standardise import core, root
+
+Integers = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int32]
+Hashes = npt.NDArray[np.uint64]
+Flags = npt.NDArray[np.bool_]
+
+PART = re.compile(r"(?P<transform>[a-z_]+)\((?P<column>\w+)(?:, ?(?P<number>\d+))?\)|(?P<bare>\w+)")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A column, or a transform of one: `birth`, `year(birth)`, `first(family, 2)`."""
+
+    column: str
+    transform: str | None = None
+    number: int | None = None
+
+    @classmethod
+    def of(cls, text: str) -> Part:
+        """Raises ValueError where `text` is none, with what to write."""
+        found = PART.fullmatch(text)
+        if found is None:
+            raise ValueError(
+                f"{text!r} is no column and no transform(column) or transform(column, n)"
+            )
+        if found["bare"]:
+            return cls(found["bare"])
+        name, number = found["transform"], found["number"]
+        if name not in TRANSFORMS:
+            raise ValueError(f"no transform {name!r}; there are {', '.join(TRANSFORMS)}")
+        counts = name in COUNTING
+        if counts and not (number and int(number)) or not counts and number:
+            raise ValueError(
+                f"{name} {'needs a number of letters' if counts else 'takes no number'}"
+            )
+        return cls(found["column"], name, int(number) if number else None)
+
+
+def _each(work: Callable[[str], str | None]) -> Callable[[pa.Array, int | None], pa.Array]:
+    def done(values: pa.Array, _: int | None) -> pa.Array:
+        return pa.array([work(text) or None for text in values.to_pylist()], pa.string())
+
+    return done
+
+
+# Distinct texts -> what is made of each, NULL where nothing can be.
+TRANSFORMS: Mapping[str, Callable[[pa.Array, int | None], pa.Array]] = {
+    "first": lambda values, n: pc.utf8_slice_codeunits(values, 0, n),
+    "last": lambda values, n: pc.utf8_slice_codeunits(values, -(n or 1)),
+    "first_word": _each(lambda text: text.split(" ", 1)[0]),
+    "joined": lambda values, _: pc.replace_substring(values, " ", ""),
+    "year": lambda values, _: pc.utf8_slice_codeunits(values, 0, 4),
+    "month": lambda values, _: pc.utf8_slice_codeunits(values, 5, 7),
+    "day": lambda values, _: pc.utf8_slice_codeunits(values, 8, 10),
+    "core": _each(core),
+    "nickname_root": _each(lambda text: root(text, nicknames=True)),
+}
+COUNTING = ("first", "last")
+
+
+@dataclass(frozen=True)
+class Values:
+    """A column: for each record the code of its value, -1 for NULL, and the values by code."""
+
+    codes: Codes
+    distinct: pa.Array
+
+    @classmethod
+    def of(cls, column: pa.ChunkedArray | pa.Array) -> Values:
+        """From texts, dictionary-encoded or not."""
+        flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        if isinstance(flat, pa.ChunkedArray):  # no chunks at all
+            flat = pa.array([], pa.string())
+        encoded = flat if isinstance(flat, pa.DictionaryArray) else flat.dictionary_encode()
+        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        return cls(codes.astype(np.int32, copy=False), encoded.dictionary)
+
+    def transformed(self, part: Part) -> Values:
+        made = TRANSFORMS[part.transform or ""](self.distinct, part.number).dictionary_encode()
+        to = made.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+        return Values(recoded(to, self.codes), made.dictionary)
+
+    @cached_property
+    def texts(self) -> Sequence[str]:
+        return self.distinct.to_pylist()
+
+    @cached_property
+    def hashes(self) -> Hashes:
+        """A 64-bit hash of each distinct value; the same in every process."""
+        return hashed(self.distinct)
+
+    @cached_property
+    def lengths(self) -> Codes:
+        return np.asarray(pc.utf8_length(self.distinct).to_numpy(zero_copy_only=False), np.int32)
+
+    @cached_property
+    def letters(self) -> npt.NDArray[np.uint64]:
+        """A bit for each letter or digit that a value has; others share one."""
+        data, starts, lengths = _bytes(self.distinct)
+        found = np.zeros(len(starts), dtype=np.uint64)
+        some = np.flatnonzero(lengths)
+        if len(some):
+            found[some] = np.bitwise_or.reduceat(BIT[data], starts[some])
+        return found
+
+    @cached_property
+    def beginnings(self) -> npt.NDArray[np.uint32]:
+        """The first four bytes of each value, zeros where it is shorter."""
+        data, starts, lengths = _bytes(self.distinct)
+        made = np.zeros(len(starts), dtype=np.uint32)
+        for place in range(4):
+            has = lengths > place
+            made[has] |= data[starts[has] + place].astype(np.uint32) << np.uint32(24 - 8 * place)
+        return made
+
+    @cached_property
+    def dates(self) -> tuple[Codes, Codes, Codes, Codes]:
+        """Of values written YYYY-MM-DD: days since 1970, year, month, day; year 0 where no date."""
+        texts = pc.if_else(pc.match_substring_regex(self.distinct, DATE), self.distinct, None)
+        # A month 13 becomes NULL; 30 February a day in March, which is then written otherwise.
+        when = pc.strptime(texts, format="%Y-%m-%d", unit="s", error_is_null=True)
+        as_written = pc.equal(pc.strftime(when, format="%Y-%m-%d"), texts).fill_null(False)
+        known = np.asarray(as_written.to_numpy(zero_copy_only=False), dtype=bool)
+        seconds = when.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+        days = seconds // 86_400
+        dates = days.astype("datetime64[D]")
+        months = dates.astype("datetime64[M]")
+        year = dates.astype("datetime64[Y]").astype(np.int64) + 1970
+        return (
+            days.astype(np.int32),
+            np.where(known, year, 0).astype(np.int32),
+            (months.astype(np.int64) % 12 + 1).astype(np.int32),
+            ((dates - months).astype(np.int64) + 1).astype(np.int32),
+        )
+
+    def marks(self, words_of: Callable[[str], Iterable[str]]) -> Hashes:
+        """A bit for each of a value's words, by hash: values without a common bit share none."""
+        words = [list(words_of(text)) for text in self.texts]
+        bits = np.zeros(len(words), dtype=np.uint64)
+        flat = pa.array([word for some in words for word in some], pa.string())
+        if len(flat):
+            owner = np.repeat(np.arange(len(words)), [len(some) for some in words])
+            np.bitwise_or.at(bits, owner, np.uint64(1) << (hashed(flat) % np.uint64(64)))
+        return bits
+
+    def some(self, codes: Integers) -> Sequence[str]:
+        """The texts of codes that are not NULL."""
+        found: Sequence[str] = self.distinct.take(pa.array(codes)).to_pylist()
+        return found
+
+
+DATE = r"^\d{4}-\d\d-\d\d$"
+# Letters, digits, and everything else as one.
+BIT = np.full(256, 1 << 62, dtype=np.uint64)
+for _place, _sign in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"):
+    BIT[ord(_sign)] = BIT[ord(_sign.lower())] = np.uint64(1 << _place)
+
+
+class Records:
+    """Rows of a table; columns and their transforms are encoded when first asked for."""
+
+    def __init__(self, rows: pa.Table, common: Mapping[str, Common] | None = None) -> None:
+        self.rows, self.common = rows, dict(common or {})
+        self._values: dict[str, Values] = {}
+        self._marks: dict[tuple[str, object], Hashes] = {}
+        self._classes: dict[str, npt.NDArray[np.int8]] = {}
+
+    def values(self, part: str) -> Values:
+        """Of a part written as in `Part.of`."""
+        if part not in self._values:
+            parsed = Part.of(part)
+            if parsed.transform is None:
+                self._values[part] = Values.of(self.rows[parsed.column])
+            else:
+                self._values[part] = self.values(parsed.column).transformed(parsed)
+        return self._values[part]
+
+    def marks(self, part: str, words_of: Callable[[str], Iterable[str]]) -> Hashes:
+        """`Values.marks`, made once."""
+        place = (part, words_of)
+        if place not in self._marks:
+            self._marks[place] = self.values(part).marks(words_of)
+        return self._marks[place]
+
+    def classes(self, part: str) -> npt.NDArray[np.int8]:
+        """How common each distinct value is, as the model counts it: 0 for the rarest class."""
+        if part not in self._classes:
+            values = self.values(part)
+            none = np.zeros(len(values.distinct), dtype=np.int8)
+            self._classes[part] = self.common[part].of(values) if part in self.common else none
+        return self._classes[part]
+
+
+@dataclass(frozen=True)
+class Common:
+    """Values of a part that many records have: their keys as `blocking.keys_of` makes them of the
+    part alone, sorted, and the class of each, from 1."""
+
+    hashes: Hashes
+    classes: npt.NDArray[np.int8]
+
+    def of(self, values: Values) -> npt.NDArray[np.int8]:
+        """The class of each distinct value; 0 for those that are not common."""
+        found = np.zeros(len(values.distinct), dtype=np.int8)
+        if len(self.hashes):
+            keys = mixed(values.hashes)
+            place = np.minimum(np.searchsorted(self.hashes, keys), len(self.hashes) - 1)
+            same = self.hashes[place] == keys
+            found[same] = self.classes[place[same]]
+        return found
+
+
+def recoded(to: Codes, codes: Codes) -> Codes:
+    """`to[codes]`; NULL stays NULL."""
+    if not len(to):
+        return np.full(len(codes), -1, dtype=np.int32)
+    found = to[codes]
+    found[codes < 0] = -1
+    return found
+
+
+def hashed(texts: pa.Array) -> Hashes:
+    """64-bit hashes of texts, the same in every process; NULLs count as empty.
+
+    Eight bytes at a time, each mixed in by the finaliser of SplitMix64 (Steele, Lea and Flood
+    2014). Python's own hash differs between workers.
+    """
+    data, starts, lengths = _bytes(texts)
+    found = mixed(lengths.astype(np.uint64) + np.uint64(SEED))
+    padded = np.concatenate([data, np.zeros(8, dtype=np.uint8)])
+    words = np.ndarray((len(padded) - 7,), dtype="<u8", buffer=padded, strides=(1,))
+    here = np.flatnonzero(lengths > 0)
+    place = 0
+    while len(here):
+        word = words[starts[here] + place]
+        left = lengths[here] - place
+        short = left < 8
+        keep = np.where(short, np.minimum(left, 7), 0).astype(np.uint64) * np.uint64(8)
+        word = np.where(short, word & ((np.uint64(1) << keep) - np.uint64(1)), word)
+        found[here] = mixed(found[here] ^ word)
+        place += 8
+        here = here[lengths[here] > place]
+    return found
+
+
+def mixed(values: Hashes) -> Hashes:
+    """SplitMix64's finaliser: each bit of the input moves half of the output's."""
+    with np.errstate(over="ignore"):
+        values = values + np.uint64(0x9E3779B97F4A7C15)
+        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return values ^ (values >> np.uint64(31))
+
+
+SEED = 0x436F6E636F7264
+
+
+def _bytes(texts: pa.Array) -> tuple[npt.NDArray[np.uint8], Integers, Integers]:
+    """A text array's bytes, and where each text starts and how long it is, in bytes."""
+    flat = texts.cast(pa.large_string())
+    _, offsets, data = flat.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int64)[flat.offset : flat.offset + len(flat) + 1]
+    whole = np.frombuffer(data, dtype=np.uint8) if data is not None else np.zeros(0, np.uint8)
+    first = int(ends[0]) if len(ends) else 0
+    last = int(ends[-1]) if len(ends) else 0
+    starts = (ends[:-1] - first).astype(np.int64) if len(ends) else np.zeros(0, np.int64)
+    return whole[first:last], starts, np.diff(ends).astype(np.int64)
