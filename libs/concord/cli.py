@@ -42,6 +42,7 @@ from concord.lake.tables import Lake
 from concord.linkage.estimate import as_yaml
 from concord.linkage.job import decided, estimated, input_versions
 from concord.linkage.job import index as build_index
+from concord.linkage.plan import planned, show_plan
 from concord.linkage.review_commands import app as review_app
 from concord.products import job as publishing
 from concord.reporting import Reporter
@@ -144,6 +145,18 @@ def index(
             help="Only print m and u as fitted to the last run's pairs, for conf/person_index.yaml."
         ),
     ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option(help="Only count keys and pairs by blocking rule; no pair is compared."),
+    ] = False,
+    rescore: Annotated[
+        bool,
+        typer.Option(help="Weigh the last run's pairs by conf/person_index.yaml as it is now."),
+    ] = False,
+    accept_churn: Annotated[
+        bool,
+        typer.Option(help="Let more records change person than churn_limit allows."),
+    ] = False,
     lake: LakeOption = None,
     as_of: AsOfOption = None,
     run_id: RunIdOption = None,
@@ -153,13 +166,15 @@ def index(
     """Recognise the same person across agencies: person ids, crosswalk, events."""
     deployment = load_deployment(settings, lake=lake)
     model = deployment.person_index
-    if estimate:
+    if estimate or plan:
         spark = start(deployment.settings, application="concord index")
         try:
-            fit = estimated(_lake(spark, deployment, "index"), model)
-            print(as_yaml(fit.model))
-            for warning in fit.warnings:
-                print(f"# {warning}")
+            there = _lake(spark, deployment, "index")
+            if plan:
+                show_plan(planned(there, deployment.contracts, deployment.mous, model))
+            else:
+                fit = estimated(there, model)
+                print("\n".join([as_yaml(fit.model), *(f"# {told}" for told in fit.warnings)]))
         finally:
             stop(spark)
         return
@@ -174,6 +189,7 @@ def index(
         deployment,
         Options(as_of, run_id, dry_run, json_logs),
         inputs=inputs,
+        arguments={"rescore": True} if rescore else None,
         digest=deployment.index_digest,
     ) as current:
         outcome = build_index(
@@ -182,13 +198,16 @@ def index(
             deployment.mous,
             model,
             config_digest=deployment.index_digest,
+            rescore=rescore,
+            accept_churn=accept_churn,
         )
         current.reporter.say(f"index: {outcome.message}")
-        facts = {name: value for name, value in asdict(outcome).items() if name != "done"}
-        current.ended(
-            outcome.message,
-            **{**facts, "events": dict(outcome.events), "model_version": model.model_version},
-        )
+        for example in outcome.examples:
+            current.reporter.say(f"  {example}")
+        facts = {**asdict(outcome), "model_version": model.model_version}
+        facts |= {name: dict(facts[name]) for name in ("events", "moved")}
+        del facts["done"], facts["examples"]
+        current.ended(outcome.message, **facts)
 
 
 @app.command()

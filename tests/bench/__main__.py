@@ -19,6 +19,7 @@ from concord.ingest.rules import declared_rules
 from concord.lake.session import start
 from tests.bench.feed import COLUMNS, contract
 from tests.bench.line import line
+from tests.bench.linkage import linkage
 from tests.bench.measure import Bench, settings_of, synthesis
 from tests.bench.report import (
     Pair,
@@ -37,6 +38,7 @@ console = Console(highlight=False)
 
 
 def bench(
+    context: typer.Context,
     people: Annotated[int, typer.Option(help="People to synthesize; 0: no synthesis.")] = PEOPLE,
     line_people: Annotated[
         int, typer.Option(help="People of the demo that is timed whole; 0: no demo.")
@@ -55,7 +57,9 @@ def bench(
         "docs/benchmarks.md"
     ),
 ) -> None:
-    """Measure synthesis, ingestion and the whole line on this machine."""
+    """Measure synthesis, ingestion and the whole line on this machine; `linkage`: linkage alone."""
+    if context.invoked_subcommand:
+        return
     sizes = sorted({*_sizes(rows), *([FULL] if full else [])})
     given: dict[str, int | str] = {
         "people": people,
@@ -159,11 +163,17 @@ def _command(given: dict[str, int | str], *, full: bool) -> str:
     return f'make bench BENCH="{" ".join(options)}"' if options else "make bench"
 
 
+def application() -> typer.Typer:
+    """Without a name the benchmark of ingestion and the line, else the one that is named."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.callback(invoke_without_command=True)(bench)
+    app.command()(linkage)
+    return app
+
+
 def main() -> int:
     """Run the benchmark; its exit code."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(bench)
-    return exit_code_of(app, None)
+    return exit_code_of(application(), None)
 
 
 if __name__ == "__main__":

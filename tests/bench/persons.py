@@ -13,6 +13,7 @@ import names
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 BLOCK = 500_000  # records drawn and written at a time
@@ -27,7 +28,7 @@ NO_SSN, NO_ZIP, NO_BIRTH = 0.35, 0.02, 0.02
 
 def write_persons(path: Path, records: int, *, seed: int = 1) -> None:
     """A Parquet file of `unique_id` (bigint, from 0, in no order of persons), `first_name`,
-    `surname`, `dob` (YYYY-MM-DD), `ssn`, `street`, `zip` (texts) and `person` (bigint, the truth)."""
+    `surname`, `dob` (YYYY-MM-DD), `ssn`, `street`, `zip` and the truth, `person` (bigint)."""
     first, last = (_frequencies(name) for name in ("dist.all.first", "dist.all.last"))
     schema = pa.schema(
         [("unique_id", pa.int64())]
@@ -40,6 +41,16 @@ def write_persons(path: Path, records: int, *, seed: int = 1) -> None:
             rng = np.random.default_rng([seed, begin])
             here = min(BLOCK, records - begin)
             writer.write_table(_block(rng, begin, here, first, last).cast(schema))
+
+
+def write_skewed(source: Path, path: Path, share: float, *, seed: int = 1) -> None:
+    """The same records, a share of them under one name and birth date: a form's default values."""
+    rows = pq.read_table(source)
+    chosen = np.random.default_rng(seed).random(rows.num_rows) < share
+    for name, value in {"first_name": "JOHN", "surname": "SMITH", "dob": "1980-01-01"}.items():
+        column = pc.if_else(pa.array(chosen), pa.scalar(value), rows[name].combine_chunks())
+        rows = rows.set_column(rows.column_names.index(name), name, column)
+    pq.write_table(rows, path)
 
 
 def _block(

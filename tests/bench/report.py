@@ -156,20 +156,20 @@ def write_docs(results: Results, path: Path) -> None:
     path.write_text(between_markers(text, markdown(results)))
 
 
-def between_markers(text: str, block: str) -> str:
+def between_markers(text: str, block: str, start: str = START, end: str = END) -> str:
     """`text` with `block` in place of what stood between its markers."""
-    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        raise ValueError(f"the file needs one {START} and, after it, one {END}")
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}\n{block.strip()}\n{END}{after}"
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise ValueError(f"the file needs one {start} and, after it, one {end}")
+    before, _, rest = text.partition(start)
+    _, _, after = rest.partition(end)
+    return f"{before}{start}\n{block.strip()}\n{end}{after}"
 
 
 def markdown(results: Results) -> str:
     """The measured part of docs/benchmarks.md."""
     parts = [
         f"Measured on {results.measured_on} with `{results.command}`.",
-        _table(("machine", ""), [(name, fact) for name, fact in results.machine.items()]),
+        table(("machine", ""), [(name, fact) for name, fact in results.machine.items()]),
         "### Synthesis",
         _synthesis(results.synthesis),
         "### Ingest against a bare Spark copy",
@@ -197,7 +197,7 @@ def _synthesis(made: Synthesis | None) -> str:
         f"{made.seconds:.1f}",
         f"{made.rows / made.seconds:,.0f}",
     )
-    return _table(("people", "rows", "MB", "seconds", "rows per second"), [row], numbers=True)
+    return table(("people", "rows", "MB", "seconds", "rows per second"), [row], numbers=True)
 
 
 def _ratio(results: Results) -> str:
@@ -215,7 +215,7 @@ def _ratio(results: Results) -> str:
         for number, pair in enumerate(results.pairs, 1)
     ]
     heading = ("pair", "bare Spark, seconds", "Concord, seconds", "ratio")
-    return f"{said}\n\n{_table(heading, rows, numbers=True)}"
+    return f"{said}\n\n{table(heading, rows, numbers=True)}"
 
 
 def _scale(scale: Sequence[Scale]) -> str:
@@ -233,7 +233,7 @@ def _scale(scale: Sequence[Scale]) -> str:
         for size in scale
     ]
     heading = ("rows", "MB", "seconds", "rows per second", "bare Spark, seconds", "ratio")
-    return _table(heading, rows, numbers=True)
+    return table(heading, rows, numbers=True)
 
 
 def _profile(profile: Profile | None) -> str:
@@ -249,7 +249,7 @@ def _profile(profile: Profile | None) -> str:
     ]
     said = f"{profile.rows:,} rows; the bare Spark copy of them took {profile.bare:.2f} seconds."
     heading = ("step", "seconds", "times the bare copy")
-    return f"{said}\n\n{_table(heading, rows, numbers=True)}"
+    return f"{said}\n\n{table(heading, rows, numbers=True)}"
 
 
 def _line(line: Line | None) -> str:
@@ -267,10 +267,10 @@ def _line(line: Line | None) -> str:
     for job in ("ingest", "index"):
         total = sum(value for stage, value in line.stages.items() if stage.startswith(job))
         rows.append((f"**{job}, all**", f"{total:.1f}"))
-    return f"{said}\n\n{_table(('stage', 'seconds'), rows, numbers=True)}"
+    return f"{said}\n\n{table(('stage', 'seconds'), rows, numbers=True)}"
 
 
-def _table(heading: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:
     """A Markdown table; with `numbers`, every column that holds only figures is set right."""
     right = [
         numbers and all(row[place].replace(",", "").replace(".", "").isdigit() for row in rows)

@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from concord.agreements.mou import Mou
 from concord.contracts.model import IDENTIFIERS, MULTI_VALUED, Contract, Csv, Field, Subject, Table
-from concord.errors import RefusedError, UsageError
+from concord.errors import QualityError, RefusedError, UsageError
 from concord.ingest import tables as ingest_tables
 from concord.lake import points
 from concord.lake.locks import Locks
@@ -25,6 +25,7 @@ from concord.linkage import tables
 from concord.linkage.identity import Event, replay
 from concord.linkage.job import Outcome, index
 from concord.linkage.model import PersonIndex, load_person_index
+from concord.linkage.plan import planned, show_plan
 from concord.privacy.keys import vault_key
 from concord.privacy.records import record_ids
 from concord.reporting import Reporter
@@ -43,6 +44,7 @@ KILL_POINTS = (
     "index.decided",
     "index.wrote.index/events",
     "index.wrote.index/crosswalk",
+    "index.wrote.vault/review_queue",
     "index.wrote.index/quality",
 )
 MAY, JUNE, JULY, AUGUST = (date(2025, month, 28) for month in (5, 6, 7, 8))
@@ -134,6 +136,7 @@ class Archive:
 
     def index(self, as_of: date, *, run_id: str = "", **changes: Any) -> Outcome:
         digest = changes.pop("config_digest", "conf")
+        how = {name: changes.pop(name, False) for name in ("rescore", "accept_churn")}
         with running(
             self.settings,
             "index",
@@ -146,7 +149,7 @@ class Archive:
             spark=self.spark,
         ) as run:
             model = self.model.model_copy(update=changes)
-            return index(run, self.contracts, self.mous, model, config_digest=digest)
+            return index(run, self.contracts, self.mous, model, config_digest=digest, **how)
 
     def killed(self, as_of: date, point: str, monkeypatch: pytest.MonkeyPatch) -> bool:
         """Runs the job with a kill point set; whether it was reached."""
@@ -249,13 +252,22 @@ def test_persons_are_recognised_kept_and_followed_over_time(archive: Archive) ->
     assert june[archive.record("snap", "p1")] == snap[1]
     assert archive.record("snap", "p3") not in june
 
-    # A model that links nothing parts them all, but each keeps an id; the first model mends it.
-    parted = archive.index(JULY, config_digest="other", keep_weight=1e3, link_weight=1e3)
-    assert dict(parted.events) == {"minted": 3, "split_from": 3}
+    # A model that links nothing parts them all: too much to let pass, unless it is accepted. Each
+    # person keeps an id; the first model mends it.
+    nothing = {"config_digest": "other", "keep_weight": 1e3, "link_weight": 1e3}
+    with pytest.raises(QualityError, match="3 of 7 records would change from one person to"):
+        archive.index(JULY, run_id="refused", **nothing)
+    assert archive.persons() == june, "the crosswalk stays as it was"
+    tried = archive.index(JULY, run_id="dry", dry_run=True, **nothing)
+    parted = archive.index(JULY, accept_churn=True, **nothing)
+    assert dict(parted.events) == dict(tried.events) == {"minted": 3, "split_from": 3}
+    assert sum(dict(parted.moved).values()) == 3
+    (split, *_) = [told for told in tried.examples if " split_from " in told]
+    assert "records no longer link to the other person" in split and not parted.examples
     july = archive.persons()
     assert len(set(july.values())) == len(july)
     assert set(june.values()) <= set(july.values())
-    mended = archive.index(AUGUST)
+    mended = archive.index(AUGUST, accept_churn=True)
     assert dict(mended.events) == {"merged_into": 3}
     # Of two of one size the older keeps its id: the one that was there at first.
     assert archive.persons() == june
@@ -332,6 +344,60 @@ def test_a_dry_run_writes_nothing(archive: Archive) -> None:
     archive.load("snap", [person(1)])
     assert archive.index(MAY, dry_run=True).records == 1
     assert archive.versions() == dict.fromkeys(archive.versions())
+
+
+def test_pairs_are_weighed_anew_without_being_compared(archive: Archive) -> None:
+    with pytest.raises(UsageError, match="--rescore needs pairs: run concord index first"):
+        archive.load("snap", [person(1), person(2)])
+        archive.index(MAY, rescore=True)
+    archive.load("wages", [wage(1), wage(2)])
+    assert archive.index(MAY).persons == 2
+    may = archive.persons()
+
+    def all_of(changes: dict[str, Any], **how: Any) -> Outcome:
+        return archive.index(JUNE, run_id=str(how), config_digest=str(changes), **how, **changes)
+
+    # Of SSNs that agree it is now less sure.
+    ssn = archive.model.comparisons["ssn"].levels
+    doubt = {"exact": (0.967, 0.5), "near": (0.0132, 0.001), "last_four": (0.01, 0.001)}
+    doubtful = archive.model.with_levels({"ssn": {**doubt, "differ": (0.00983, 0.498)}})
+    less = {"comparisons": doubtful.comparisons, "churn_limit": 1.0}
+    assert ssn["exact"].bits > doubtful.comparisons["ssn"].levels["exact"].bits
+    anew = all_of(less, rescore=True)
+    links = archive.lake.read(tables.LINKS).collect()
+    whole = all_of(less)
+    assert (anew.persons, anew.links) == (whole.persons, whole.links) == (4, 0)
+    assert links == archive.lake.read(tables.LINKS).collect()
+    assert dict(whole.events) == {}, "a full run finds the same persons"
+    back = all_of({"churn_limit": 1.0}, rescore=True)
+    assert back.persons == 2 and archive.persons() == may
+
+    # What was not kept cannot be weighed anew; what was not asked neither.
+    all_of({"keep_weight": 60.0, "link_weight": 60.0, "churn_limit": 1.0})
+    with pytest.raises(UsageError, match="2 pairs that weigh keep_weight or more by the new"):
+        all_of({}, rescore=True)
+    fewer = {"blocking": archive.model.blocking[:2]}
+    with pytest.raises(UsageError, match="made by other blocking rules, comparisons or"):
+        all_of(fewer, rescore=True)
+
+
+def test_a_plan_counts_and_writes_nothing(
+    archive: Archive, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match="--plan needs records"):
+        planned(archive.lake, archive.contracts, archive.mous, archive.model)
+    archive.load("snap", [person(1), person(2)])
+    archive.load("wages", [wage(1), wage(2), wage(2, "e2")])
+    found = planned(archive.lake, archive.contracts, archive.mous, archive.model)
+    assert archive.versions() == dict.fromkeys(archive.versions())
+    ssn, *others = found.rules
+    assert (ssn.rule, ssn.keys, ssn.pairs, ssn.new, ssn.largest) == ("ssn", 2, 4, 4, (3, 2))
+    assert sum(rule.new for rule in others) == 0, "the first rule makes them all"
+    show_plan(found)
+    assert "5 rows, 4 pairs to compare" in capsys.readouterr().out
+    archive.mous = forbidding("wages")
+    with pytest.raises(RefusedError, match="clause 2"):
+        planned(archive.lake, archive.contracts, archive.mous, archive.model)
 
 
 def labelled(archive: Archive) -> None:

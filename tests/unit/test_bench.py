@@ -2,17 +2,33 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from concord.cli import exit_code_of
+from concord.errors import UsageError
 from concord.ingest import job
 from concord.ingest import stage as staging
 from concord.ingest.rules import declared_rules
+from concord.settings import load_settings
+from tests.bench import engine_side, linkage
+from tests.bench.__main__ import application
+from tests.bench.engine_side import Run
 from tests.bench.feed import COLUMNS, contract, deliver, make_file
+from tests.bench.linkage import Linkage, Size, Splink
+from tests.bench.linkage import markdown as in_words
+from tests.bench.linkage import write_json as write_linkage
 from tests.bench.measure import steps
+from tests.bench.persons import write_persons, write_skewed
 from tests.bench.report import (
     END,
     NOT_MEASURED,
@@ -152,3 +168,144 @@ def test_a_step_is_told_without_the_steps_inside_it(monkeypatch: pytest.MonkeyPa
     assert seconds.keys() == {"stage (read, type, check, key, write)", "find duplicate keys"}
     assert seconds["find duplicate keys"] >= 0.4
     assert 0.02 <= seconds["stage (read, type, check, key, write)"] < 0.2
+
+
+# --- linkage ------------------------------------------------------------------------------------
+
+STEPS_OF_A_RUN = {"encode": 1.0, "make and compare pairs": 6.0, "write": 3.0}
+SIZE = Size(
+    1_000_000,
+    (
+        Run("a", 4.0, 20.0, {"encode": 5.0, "write": 15.0}, 1_200_000, 0),
+        Run("a", 0.0, 10.0, STEPS_OF_A_RUN, 1_200_000, 0),
+        Run("a", 0.0, 12.0, STEPS_OF_A_RUN, 1_200_000, 0),
+    ),
+    Run("b", 0.0, 16.5, STEPS_OF_A_RUN, 1_300_000, 600_000_000),
+    0.99391,
+    3 * 2**30,
+    splink=(
+        Splink("5.0.0", 9.0, {"train": 4.0, "predict": 5.0}, 1_200_000),
+        Splink("5.0.0", 8.0, {"train": 3.5, "predict": 4.5}, 1_200_000),
+    ),
+    splink_f1=0.9919,
+    splink_peak=2**30,
+)
+LINKAGE = Linkage("2025-06-01", "make bench BENCH=linkage", {"cores": "2"}, (SIZE,))
+
+
+def test_linkage_is_told_by_step_and_as_ratios() -> None:
+    text = in_words(LINKAGE)
+    lines = text.splitlines()
+    assert "| step | cold | warm 1 | warm 2 | skewed |" in lines
+    assert "| encode | 5.00 | 1.00 | 1.00 | 1.00 |" in lines
+    assert "| count keys | 0.00 | 0.00 | 0.00 | 0.00 |" in lines
+    assert "| **all** | 20.00 | 10.00 | 12.00 | 16.50 |" in lines
+    assert "| predict | 5.00 | 4.50 |" in lines
+    assert "cold with Spark's start **2.82**, cold **2.35**, warm **1.29**" in text
+    assert "16.5 seconds, **1.50** times the warm runs" in text
+    assert "1,300,000 pairs compared, 600,000,000 kept out by the pair budget" in text
+    assert "pairwise F1 0.9939; 3.0 GiB at most" in text
+
+
+def test_linkage_without_splink_or_skew_says_so() -> None:
+    alone = replace(SIZE, splink=(), splink_f1=None, splink_peak=None, skewed=None)
+    text = in_words(replace(LINKAGE, sizes=(alone,), absent="it could not be installed"))
+    assert "Without Splink: it could not be installed." in text
+    assert "Splink's" not in text and "pair budget" not in text
+    assert alone.ratios == {} and alone.skew is None
+    once = in_words(replace(LINKAGE, sizes=(replace(SIZE, runs=SIZE.runs[:1], skewed=None),)))
+    assert "cold **2.35**" in once and "warm" not in once
+
+
+def test_the_json_of_linkage_has_both_ratios(tmp_path: Path) -> None:
+    write_linkage(LINKAGE, tmp_path / "new" / "linkage.json")
+    (size,) = json.loads((tmp_path / "new" / "linkage.json").read_text())["sizes"]
+    assert size["ratios"]["cold"] == pytest.approx(20 / 8.5)
+    assert size["ratios"]["warm"] == pytest.approx(11 / 8.5)
+    assert size["skew_ratio"] == pytest.approx(1.5)
+
+
+def test_the_projects_document_can_take_figures_of_linkage() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md").read_text()
+    put = between_markers(text, "figures", linkage.START, linkage.END)
+    assert f"{linkage.START}\nfigures\n{linkage.END}" in put
+    assert between_markers(put, "others").count("\nfigures\n") == 1
+
+
+@pytest.mark.parametrize("text", ["", "many", "0", "1000,x", "999"])
+def test_numbers_of_records_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--records"):
+        linkage.sizes_of(text)
+
+
+def test_the_command_of_linkage_names_what_is_not_usual() -> None:
+    usual = {"full": False, "repetitions": 3, "skew": True, "splink": True}
+    assert linkage.command_of("1000000", **usual) == "make bench BENCH=linkage"
+    told = linkage.command_of("100000", full=True, repetitions=1, skew=False, splink=False)
+    assert told == (
+        'make bench BENCH="linkage --records 100000 --full --repetitions 1 --no-skew --no-splink"'
+    )
+    assert linkage.sizes_of("5000,1000,5000") == [1000, 5000]
+
+
+def test_linkage_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.bench.__main__.machine_facts", None)  # the other benchmark
+    assert exit_code_of(application(), ["linkage", "--records", "many"]) == 2
+    assert exit_code_of(application(), ["linkage", "--help"]) == 0
+
+
+def test_splink_that_cannot_be_installed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 0 if "venv" in command else 1)
+
+    monkeypatch.setattr(linkage.subprocess, "run", run)
+    python, why = linkage.environment(tmp_path / "splink")
+    assert python is None
+    assert why is not None and "splink==" in why and "could not be installed" in why
+
+
+def test_memory_is_that_of_a_process_and_its_children() -> None:
+    script = (
+        "import time; block = bytearray(b'x' * 60_000_000); print(1, flush=True); time.sleep(9)"
+    )
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {script!r}])"
+    with subprocess.Popen([sys.executable, "-c", outer], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        found = linkage.family(process.pid)
+        assert len(found) == 2
+        assert sum(linkage.memory_of(one) for one in found) > 60_000_000
+        for one in reversed(found):
+            os.kill(one, signal.SIGKILL)
+    assert linkage.memory_of(process.pid) == 0
+
+
+def test_every_step_of_linkage_is_a_function_that_there_is() -> None:
+    for owner, attribute, _ in engine_side.STEPS:
+        assert callable(getattr(owner, attribute))
+
+
+def test_linkage_runs_with_the_settings_of_one_machine_but_for_javas(tmp_path: Path) -> None:
+    confs = engine_side.settings_of(tmp_path, "6g").spark.confs
+    usual = load_settings(engine_side.SETTINGS).spark.confs
+    assert "Tier4" in usual["spark.driver.extraJavaOptions"]
+    assert "Tier" not in confs["spark.driver.extraJavaOptions"]
+    assert confs["spark.driver.memory"] == "6g"
+    assert confs["spark.local.dir"].startswith(str(tmp_path))
+    same = set(usual) - {"spark.driver.extraJavaOptions", "spark.driver.memory"}
+    assert same and all(confs[name] == usual[name] for name in same)
+
+
+def test_skewed_records_have_one_name_and_birth_date(tmp_path: Path) -> None:
+    plain, skewed = tmp_path / "plain.parquet", tmp_path / "skewed.parquet"
+    write_persons(plain, 5_000)
+    write_skewed(plain, skewed, 0.02)
+    one, other = pq.read_table(plain), pq.read_table(skewed)
+    same = [row for row in other.to_pylist() if row["dob"] == "1980-01-01"]
+    assert 60 <= len(same) <= 140
+    assert {(row["first_name"], row["surname"]) for row in same} == {("JOHN", "SMITH")}
+    assert one.drop_columns(["first_name", "surname", "dob"]).equals(
+        other.drop_columns(["first_name", "surname", "dob"])
+    )

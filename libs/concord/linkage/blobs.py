@@ -41,16 +41,39 @@ class Packed:
             codes = values.codes if rows is None else values.codes[rows]
             arrays.append(_encoded(codes, values.distinct, narrow=rows is not None))
         batch = pa.record_batch(arrays, names=[ID, *(name for name, _ in self.columns)])
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-        return sink.getvalue().to_pybytes()
+        return written(pa.Table.from_batches([batch]))
+
+
+def written(table: pa.Table) -> bytes:
+    """A table as a blob."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def read(blob: pa.Buffer | bytes) -> pa.Table:
+    """The table that a blob holds."""
+    return pa.ipc.open_stream(blob).read_all()
 
 
 def opened(blobs: Sequence[pa.Buffer | bytes]) -> pa.Table:
     """The records of blobs together, each column with one dictionary."""
-    tables = [pa.ipc.open_stream(blob).read_all() for blob in blobs]
+    tables = [_widened(read(blob)) for blob in blobs]
     return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+
+
+def _widened(table: pa.Table) -> pa.Table:
+    """Codes as 32-bit integers: blobs have what is enough for each."""
+    for place, kind in enumerate(table.schema.types):
+        if pa.types.is_dictionary(kind) and kind.index_type != pa.int32():
+            column = table.column(place)
+            wide = [
+                pa.DictionaryArray.from_arrays(chunk.indices.cast(pa.int32()), chunk.dictionary)
+                for chunk in column.chunks
+            ]
+            table = table.set_column(place, table.column_names[place], pa.chunked_array(wide))
+    return table
 
 
 def blobs_of(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Buffer]:
@@ -81,7 +104,11 @@ def _encoded(codes: Codes, distinct: pa.Array, *, narrow: bool) -> pa.Dictionary
         used[codes] = True  # -1: the entry at the end
         kept = np.flatnonzero(used[:-1])
         place = np.cumsum(used, dtype=np.int32) - 1
-        codes, distinct = place[codes].astype(np.int32, copy=False), distinct.take(pa.array(kept))
+        codes, distinct = place[codes], distinct.take(pa.array(kept))
+    if len(distinct) < 2**15:
+        return pa.DictionaryArray.from_arrays(
+            pa.array(codes.astype(np.int16), mask=missing), distinct
+        )
     return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32(), mask=missing), distinct)
 
 

@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from concord.linkage.blobs import ID, Packed, blobs_of, gathered, opened
+from concord.linkage.blobs import ID, Packed, blobs_of, gathered, opened, read, written
 from concord.linkage.compare import Comparison, patterns, space
 from concord.linkage.patterns import Floats, Integers, Weights
-from concord.linkage.values import Common, Flags, Hashes, Records, mixed
+from concord.linkage.values import Common, Flags, Hashes, Part, Records, hashed, mixed
 
 # Pairs that are made and compared at a time, to bound memory.
 CHUNK = 1_000_000
@@ -34,7 +34,10 @@ DENSE = 1 << 23
 # A part whose commonest value has more of the records than a partition should is none to place by.
 UNEVEN = 0.5
 
-ENCODED = "records bigint, tops array<bigint>, blob binary"
+ENCODED = "records bigint, tops array<bigint>, sample binary, blob binary"
+# Rows of each blob that are told for random pairs.
+SAMPLED = 50_000
+FOUND = "rule int, counts binary, pairs binary"
 
 
 @dataclass(frozen=True)
@@ -130,9 +133,9 @@ def encoded(
 ) -> DataFrame:
     """Records -> ENCODED: blobs of their ids and columns, as texts.
 
-    `tops`: for each of `parts` how many of a blob's records have its commonest value. A row of
-    `records` is a row to compare; rows with one id are variants of one record. To be persisted:
-    it is read for counting and again for pairs.
+    `tops`: for each of `parts` how many of a blob's records have its commonest value. `sample`: a
+    blob of at most SAMPLED of its rows. A row of `records` is a row to compare; rows with one id
+    are variants of one record. To be persisted: it is read for counting and again for pairs.
     """
     texts = records.select(
         F.col(id).alias(ID), *[F.col(name).cast("string").alias(name) for name in columns]
@@ -148,11 +151,18 @@ def encoded(
                 {
                     "records": pa.array([len(packed.ids)], pa.int64()),
                     "tops": pa.array([tops], pa.list_(pa.int64())),
+                    "sample": pa.array([packed.blob(_sample(packed.ids))], pa.binary()),
                     "blob": pa.array([packed.blob()], pa.binary()),
                 }
             )
 
     return texts.mapInArrow(encode, ENCODED)
+
+
+def _sample(ids: pa.Array) -> Integers:
+    """Rows with the smallest hashes of their ids: of the same records the same ones each time."""
+    order = np.argsort(hashed(ids.cast(pa.string())), kind="stable")
+    return np.sort(order[:SAMPLED])
 
 
 def _table(packed: Packed) -> pa.Table:
@@ -270,7 +280,7 @@ def counted(
                 }
             )
 
-    sent = blobs.mapInArrow(send, "share int, kind int, keys binary")
+    sent = blobs.select("blob").mapInArrow(send, "share int, kind int, keys binary")
     told = (
         sent.repartitionById(shares, "share")
         .mapInArrow(
@@ -331,7 +341,8 @@ def refused(
                 )
 
     parted = (
-        blobs.mapInArrow(part, "rule int, key bigint, refined bigint, n bigint")
+        blobs.select("blob")
+        .mapInArrow(part, "rule int, key bigint, refined bigint, n bigint")
         .groupBy("rule", "key", "refined")
         .agg(F.sum("n").alias("n"))
         .toArrow()
@@ -357,45 +368,60 @@ def refused(
 def placements(
     rules: Sequence[Rule], top_shares: Mapping[str, float], shares: int
 ) -> list[Placement]:
-    """Rules grouped by a part that they have in common, as few groups as a greedy choice finds.
+    """Rules grouped by parts that all of them determine, as few groups as a greedy choice finds.
 
-    `top_shares`: part -> the share of records with its commonest value, at most. A part so uneven
-    that one partition would get more than `UNEVEN` of what is meant for it is not placed by.
+    Who agrees on a column agrees on every transform of it. `top_shares`: part -> the share of
+    records with its commonest value, at most. Records are not placed by parts so uneven that one
+    partition could get more than UNEVEN of what is meant for it.
     """
     most = UNEVEN / shares if shares > 2 else 1.0
-    waiting = list(range(len(rules)))
-    found = []
+    parts = list(dict.fromkeys(part for rule in rules for part in rule.on))
+    determined = [{part for part in parts if _determines(rule, part)} for rule in rules]
+
+    def shared(group: Sequence[int]) -> tuple[str, ...]:
+        """The parts that all of them determine, if records may be placed by them."""
+        common = set.intersection(*(determined[number] for number in group))
+        # What follows from another part adds nothing.
+        bare = [p for p in parts if p in common and not any(_follows(p, q) for q in common - {p})]
+        top = min((top_shares.get(part, 0.0) for part in bare), default=1.0)
+        return tuple(bare) if bare and top <= most else ()
+
+    waiting, found = list(range(len(rules))), []
     while waiting:
-        by_part: dict[str, list[int]] = {}
-        for number in waiting:
-            for part in rules[number].on:
-                if top_shares.get(part, 0.0) <= most:
-                    by_part.setdefault(part, []).append(number)
-        best = max(
-            by_part,
-            key=lambda part: (len(by_part[part]), -top_shares.get(part, 0.0), part),
-            default=None,
-        )
-        if best is not None and len(by_part[best]) > 1:
-            placed = Placement((best,), tuple(by_part[best]))
-        else:
-            placed = Placement(rules[waiting[0]].on, (waiting[0],))
-        found.append(placed)
-        waiting = [number for number in waiting if number not in placed.rules]
+        groups = []
+        for first in waiting:
+            group = [first]
+            for other in waiting:
+                if other != first and shared([*group, other]):
+                    group.append(other)
+            groups.append(sorted(group))
+        best = max(groups, key=len)
+        on = shared(best) if len(best) > 1 else rules[best[0]].on
+        found.append(Placement(on, tuple(best)))
+        waiting = [number for number in waiting if number not in best]
     return found
+
+
+def _determines(rule: Rule, part: str) -> bool:
+    return part in rule.on or any(_follows(part, other) for other in rule.on)
+
+
+def _follows(part: str, other: str) -> bool:
+    """Whether a part is the same for all that agree on another one: a column's transform."""
+    return Part.of(part).transform is not None and Part.of(part).column == other
 
 
 # --- pairs ----------------------------------------------------------------------------------------
 
 
 def candidates(
-    blobs: DataFrame, matching: Matching, placed: Sequence[Placement], *, shares: int, id_type: str
+    blobs: DataFrame, matching: Matching, placed: Sequence[Placement], *, shares: int
 ) -> DataFrame:
-    """ENCODED -> pairs worth keeping, and counts.
+    """ENCODED -> FOUND: pairs worth keeping, and counts, as blobs.
 
-    Columns `left`, `right` (ids, left < right), `pattern`, `rule` (its number), `pairs`. Rows with
-    ids are pairs of rows, `pairs` NULL; of records with variants there are several. Rows without
-    count, by rule and pattern (NULL without comparisons), all pairs that were made.
+    `pairs`: a blob of `left`, `right` (ids, left < right) and `pattern`, a row for each pair of
+    rows: of records with variants there are several. `counts`: a blob of `pattern` (NULL without
+    comparisons) and `pairs`: how many of all pairs that the rule made have it. One of them is NULL.
     """
     placed = tuple(placed)
 
@@ -404,22 +430,76 @@ def candidates(
             yield from _sent(opened([blob]), matching, placed, shares)
 
     def find(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        arrived: dict[int, list[bytes]] = {}
+        arrived: dict[int, list[pa.Buffer]] = {}
         for batch in batches:
-            for target, blob in zip(
-                batch["target"].to_pylist(), batch["blob"].to_pylist(), strict=True
-            ):
-                arrived.setdefault(target, []).append(blob)
+            for target, blob in zip(batch["target"].to_pylist(), batch["blob"], strict=True):
+                arrived.setdefault(target, []).append(blob.as_buffer())
         for target in sorted(arrived):
             rows = opened(arrived.pop(target))
-            for table in find_pairs(rows, matching, placed[target // shares].rules):
-                yield from table.to_batches()
+            for rule, counts, pairs in find_pairs(rows, matching, placed[target // shares].rules):
+                yield pa.record_batch(
+                    {
+                        "rule": pa.array([rule], pa.int32()),
+                        "counts": _maybe(counts),
+                        "pairs": _maybe(pairs),
+                    }
+                )
 
-    sent = blobs.mapInArrow(send, "target int, blob binary")
+    sent = blobs.select("blob").mapInArrow(send, "target int, blob binary")
     # mapInArrow asks for no distribution: what must meet is brought together right before it.
-    return sent.repartitionById(shares * len(placed), "target").mapInArrow(
-        find, f"left {id_type}, right {id_type}, pattern bigint, rule int, pairs bigint"
-    )
+    return sent.repartitionById(shares * len(placed), "target").mapInArrow(find, FOUND)
+
+
+def _maybe(table: pa.Table | None) -> pa.Array:
+    return pa.array([None if table is None else written(table)], pa.binary())
+
+
+def pairs_of(found: DataFrame, id_type: str) -> DataFrame:
+    """FOUND -> a row for each pair of rows: left, right, pattern, rule (its number)."""
+
+    def expand(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for rule, blob in zip(batch["rule"].to_pylist(), batch["pairs"], strict=True):
+                pairs = read(blob.as_buffer())
+                rules = pa.array(np.full(pairs.num_rows, rule), pa.int32())
+                yield from pairs.append_column("rule", rules).to_batches()
+
+    kept = found.where("pairs IS NOT NULL").select("rule", "pairs")
+    return kept.mapInArrow(expand, f"left {id_type}, right {id_type}, pattern bigint, rule int")
+
+
+def counts_of(found: DataFrame) -> DataFrame:
+    """FOUND -> rule (its number), pattern, pairs: all pairs of rows that were compared."""
+
+    def expand(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for rule, blob in zip(batch["rule"].to_pylist(), batch["counts"], strict=True):
+                counts = read(blob.as_buffer())
+                rules = pa.array(np.full(counts.num_rows, rule), pa.int32())
+                yield from counts.append_column("rule", rules).to_batches()
+
+    told = found.where("counts IS NOT NULL").select("rule", "counts")
+    each = told.mapInArrow(expand, "pattern bigint, pairs bigint, rule int")
+    return each.groupBy("rule", "pattern").agg(F.sum("pairs").alias("pairs"))
+
+
+def edges_of(found: DataFrame, weights: Weights, prior_bits: float, least: float) -> pa.Table:
+    """FOUND -> left, right, weight (bits of the odds) of all pairs of rows that weigh `least` or
+    more, on the driver."""
+
+    def weigh(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for blob in batch["pairs"]:
+                pairs = read(blob.as_buffer())
+                weight = weights.of(pairs["pattern"].to_numpy()) + prior_bits
+                some = np.flatnonzero(weight >= least)
+                edges = pairs.select(["left", "right"]).take(pa.array(some))
+                edges = edges.append_column("weight", pa.array(weight[some]))
+                yield pa.record_batch({"edges": pa.array([written(edges)], pa.binary())})
+
+    kept = found.where("pairs IS NOT NULL").select("pairs")
+    told = kept.mapInArrow(weigh, "edges binary").toArrow()["edges"]
+    return pa.concat_tables([read(blob.as_buffer()) for blob in told])
 
 
 def _sent(
@@ -446,14 +526,21 @@ def _sent(
                 )
 
 
-def find_pairs(rows: pa.Table, matching: Matching, placed: Sequence[int]) -> Iterator[pa.Table]:
-    """The pairs that the placed rules make among rows that met, as in `candidates`. Pure."""
+Told = tuple[int, pa.Table | None, pa.Table | None]
+
+
+def find_pairs(rows: pa.Table, matching: Matching, placed: Sequence[int]) -> Iterator[Told]:
+    """The pairs that the placed rules make among rows that met. Pure.
+
+    Yields a rule's number with counts (pattern, pairs) or pairs (left, right, pattern).
+    """
     records = Records(rows, matching.common)
     ids = rows[ID].combine_chunks()
     ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) and ids.num_chunks else ids
     who = ids.dictionary_encode().indices.to_numpy(zero_copy_only=False)
     every = [
-        effective_keys(records, rule, n, matching.refused) for n, rule in enumerate(matching.rules)
+        effective_keys(records, rule, n, matching.refused)
+        for n, rule in enumerate(matching.rules[: max(placed) + 1])
     ]
     for rule in sorted(placed):
         keys, known = every[rule]
@@ -468,8 +555,8 @@ def find_pairs(rows: pa.Table, matching: Matching, placed: Sequence[int]) -> Ite
             counts.add(found)
             kept = np.flatnonzero(matching.worth(found))
             if len(kept):
-                yield _pairs(ids, left[kept], right[kept], found[kept], rule)
-        yield counts.table(rule, ids.type)
+                yield rule, None, _pairs(ids, left[kept], right[kept], found[kept])
+        yield rule, counts.table(), None
 
 
 def blocks(rows: Integers, keys: Hashes) -> Iterator[tuple[Integers, Integers]]:
@@ -522,8 +609,8 @@ class Counts:
             for pattern, n in zip(*np.unique(found, return_counts=True), strict=True):
                 self.some[int(pattern)] = self.some.get(int(pattern), 0) + int(n)
 
-    def table(self, rule: int, id_type: pa.DataType) -> pa.Table:
-        """As rows of `candidates`."""
+    def table(self) -> pa.Table:
+        """pattern, pairs."""
         if not self.compared:
             distinct, n = pa.nulls(1, pa.int64()), pa.array([self.made], pa.int64())
         elif self.dense is not None:
@@ -532,18 +619,10 @@ class Counts:
         else:
             distinct = pa.array(list(self.some), pa.int64())
             n = pa.array(list(self.some.values()), pa.int64())
-        return pa.table(
-            {
-                "left": pa.nulls(len(n), id_type),
-                "right": pa.nulls(len(n), id_type),
-                "pattern": distinct,
-                "rule": pa.array(np.full(len(n), rule), pa.int32()),
-                "pairs": n,
-            }
-        )
+        return pa.table({"pattern": distinct, "pairs": n})
 
 
-def _pairs(ids: pa.Array, left: Integers, right: Integers, found: Integers, rule: int) -> pa.Table:
+def _pairs(ids: pa.Array, left: Integers, right: Integers, found: Integers) -> pa.Table:
     one, other = ids.take(pa.array(left)), ids.take(pa.array(right))
     swap = pc.greater(one, other)
     return pa.table(
@@ -551,7 +630,5 @@ def _pairs(ids: pa.Array, left: Integers, right: Integers, found: Integers, rule
             "left": pc.if_else(swap, other, one),
             "right": pc.if_else(swap, one, other),
             "pattern": pa.array(found, pa.int64()),
-            "rule": pa.array(np.full(len(found), rule), pa.int32()),
-            "pairs": pa.nulls(len(found), pa.int64()),
         }
     )

@@ -287,7 +287,7 @@ def swapped(records: Records, test: Simple, left: Integers, right: Integers) -> 
 
 
 def overlap(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
-    """Two lists, as `listed` writes them, with at least `number` values in common."""
+    """Two lists, written with SEPARATOR between values, with `number` or more in common."""
     least = int(test.number or 1)
 
     def items(text: str) -> frozenset[str]:

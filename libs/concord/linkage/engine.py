@@ -10,7 +10,7 @@ Records stay in Spark; the driver holds counts per pattern, and the links that m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
@@ -23,7 +23,7 @@ from pyspark.sql import functions as F
 
 from concord.errors import QualityError, UsageError
 from concord.linkage import blocking, estimate
-from concord.linkage.blobs import ID, Packed, blobs_of, opened
+from concord.linkage.blobs import ID, opened
 from concord.linkage.blocking import Matching, Placement, Refused, Sizes
 from concord.linkage.clusters import ABSENT, clusters
 from concord.linkage.estimate import Fit
@@ -31,10 +31,14 @@ from concord.linkage.model import Model
 from concord.linkage.patterns import Integers, probability
 from concord.linkage.values import Common, Records, hashed
 
-SAMPLE = 300_000  # rows of which random pairs are drawn
+SAMPLE = 100_000  # rows of which random pairs are drawn
 # Rows that meet in one partition, more or less: what a worker can hold many times.
 ROWS_TOGETHER = 400_000
-UNFIT_KEEP = -10.0  # bits by provisional weights: generous, for m is not known yet
+# Bits of the odds, by provisional weights and as if there were as many people as records: generous,
+# for neither is known yet.
+UNFIT_KEEP = -15.0
+# Clusters are sent to all workers up to so many records, and joined in a shuffle above.
+BROADCAST = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Encoded:
     rows: int
     id_type: str
     tops: Mapping[str, float]
+    samples: Sequence[pa.Buffer]
 
     def shares(self, spark: SparkSession) -> int:
         """In how many partitions the records of a placement meet."""
@@ -77,12 +82,12 @@ def encode(records: DataFrame, model: Model, *, id: str) -> Encoded:
     parts = tuple(dict.fromkeys(part for rule in model.rules for part in rule.on))
     blobs = blocking.encoded(records, id=id, columns=model.columns, parts=parts)
     blobs = blobs.persist(StorageLevel.MEMORY_AND_DISK)
-    told = blobs.select("records", "tops").toArrow()
+    told = blobs.select("records", "tops", "sample").toArrow()
     rows = int(pc.sum(told["records"]).as_py() or 0)
     tops = np.array(told["tops"].to_pylist(), dtype=float).reshape(-1, len(parts)).sum(axis=0)
     shares = dict(zip(parts, (tops / max(rows, 1)).tolist(), strict=True))
     kind = dict(records.dtypes)[id]
-    return Encoded(blobs, rows, kind, shares)
+    return Encoded(blobs, rows, kind, shares, [blob.as_buffer() for blob in told["sample"]])
 
 
 def block(spark: SparkSession, encoded: Encoded, model: Model) -> Blocked:
@@ -120,25 +125,12 @@ def place(spark: SparkSession, encoded: Encoded, model: Model) -> list[Placement
     return blocking.placements(model.rules, encoded.tops, encoded.shares(spark))
 
 
-def sample(encoded: Encoded, common: Mapping[str, Common], *, rows: int = SAMPLE) -> Records:
-    """At most some `rows` rows, the same ones each time: those with the smallest hash of an id."""
-    most = min(1.0, rows / max(encoded.rows, 1))
-    edge = np.uint64(min(int(most * 2.0**64), 2**64 - 1))
-
-    def take(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for blob in blobs_of(batches):
-            table = opened([blob])
-            ids = table[ID].combine_chunks()
-            if isinstance(ids, pa.ChunkedArray):
-                ids = ids.chunk(0)
-            mine = hashed(ids.cast(pa.string())) <= edge
-            packed = Packed.of(table)
-            yield pa.record_batch(
-                {"blob": pa.array([packed.blob(np.flatnonzero(mine))], pa.binary())}
-            )
-
-    found = encoded.blobs.mapInArrow(take, "blob binary").toArrow()["blob"]
-    return Records(opened([blob.as_buffer() for blob in found]), common)
+def sample(encoded: Encoded, common: Mapping[str, Common]) -> Records:
+    """At most SAMPLE rows, those with the smallest hashes of their ids, in the order of the hashes:
+    of the same records the same ones each time, unless a blob has more of them than it tells."""
+    rows = opened(encoded.samples)
+    order = np.argsort(hashed(rows[ID].cast(pa.string()).combine_chunks()), kind="stable")
+    return Records(rows.take(pa.array(order[:SAMPLE])), common)
 
 
 @dataclass(frozen=True)
@@ -195,10 +187,10 @@ class Linked:
     model: Model
     fit: Fit | None
     blocked: Blocked
-    pairs: DataFrame  # left, right, pattern, rule (its number): pairs of rows, kept
+    found: DataFrame  # blocking.FOUND
     counts: pa.Table  # rule, pattern, pairs: all pairs of rows that were compared
     records: DataFrame  # id
-    held: tuple[DataFrame, ...] = field(default=())
+    encoded: Encoded
 
     @property
     def counted(self) -> dict[int, int]:
@@ -208,7 +200,8 @@ class Linked:
     def weighed(self) -> DataFrame:
         """Pairs of records with the pattern and rule of their heaviest rows, `weight` and
         `probability`; patterns that never link weigh minus infinity."""
-        return weighed(self.pairs, self.model, self.counts)
+        pairs = blocking.pairs_of(self.found, self.encoded.id_type)
+        return weighed(pairs, self.model, self.counts)
 
     def links(self, at: float = 0.5) -> DataFrame:
         """Pairs of records that are one person with a probability of at least `at`.
@@ -225,25 +218,21 @@ class Linked:
     def clusters(self, at: float = 0.5, *, limit: int = 100) -> DataFrame:
         """Every record's cluster, named by its smallest id. Columns id, cluster.
 
-        Average linkage: two clusters are one while the mean odds of their pairs are at least those
-        of probability `at`. A component of more than `limit` records is parted first.
+        Average linkage: two clusters are one while the mean of their pairs' log odds is at least
+        that of probability `at`. A component of more than `limit` records is parted first.
         """
-        prior = self.model.prior_bits
-        pairs = (
-            self.weighed()
-            .select("left", "right", (F.col("weight") + F.lit(prior)).alias("weight"))
-            .where(F.col("weight") >= ABSENT)
-            .toArrow()
-        )
+        model, spark = self.model, self.records.sparkSession
+        pairs = blocking.edges_of(self.found, model.weights, model.prior_bits, ABSENT)
         found = clustered(pairs, threshold=math.log2(at / (1 - at)), limit=limit)
-        spark = self.records.sparkSession
-        ids = self.records.select(ID).distinct()
         of = spark.createDataFrame(found)
+        if found.num_rows <= BROADCAST:
+            of = F.broadcast(of)
+        ids = self.records.distinct()
         return ids.join(of, ID, "left").select(ID, F.coalesce("cluster", ID).alias("cluster"))
 
     def close(self) -> None:
-        for frame in self.held:
-            frame.unpersist()
+        self.encoded.blobs.unpersist()
+        self.found.unpersist()
 
     def __enter__(self) -> Linked:
         return self
@@ -274,23 +263,16 @@ def link(records: DataFrame, model: Model, *, id: str = "id") -> Linked:
         drawn = estimate.random_patterns(model, sample(encoded, blocked.common), ID)
         u = estimate.chance(model, drawn, blocked.frequent, records=encoded.rows)
         weights = estimate.provisional(model, u)
-        how = replace(how, weights=weights, keep=UNFIT_KEEP, conflict=UNFIT_KEEP)
+        keep = UNFIT_KEEP + math.log2(max(encoded.rows, 2))
+        how = replace(how, weights=weights, keep=keep, conflict=keep)
     found = candidates(spark, encoded, model, how).persist(StorageLevel.MEMORY_AND_DISK)
     counts = tallied(found)
     fit = None
     if u is not None:
         fit = estimate.fit(model, counted(counts), u, records=encoded.rows)
         model = fit.model
-    pairs = of_rows(found)
-    return Linked(
-        model,
-        fit,
-        blocked,
-        pairs,
-        counts,
-        records.select(F.col(id).alias(ID)),
-        (encoded.blobs, found),
-    )
+    ids = records.select(F.col(id).alias(ID))
+    return Linked(model, fit, blocked, found, counts, ids, encoded)
 
 
 def matching(model: Model, blocked: Blocked, *, conflict: float | None = None) -> Matching:
@@ -310,11 +292,6 @@ def matching(model: Model, blocked: Blocked, *, conflict: float | None = None) -
     )
 
 
-def of_rows(found: DataFrame) -> DataFrame:
-    """The pairs of rows among what `candidates` found."""
-    return found.where("left IS NOT NULL").drop("pairs")
-
-
 def candidates(
     spark: SparkSession, encoded: Encoded, model: Model, matching: Matching
 ) -> DataFrame:
@@ -323,19 +300,13 @@ def candidates(
         matching,
         place(spark, encoded, model),
         shares=encoded.shares(spark),
-        id_type=encoded.id_type,
     )
 
 
 def tallied(found: DataFrame) -> pa.Table:
     """rule, pattern, pairs: all pairs of rows that were compared."""
-    return (
-        found.where("left IS NULL")
-        .groupBy("rule", "pattern")
-        .agg(F.sum("pairs").alias("pairs"))
-        .orderBy("rule", "pattern")
-        .toArrow()
-    )
+    counts: pa.Table = blocking.counts_of(found).orderBy("rule", "pattern").toArrow()
+    return counts
 
 
 def counted(counts: pa.Table) -> dict[int, int]:
@@ -372,26 +343,22 @@ def weighed(pairs: DataFrame, model: Model, counts: pa.Table) -> DataFrame:
 
 def clustered(pairs: pa.Table, *, threshold: float, limit: int) -> pa.Table:
     """Pairs (left, right, weight in bits of the odds) -> id, cluster (its smallest id), of records
-    that have pairs."""
-    both = pa.chunked_array([*pairs["left"].chunks, *pairs["right"].chunks], pairs["left"].type)
-    encoded = both.combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.chunk(0)
-    nodes = encoded.dictionary
-    order = pc.sort_indices(nodes).to_numpy()
-    rank = np.empty(len(order), dtype=np.int64)
-    rank[order] = np.arange(len(order))
-    place = rank[encoded.indices.to_numpy()]
-    half = pairs.num_rows
+    that have pairs of `threshold` bits or more: no others are clustered with any."""
+    weight = pairs["weight"].to_numpy()
+    strong = np.flatnonzero(weight >= threshold)
+    ends = [pairs[side].combine_chunks() for side in ("left", "right")]
+    nodes = pc.unique(pa.concat_arrays([end.take(pa.array(strong)) for end in ends]))
+    nodes = nodes.take(pc.sort_indices(nodes))
+    left, right = (pc.index_in(end, value_set=nodes) for end in ends)
+    both = np.asarray(pc.and_(left.is_valid(), right.is_valid()).to_numpy(zero_copy_only=False))
     found = clusters(
         len(nodes),
-        place[:half],
-        place[half:],
-        pairs["weight"].to_numpy(),
+        left.fill_null(-1).to_numpy()[both].astype(np.int64),
+        right.fill_null(-1).to_numpy()[both].astype(np.int64),
+        weight[both],
         threshold=threshold,
         limit=limit,
     )
-    ids = nodes.take(pa.array(order))
     # Clusters are numbered by their first record, and records are in the order of their ids.
     _, first = np.unique(found.of, return_index=True)
-    return pa.table({ID: ids, "cluster": ids.take(pa.array(first[found.of]))})
+    return pa.table({ID: nodes, "cluster": nodes.take(pa.array(first[found.of]))})

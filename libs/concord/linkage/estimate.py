@@ -19,7 +19,7 @@ from concord.linkage.model import SHARES, Model
 from concord.linkage.patterns import MISSING, Floats, Integers, Weights, meets, probability
 from concord.linkage.values import Part, Records
 
-RANDOM_PAIRS = 4_000_000
+RANDOM_PAIRS = 1_000_000
 ROUNDS, ENOUGH = 500, 1e-9
 # Fewer pairs teach nothing.
 FEWEST = 100

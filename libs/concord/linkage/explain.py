@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from concord.linkage.model import Model
 from concord.linkage.patterns import MISSING, meets, probability
+
+if TYPE_CHECKING:  # the model holds settings of review, which explains
+    from concord.linkage.model import Model
 
 # Comparison -> what it is of: one, several.
 NOUNS: Mapping[str, tuple[str, str]] = {

@@ -35,7 +35,8 @@ class Present:
 
 
 def catch_up(here: Index) -> Present:
-    """Reads the present, and first finishes the crosswalk of a run that was killed.
+    """Reads the present, and first finishes the crosswalk of a run that was killed (a dry run
+    only reckons with it).
 
     Raises UsageError if persons changed on a day after the run's `as_of`.
     """
@@ -108,8 +109,9 @@ def _follow(
             for each, what in ((put, "put"), (gone.select(put.column_names), "delete"))
         ]
     )
-    frame = here.lake.spark.createDataFrame(rows)
-    here.write(frame.coalesce(1), tables.CROSSWALK, Changes(), sequence)
+    if not here.run.dry_run:
+        frame = here.lake.spark.createDataFrame(rows)
+        here.write(frame.coalesce(1), tables.CROSSWALK, Changes(), sequence)
     moved = identity.moves(events)["record_id"]
     still = present.open.filter(pc.invert(pc.is_in(present.open["record_id"], value_set=moved)))
     begun = put.filter(pc.is_null(put["valid_to"]))

@@ -409,6 +409,28 @@ def moves(events: pa.Table) -> pa.Table:
     )
 
 
+def churn(events: pa.Table) -> pa.Array:
+    """Records that change from one person to another."""
+    kinds = pa.array(["merged_into", "split_from"])
+    said = events.filter(pc.is_in(events["kind"], value_set=kinds))["record_ids"]
+    return pc.list_flatten(_flat(said))
+
+
+def in_words(events: pa.Table, *, each: int = 3) -> list[str]:
+    """Some events of each kind that changes a person that there was, in words."""
+    told = []
+    for kind in ("merged_into", "split_from", "left", "retired", "joined"):
+        some = as_events(events.filter(pc.equal(events["kind"], kind)).slice(0, each))
+        for event in some:
+            other = f" {event.other_person_id}" if event.other_person_id else ""
+            count = len(event.record_ids)
+            told.append(
+                f"{event.person_id} {kind}{other}: {count} record{'s' * (count != 1)} "
+                f"({', '.join(event.record_ids[:each])}{', ...' * (count > each)}); {event.reason}"
+            )
+    return told
+
+
 def changed_rows(
     present: pa.Table, events: pa.Table, *, on: date, run_id: str
 ) -> tuple[pa.Table, pa.Table]:

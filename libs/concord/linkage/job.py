@@ -9,22 +9,21 @@ the same persons and mints the same ids.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from py4j.protocol import Py4JError
-from pyspark import StorageLevel
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from concord.agreements.mou import Mou
 from concord.contracts.model import Contract
-from concord.errors import InfrastructureError, UsageError
+from concord.errors import InfrastructureError, QualityError, UsageError
 from concord.lake.registry import DELIVERIES, RUNS
 from concord.lake.run import Run
 from concord.lake.tables import Lake, ReplaceWhere, described, isin
@@ -36,7 +35,9 @@ from concord.linkage import (
     history,
     identity,
     inputs,
+    pairs,
     report,
+    review,
     tables,
 )
 from concord.linkage.clusters import Clusters, clusters
@@ -59,7 +60,11 @@ STANDARDISED = ", ".join(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run found. `events`: kind -> how many. `done` is False when nothing was to do."""
+    """What a run found. `events`: kind -> how many. `done` is False when nothing was to do.
+
+    `moved`: feed -> how many of its records change from one person to another. `examples`: some of
+    the events, in words, of a dry run.
+    """
 
     done: bool
     records: int = 0
@@ -67,6 +72,8 @@ class Outcome:
     links: int = 0
     refused_pairs: int = 0
     events: tuple[tuple[str, int], ...] = ()
+    moved: tuple[tuple[str, int], ...] = ()
+    examples: tuple[str, ...] = ()
 
     @property
     def message(self) -> str:
@@ -98,13 +105,19 @@ def index(
     model: PersonIndex,
     *,
     config_digest: str,
+    rescore: bool = False,
+    accept_churn: bool = False,
 ) -> Outcome:
     """Recognises persons in all records that the ledger says are loaded.
 
     Nothing to do when a finished run of the same input versions and configuration made the index
-    as it stands. Raises RefusedError (14) before anything is read if a feed may not be matched,
-    LockedError (13), UsageError (2) for an `as_of` before the last change's, InfrastructureError
-    (20).
+    as it stands. `rescore`: the last run's records and pairs, weighed by the model as it is now. A
+    dry run does it all and writes nothing.
+
+    Raises RefusedError (14) before anything is read if a feed may not be matched, LockedError
+    (13), UsageError (2) for an `as_of` before the last change's, QualityError (12) for rules that
+    make too many pairs and for more churn than the model allows unless it is accepted: the
+    crosswalk stays as it was. InfrastructureError (20).
     """
     wanted = inputs.matched(contracts, model.leave_out)
     permitted = inputs.permission(wanted, mous, run.clock().date())
@@ -116,10 +129,9 @@ def index(
             return Outcome(done=False)
         here = Index(run, model, permitted, read)
         if run.dry_run:
-            people = inputs.read(run.lake, read).select("record_id").distinct()
-            return Outcome(done=True, records=people.count())
+            return _index(here, rescore=rescore, accept_churn=True)
         with run.lake.locks.hold([table.name for table in tables.TABLES]):
-            return _index(here)
+            return _index(here, rescore=rescore, accept_churn=accept_churn)
     except (PySparkException, Py4JError) as error:
         # What Spark says of a failed task can quote rows.
         raise InfrastructureError(
@@ -143,28 +155,35 @@ def _stands(run: Run, config_digest: str) -> bool:
     return False
 
 
-def _index(here: Index) -> Outcome:
+def _index(here: Index, *, rescore: bool, accept_churn: bool) -> Outcome:
     run, lake = here.run, here.lake
     with run.reporter.stage("index", 5) as progress:
         present = history.catch_up(here)
         taken = decisions.in_force(_decisions(here))
-        written = here.remake(_records(here), tables.RECORDS)
-        records = lake.read(tables.RECORDS, version=written.version)
+        records = lake.read(tables.RECORDS) if rescore else _records(here)
         progress.step("records standardised")
-        compared = _compared(here, records)
+        compared = pairs.rescored(here) if rescore else pairs.compared(here, records)
         progress.step("pairs compared and weighed")
         origin = records.select(*ORIGIN).distinct().orderBy("record_id").toArrow()
         grouped = _clusters(here, origin, compared.pairs, taken)
         events = _events(here, origin, grouped, present, taken)
+        moved = identity.churn(events)
+        if not accept_churn:
+            _check_churn(here.model, moved, present)
         progress.step("persons decided on")
-        history.record(here, present, events)
-        progress.step("crosswalk written")
-        measures = report.measures(here.model, origin, compared, grouped)
-        told = history.told(here)
-        rows = report.rows(run.run_id, run.as_of, here.model, [*measures, *report.changes(told)])
-        frame = lake.spark.createDataFrame(rows, tables.QUALITY.schema).coalesce(1)
-        here.remake(frame, tables.QUALITY, ReplaceWhere(isin("run_id", (run.run_id,))))
-        progress.step("quality told")
+        counted: Mapping[str, int] = Counter(events["kind"].to_pylist())
+        if not run.dry_run:
+            after = history.record(here, present, events)
+            progress.step("crosswalk written")
+            queue = _waiting(here, records, compared, origin, after, taken)
+            here.remake(queue, tables.REVIEW_QUEUE)
+            counted = history.told(here)
+            measures = report.measures(here.model, origin, compared, grouped)
+            rows = [*measures, *report.changes(counted)]
+            told = report.rows(run.run_id, run.as_of, here.model, rows)
+            frame = lake.spark.createDataFrame(told, tables.QUALITY.schema).coalesce(1)
+            here.remake(frame, tables.QUALITY, ReplaceWhere(isin("run_id", (run.run_id,))))
+            progress.step("quality told")
     run.tally.rows_in, run.tally.rows_out = origin.num_rows, grouped.number
     linked = int((compared.pairs["weight"].to_numpy() >= here.model.link_weight).sum())
     return Outcome(
@@ -173,8 +192,27 @@ def _index(here: Index) -> Outcome:
         persons=grouped.number,
         links=linked,
         refused_pairs=sum(compared.refused.pairs.values()),
-        events=tuple(sorted(told.items())),
+        events=tuple(sorted(counted.items())),
+        moved=_by_feed(moved, origin),
+        examples=tuple(identity.in_words(events)) if run.dry_run else (),
     )
+
+
+def _check_churn(model: PersonIndex, moved: pa.Array, present: Present) -> None:
+    there = present.open.num_rows
+    if there and len(moved) > model.churn_limit * there:
+        raise QualityError(
+            f"{len(moved):,} of {there:,} records would change from one person to another, more "
+            f"than churn_limit {model.churn_limit:g} of conf/person_index.yaml; the crosswalk "
+            "stays as it was. Look at `concord index --dry-run`; `--accept-churn` lets it through"
+        )
+
+
+def _by_feed(moved: pa.Array, origin: pa.Table) -> tuple[tuple[str, int], ...]:
+    """Feed -> how many of the records are its."""
+    place = pc.index_in(moved, value_set=origin["record_id"].combine_chunks()).drop_null()
+    feeds = origin["feed"].combine_chunks().take(place)
+    return tuple(sorted(Counter(feeds.to_pylist()).items()))
 
 
 def _decisions(here: Index) -> list[Decision]:
@@ -187,9 +225,13 @@ def _decisions(here: Index) -> list[Decision]:
 
 
 def _records(here: Index) -> DataFrame:
-    """The feeds' records in comparable form."""
+    """The feeds' records in comparable form, as written; of a dry run, as they would be."""
     rows = inputs.read(here.lake, here.found)
-    return standardised(rows, here.model.standards, _shares(here))
+    found = standardised(rows, here.model.standards, _shares(here))
+    if here.run.dry_run:
+        return found
+    written = here.remake(found, tables.RECORDS)
+    return here.lake.read(tables.RECORDS, version=written.version)
 
 
 def standardised(rows: DataFrame, standards: Standards, partitions: int) -> DataFrame:
@@ -206,61 +248,6 @@ def standardised(rows: DataFrame, standards: Standards, partitions: int) -> Data
 
 def _shares(here: Index) -> int:
     return int(here.lake.spark.conf.get("spark.sql.shuffle.partitions") or 1)
-
-
-def _compared(here: Index, records: DataFrame) -> Compared:
-    """Makes and weighs the pairs, and writes patterns, pairs and links."""
-    spark, model = here.lake.spark, here.model
-    encoded = engine.encode(records, model, id="record_id")
-    held = [encoded.blobs]
-    try:
-        blocked = engine.block(spark, encoded, model)
-        matching = engine.matching(model, blocked, conflict=model.link_weight)
-        found = engine.candidates(spark, encoded, model, matching)
-        held.append(found.persist(StorageLevel.MEMORY_AND_DISK))
-        # The first query finds them all.
-        counts = _named(engine.tallied(found), model)
-        pairs = engine.weighed(engine.of_rows(found), model, counts)
-        # Weighed once, for two tables and what follows.
-        held.append(pairs.persist(StorageLevel.MEMORY_AND_DISK))
-        weighed = _pairs(pairs, model).select("left_record_id", "right_record_id", "weight")
-        ordered = weighed.orderBy("left_record_id", "right_record_id").toArrow()
-        writes = (
-            (spark.createDataFrame(counts).coalesce(1), tables.PATTERNS),
-            (_pairs(pairs, model).select(*tables.PAIRS.column_names), tables.PAIRS),
-            (_links(pairs, model), tables.LINKS),
-        )
-        with ThreadPoolExecutor(max_workers=len(writes)) as pool:
-            done = [pool.submit(here.aside().remake, *write) for write in writes]
-            for future in done:
-                future.result()
-        return Compared(counts, ordered, blocked.refused)
-    finally:
-        for frame in held:
-            frame.unpersist()
-
-
-def _named(counts: pa.Table, model: PersonIndex) -> pa.Table:
-    """Counts with the rules' names instead of their numbers."""
-    names = pa.array([rule.name for rule in model.rules], pa.string())
-    rules = names.take(counts["rule"].combine_chunks())
-    return pa.table({"rule": rules, "pattern": counts["pattern"], "pairs": counts["pairs"]})
-
-
-def _pairs(pairs: DataFrame, model: PersonIndex) -> DataFrame:
-    names = F.array(*[F.lit(rule.name) for rule in model.rules])
-    return pairs.withColumnsRenamed(
-        {"left": "left_record_id", "right": "right_record_id"}
-    ).withColumn("rule", names[F.col("rule")])
-
-
-def _links(pairs: DataFrame, model: PersonIndex) -> DataFrame:
-    return (
-        _pairs(pairs, model)
-        .where(F.col("weight") >= model.link_weight)
-        .withColumn("model_version", F.lit(model.model_version))
-        .select(*tables.LINKS.column_names)
-    )
 
 
 def _clusters(
@@ -304,6 +291,44 @@ def _events(
     return identity.decide_arrays(
         ids, grouped.of, before, gone, minted=present.minted, mint=mint, decisions=taken
     )
+
+
+def _waiting(
+    here: Index,
+    records: DataFrame,
+    compared: Compared,
+    origin: pa.Table,
+    after: Present,
+    taken: Sequence[Decision],
+) -> DataFrame:
+    """The review queue of the persons as they are now."""
+    spark, run = here.lake.spark, here.run
+    ids = after.open["record_id"].combine_chunks()
+    place = pc.index_in(ids, value_set=origin["record_id"].combine_chunks())
+    people = pa.table(
+        {
+            "record_id": ids,
+            "person_id": after.open["person_id"],
+            "feed": origin["feed"].combine_chunks().take(place),
+        }
+    )
+    # What a conflict can be about: the driver sees no others' values.
+    persons = records.join(spark.createDataFrame(people.drop_columns(["feed"])), "record_id")
+    several = F.greatest(*[F.size(F.collect_set(name)) for name in ("ssn", "birth", "suffix")])
+    torn = persons.groupBy("person_id").agg(several.alias("n")).where("n > 1")
+    concerned = persons.join(torn, "person_id", "left_semi").select("record_id", *STANDARD)
+    found = review.queue(
+        compared.pairs,
+        people,
+        concerned.toArrow(),
+        model=here.model,
+        review=here.model.review,
+        decided=[decision.pair for decision in taken],
+        run_id=run.run_id,
+        as_of=run.as_of,
+    )
+    rows = found.select(tables.REVIEW_QUEUE.column_names)
+    return spark.createDataFrame(rows.to_pylist(), tables.REVIEW_QUEUE.schema).coalesce(1)
 
 
 def estimated(lake: Lake, model: PersonIndex) -> Fit:

@@ -23,6 +23,7 @@ from concord.linkage.clusters import CLIP
 from concord.linkage.compare import TESTS, AllOf, AnyOf, Simple
 from concord.linkage.patterns import MISSING, Weights
 from concord.linkage.patterns import Condition as Numbers
+from concord.linkage.review import Review
 from concord.linkage.standardise import STANDARD, Standards, family_name, given_name, street_of
 from concord.linkage.values import Part
 from concord.settings import Document, Location, Typed, read_document, validate
@@ -308,7 +309,7 @@ class PersonIndex(Model):
     placeholders: Placeholders = Placeholders()
     link_weight: float = Setting(description="pairs from here on are in index/links")
     cluster_weight: float = Setting(
-        description="two groups of records are one person where their pairs weigh so much on average"
+        description="groups of records are one person where their pairs weigh so much on average"
     )
     absent_weight: float = Setting(
         description="what a pair counts in such an average that was not compared or not kept"
@@ -316,6 +317,29 @@ class PersonIndex(Model):
     component_limit: int = Setting(
         gt=1, description="records above which a component is parted at heavier links"
     )
+    churn_limit: float = Setting(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="share of the records that may change from one person to another in a run",
+    )
+    review: Review = Review()
+
+    @property
+    def asks(self) -> str:
+        """A digest of what pairs are made and which levels they can be on, whatever they weigh."""
+        said = self.model_dump(
+            mode="json",
+            include={"blocking", "pair_budget", "nicknames", "sex_codes", "placeholders"},
+        )
+        levels = {
+            name: comparison.model_dump(
+                mode="json",
+                exclude={"fixed_u": True, "levels": {"__all__": {"m", "u"}}},
+            )
+            for name, comparison in self.comparisons.items()
+        }
+        return digest(said, levels, list(self.comparisons))
 
     @property
     def standards(self) -> Standards:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +22,13 @@ from concord.linkage import compare
 from concord.linkage.compare import Simple
 from concord.linkage.decisions import Pair
 from concord.linkage.explain import explain
-from concord.linkage.model import PersonIndex
 from concord.linkage.patterns import Floats, Integers, probability
 from concord.linkage.standardise import STANDARD
 from concord.linkage.values import Flags, Records, Values, hashed, mixed
 from concord.settings import Typed
+
+if TYPE_CHECKING:  # the model holds `Review`
+    from concord.linkage.model import PersonIndex
 
 # What a steward is asked; a pair is of the first kind that it fits.
 KINDS = ("conflict", "ruled_out", "rival", "weak_link", "near_link")
@@ -285,11 +288,14 @@ def _ruled_out(pairs: _Pairs, model: PersonIndex) -> _Found:
 
 
 def _in_doubt(people: _People, pairs: _Pairs, model: PersonIndex, review: Review) -> _Found:
-    """Pairs near the threshold, of one person or of two."""
+    """Pairs near the threshold, of one person or of two, and those over it that are of two all the
+    same: what their persons' other records say, or a source that has a person once, keeps them
+    apart."""
     away = pairs.weight - model.cluster_weight
-    which = np.flatnonzero(~pairs.refused & (away >= -review.band) & (away < review.band))
-    kind = np.where(people.together(pairs.left[which], pairs.right[which]), WEAK, NEAR)
-    return _Found.some(kind.astype(np.int64), pairs, which)
+    which = np.flatnonzero(~pairs.refused & (away >= -review.band))
+    together = people.together(pairs.left[which], pairs.right[which])
+    doubt = ~together | (away[which] < review.band)
+    return _Found.some(np.where(together, WEAK, NEAR)[doubt], pairs, which[doubt])
 
 
 def _rivals(people: _People, pairs: _Pairs, model: PersonIndex, review: Review) -> _Found:

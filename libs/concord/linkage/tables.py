@@ -49,6 +49,8 @@ PATTERNS = Table(
         Column("rule", "string", "the blocking rule that the pairs belong to"),
         Column("pattern", "bigint", "levels of agreement as one integer", "restricted"),
         Column("pairs", "bigint"),
+        Column("kept", "boolean", "whether its pairs are in vault/linkage_pairs"),
+        Column("asked", "string", "digest of what made and compared the pairs; not of weights"),
     ),
     properties=LONG_LOG,
 )
@@ -138,10 +140,11 @@ QUALITY = Table(
         Column("run_id", "string"),
         Column("as_of", "date"),
         Column("measure", "string"),
-        Column("group", "string", "what it is measured of: a feed, two feeds, a rule, a size; all"),
-        Column("value", "double"),
-        Column("lower", "double", "of the interval; NULL where there is none"),
+        Column("group", "string", "a feed, two feeds, attribute=value, a rule, a size; all"),
+        Column("value", "double", "NULL where it would say something of fewer than 11"),
+        Column("lower", "double", "of the 95 % interval; NULL where there is none"),
         Column("upper", "double"),
+        Column("of", "bigint", "what a share is of: pairs, records, persons; NULL of a count"),
         Column("model_version", "string"),
     ),
     statistics=("as_of", "measure", "group"),
@@ -205,4 +208,4 @@ STEWARD_DECISIONS = Table(
 )
 
 # In the order of their commits in a run: a run's first write is to RECORDS, its last to QUALITY.
-TABLES = (RECORDS, PATTERNS, PAIRS, LINKS, EVENTS, CROSSWALK, QUALITY)
+TABLES = (RECORDS, PATTERNS, PAIRS, LINKS, EVENTS, CROSSWALK, REVIEW_QUEUE, QUALITY)

@@ -125,12 +125,12 @@ def test_pairs_are_those_of_the_first_rule_that_both_have(
         for batch in blocking._sent(opened([blob]), matching, PLACED, shares):
             arrived.setdefault(batch["target"][0].as_py(), []).append(batch["blob"][0].as_buffer())
     for target, some in arrived.items():
-        for found in find_pairs(opened(some), matching, PLACED[target // shares].rules):
-            for row in found.to_pylist():
-                if row["left"] is None:
-                    counts[row["rule"], row["pattern"]] += row["pairs"]
-                else:
-                    pairs.add((row["left"], row["right"], row["pattern"], row["rule"]))
+        told = find_pairs(opened(some), matching, PLACED[target // shares].rules)
+        for rule, counted_here, found in told:
+            for row in counted_here.to_pylist() if counted_here is not None else []:
+                counts[rule, row["pattern"]] += row["pairs"]
+            for row in found.to_pylist() if found is not None else []:
+                pairs.add((row["left"], row["right"], row["pattern"], rule))
     assert {key: n for key, n in counts.items() if n} == counted
     assert pairs == (wanted if compared else set())
 
@@ -159,6 +159,11 @@ def test_rules_with_a_part_in_common_travel_together() -> None:
     assert placements(rules, alone, 8) == [
         Placement(("born",), (1, 2)),
         Placement(("ssn",), (0,)),
+    ]
+    # Who agrees on a name agrees on its beginning.
+    letters = [Rule("4", ("first(given, 2)", "year(born)")), Rule("5", ("given", "zip"))]
+    assert placements(letters, {"first(given, 2)": 0.05}, 4) == [
+        Placement(("first(given, 2)",), (0, 1))
     ]
     # A third of the records with one birth date would go to one partition.
     assert placements(rules, {**alone, "born": 0.3}, 8) == [

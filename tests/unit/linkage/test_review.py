@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from datetime import date
+from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from concord.linkage import tables
+from concord.linkage import review, tables
 from concord.linkage.model import PersonIndex
 from concord.linkage.review import Review, in_turn, queue, side_by_side
+from concord.linkage.review_page import concerned, page
 from concord.linkage.standardise import STANDARD
 
 DAY = date(2025, 5, 1)
@@ -96,13 +101,15 @@ def told(rows: Sequence[Row]) -> set[tuple[str, str, str]]:
 
 def test_pairs_near_the_edge_are_in_doubt_whether_they_made_a_person_or_not() -> None:
     rows = made(
-        "s1 w1 25, s2 w2 23, s3 w3 17, s4 w4 30, s5 w5 18, s6 w6 40",
-        "s1 w1 | s2 | w2 | s3 | w3 | s4 w4 | s5 | w5 | s6 w6",
+        "s1 w1 25, s2 w2 23, s3 w3 17, s4 w4 30, s5 w5 18, s6 w6 40, s7 w7 40",
+        "s1 w1 | s2 | w2 | s3 | w3 | s4 w4 | s5 | w5 | s6 w6 | s7 | w7",
     )
     assert told(rows) == {
         ("weak_link", "s1", "w1"),
         ("near_link", "s2", "w2"),
         ("near_link", "s5", "w5"),
+        # Over the edge, and yet two persons.
+        ("near_link", "s7", "w7"),
     }
     (near,) = (row for row in rows if row["left_record_id"] == "s2")
     assert near["weight"] == 23
@@ -120,30 +127,41 @@ def test_pairs_that_never_link_but_would_are_shown_with_the_reason() -> None:
     assert "Twins share much" in row["why"]
 
 
+def rivals(candidates: str, persons: str) -> dict[tuple[str, str], Row]:
+    return {
+        (row["left_record_id"], row["right_record_id"]): row
+        for row in made(candidates, persons)
+        if row["kind"] == "rival"
+    }
+
+
 def test_two_persons_of_one_feed_that_are_close_for_a_record_are_rivals() -> None:
     persons = "s1 w1 | w2 w3 | s4 w4 | w5"
-    rows = made("s1 w1 35, s1 w2 33, s1 w3 32, s4 w4 45, s4 w5 35", persons)
-    assert told(rows) == {("rival", "s1", "w2")}
-    assert rows[0]["record_ids"] == ["s1", "w1", "w2", "w3"]
-    assert "2.0 bits lie between" in rows[0]["why"]
+    found = rivals("s1 w1 35, s1 w2 33, s1 w3 32, s4 w4 45, s4 w5 35", persons)
+    assert {*found} == {("s1", "w2")}
+    assert found["s1", "w2"]["record_ids"] == ["s1", "w1", "w2", "w3"]
+    assert "2.0 bits lie between" in found["s1", "w2"]["why"]
     # Both are other persons: the better one is asked about, the other is concerned.
-    rows = made("s1 w1 35, s1 w2 34", "s1 | w1 | w2")
-    assert told(rows) == {("rival", "s1", "w1")}
-    assert rows[0]["record_ids"] == ["s1", "w1", "w2"]
-    # Of two feeds there may be one each, and what is far from any person is none of the record's.
-    assert made("s1 w1 35, s1 x1 34", "s1 | w1 | x1") == []
-    assert made("s1 w1 17, s1 w2 16", "s1 | w1 | w2") == []
-    assert made("s1 w1 35, s1 w2 34!", "s1 w1 | w2", review=REVIEW)[0]["kind"] == "ruled_out"
+    found = rivals("s1 w1 35, s1 w2 34", "s1 | w1 | w2")
+    assert {*found} == {("s1", "w1")}
+    assert found["s1", "w1"]["record_ids"] == ["s1", "w1", "w2"]
+    # Of two feeds there may be one each; what is far from any person is none of the record's, and
+    # what never links is no rival.
+    assert not rivals("s1 w1 35, s1 x1 34", "s1 | w1 | x1")
+    assert not rivals("s1 w1 17, s1 w2 16", "s1 | w1 | w2")
+    assert not rivals("s1 w1 35, s1 w2 34!", "s1 w1 | w2")
 
 
 def birth(record: str, day: int, month: int = 5, **more: Any) -> Row:
     return {"id": record, "birth": date(1990, month, day), **more}
 
 
-def test_persons_whose_records_contradict_each_other_show_the_two_that_do_so_most() -> None:
-    rows = made(
-        "s1 w1 40, w1 x1 40",
-        "s1 w1 x1 | s2 w2 | s3 w3 | s4 w4 | s5 | w5",
+def test_persons_whose_records_contradict_each_other_show_the_two_that_do_so_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    candidates = "s1 w1 40, w1 x1 40"
+    persons = "s1 w1 x1 | s2 w2 | s3 w3 | s4 w4 | s5 | w5"
+    said = (
         birth("s1", 1, ssn="212345678", suffix="JR"),
         birth("w1", 1, ssn="212345678"),
         birth("x1", 17, 9, ssn="657112944", suffix="SR"),
@@ -160,11 +178,14 @@ def test_persons_whose_records_contradict_each_other_show_the_two_that_do_so_mos
         birth("s5", 1),
         birth("w5", 17, 9),
     )
+    rows = made(candidates, persons, *said)
     assert told(rows) == {("conflict", "s1", "x1"), ("conflict", "s4", "w4")}
     (first,) = (row for row in rows if row["left_record_id"] == "s1")
     assert "with two SSNs and two birth dates and two suffixes" in first["why"]
     assert first["record_ids"] == ["s1", "w1", "x1"]
     assert first["rule"] is None, "no rule compared the two"
+    monkeypatch.setattr(review, "AT_ONCE", 1)
+    assert made(candidates, persons, *said) == rows, "persons are looked at a few at a time"
 
 
 def test_two_records_of_a_source_that_has_a_person_once_are_a_conflict() -> None:
@@ -299,3 +320,104 @@ def test_a_queue_that_is_cut_short_has_an_item_of_each_stratum() -> None:
     ]
     assert ordered.slice(35)["stratum"].unique().to_pylist() == ["near_link, wages + wic, -3 to 0"]
     assert ordered.equals(in_turn(whole))
+
+
+class Reading(HTMLParser):
+    """A page as a browser parses it: scripts by their attributes, and all other elements."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.title = ""
+        self._inside = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            attributes, text = self.scripts[-1]
+            self.scripts[-1] = (attributes, text + data)
+        if self._inside == "title":
+            self.title += data
+
+    @property
+    def data(self) -> dict[str, Any]:
+        ((_, text),) = [one for one in self.scripts if one[0].get("type") == "application/json"]
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+
+NASTY = "O\"NEILL'</script><!--<script><img src=x onerror=alert(1)>&amp;\u2028{{ 7 * 7 }}"
+
+
+def rendered(run_id: str = "r") -> Reading:
+    born = records(
+        birth("s1", 1, given=NASTY, family="OYELARAN"),
+        birth("s1", 1, given=NASTY, family="FITZGERALD"),
+        birth("w1", 1),
+        birth("w2", 2),
+    )
+    born = born.add_column(1, "feed", pa.array(["snap", "snap", "wages", "wages"]))
+    candidates = pairs("s1 w1 25, s1 w2 40!")
+    found = queue(candidates, clusters("s1 w1 | w2"), born, model=MODEL, review=REVIEW,
+                  decided=(), run_id=run_id, as_of=DAY)  # fmt: skip
+    assert {*concerned(found).to_pylist()} == {"s1", "w1", "w2"}
+    persons = {"s1": "p", "w1": "p", "w2": "q"}
+    return Reading(page(in_turn(found), born, candidates, persons, model=MODEL))
+
+
+def test_the_page_has_what_a_steward_looks_at() -> None:
+    data = rendered().data
+    assert [item["kind"] for item in data["items"]] == ["ruled_out", "weak_link"]
+    weak = data["items"][1]
+    assert (weak["left"], weak["right"], weak["feeds"]) == ("s1", "w1", "snap + wages")
+    assert (weak["band"], weak["size"], weak["records"]) == ("0 to 3", 1, ["s1", "w1"])
+    told = data["patterns"][weak["pattern"]]
+    assert told["words"].startswith("Bits: b25 (+25.0).")
+    assert told["steps"][0] == ["bits", "bits: b25", 25.0, False]
+    record = data["records"]["s1"]
+    assert record["feed"] == "snap" and record["values"]["birth"] == ["1990-05-01"]
+    assert record["values"]["family"] == ["OYELARAN", "FITZGERALD"]
+    assert data["edges"] == [["s1", "w1", 25.0, False], ["s1", "w2", 40.0, True]]
+    assert (data["edge"], data["prior"], data["persons"]["w2"]) == (24, -20, "q")
+
+
+def test_whatever_a_record_says_is_text_on_the_page() -> None:
+    read = rendered(run_id="<b>r&d</b>")
+    assert read.data["records"]["s1"]["values"]["given"] == [NASTY]
+    assert read.data["run"] == "<b>r&d</b>" and read.title == "Review of <b>r&d</b>"
+    assert not {"img", "b"} & {tag for tag, _ in read.elements}
+    assert len(read.scripts) == 2
+    # The script makes text of it, never markup.
+    (script,) = (text for attributes, text in read.scripts if not attributes)
+    assert not [way for way in ("innerHTML", "outerHTML", "insertAdjacent", "document.write",
+                                "eval(", "Function(") if way in script]  # fmt: skip
+
+
+def test_the_page_loads_nothing_and_runs_its_own_script_only() -> None:
+    read = rendered()
+    (policy,) = (
+        attributes["content"] or ""
+        for tag, attributes in read.elements
+        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
+    )
+    (script,) = (text for attributes, text in read.scripts if not attributes)
+    own = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none';") and f"script-src 'sha256-{own}'" in policy
+    assert "unsafe" not in policy and "http" not in policy
+    loading = [
+        (tag, name)
+        for tag, attributes in read.elements
+        for name in attributes
+        if name in {"src", "srcset", "action"} or name == "href" and attributes[name] != "#item"
+    ]
+    assert loading == []

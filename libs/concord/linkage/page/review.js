@@ -215,7 +215,7 @@
       "aria-label": `Waterfall, from ${signed(data.prior)} bits to ${signed(sum)}. ${pattern.words}` });
     const line = (bits, label) => svg.append(
       draw("line", { class: "grid", x1: x(bits), x2: x(bits), y1: 0, y2: height - 18 }),
-      draw("text", { class: "soft", x: Math.min(x(bits), width - 3.5 * label.length), y: height - 4, "text-anchor": "middle" }, label));
+      draw("text", { class: "soft", x: Math.min(x(bits), width - 4 * label.length), y: height - 4, "text-anchor": "middle" }, label));
     const edge = data.edge + data.prior;
     if (Math.abs(edge) * ((width - left) / span) < 60) line(edge, Math.abs(edge) < 0.05 ? "even odds = edge" : "edge");
     else { line(0, "even odds"); line(edge, "edge"); }
@@ -244,7 +244,7 @@
     });
     const rest = ids.filter((id) => id !== item.left && id !== item.right);
     const number = new Map([item.left, item.right, ...rest].map((id, n) => [id, n + 1]));
-    const radius = ids.length < 3 ? 90 : 122, several = persons.length > 1;
+    const radius = ids.length < 3 ? 90 : Math.max(122, 5.2 * ids.length), several = persons.length > 1;
     // A gap after each person; that between 1 and 2 is at the top.
     const slots = ids.length + (several ? persons.length : 0);
     const top = several ? ids.indexOf(item.left) + 1 : -0.5;
@@ -262,10 +262,11 @@
       if (!several) return;
       slot++;
       const angle = (angles[0] + angles[angles.length - 1]) / 2;
-      svg.append(draw("text", { class: "soft", "text-anchor": "middle",
-        x: (radius + 44) * Math.cos(angle), y: (radius + 34) * Math.sin(angle) + 4 }, `person ${"ABC"[n] || n + 1}`));
+      const side = Math.cos(angle);
+      svg.append(draw("text", { class: "soft", "text-anchor": side < -0.3 ? "end" : side > 0.3 ? "start" : "middle",
+        x: (radius + 24) * side, y: (radius + 30) * Math.sin(angle) + 4 }, `person ${"ABC"[n] || n + 1}`));
     });
-    const high = [...place.values()].map(([, y]) => y).sort((a, b) => a - b), far = radius + 75;
+    const high = [...place.values()].map(([, y]) => y).sort((a, b) => a - b), far = radius + 85;
     const [from, to] = [high[0] - 45, high[high.length - 1] + 45];
     svg.setAttribute("viewBox", `${-far} ${from} ${2 * far} ${to - from}`);
     let joined = false;

@@ -1,0 +1,140 @@
+"""Whom a measure is of: feeds, sex, age, region and whatever else is known of records. Pure, but
+for `facts`, which asks Spark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from concord.disclosure.attack import Sum
+from concord.disclosure.profiles import Profile
+from concord.disclosure.suppression import suppress
+from concord.linkage.patterns import Integers
+from concord.linkage.standardise import ORIGIN, STANDARD
+
+# Centers for Medicare & Medicaid Services, cell size suppression policy: no cell of 1 to 10.
+CELLS = Profile(minimum=11, source="CMS cell size suppression policy")
+# First age of each band, in years. Young adults apart: they move most and are linked least.
+AGES = (0, 18, 25, 45, 65)
+DIFFER, UNKNOWN = "differ", "unknown"
+Cell = tuple[str, str]  # attribute, group
+WHOLE: Cell = ("", "")
+
+
+def facts(records: DataFrame) -> DataFrame:
+    """Rows of vault/linkage_records -> one row a record: record_id, feed, role, sex, birth, zip3,
+    says.
+
+    `says`: bit `i` where one of the record's variants has STANDARD's column `i`. Of several values
+    the largest counts, so that a repeated run says the same.
+    """
+    has = [F.max(F.col(c).isNotNull().cast("bigint")) * (1 << i) for i, c in enumerate(STANDARD)]
+    says = has[0]
+    for one in has[1:]:
+        says = says + one
+    return records.groupBy(*ORIGIN).agg(
+        F.max("sex").alias("sex"),
+        F.max("birth").alias("birth"),
+        F.substring(F.max("zip"), 1, 3).alias("zip3"),
+        says.alias("says"),
+    )
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """An attribute of records: `codes[r]` is the place of record `r`'s value in `names`, or -1."""
+
+    names: tuple[str, ...]
+    codes: Integers
+
+    @classmethod
+    def of(cls, values: pa.ChunkedArray) -> Grouping:
+        names = pc.unique(values).drop_null().cast(pa.string()).sort()
+        places = pc.index_in(values.cast(pa.string()), value_set=names).fill_null(-1)
+        return cls(tuple(names.to_pylist()), places.to_numpy().astype(np.int64))
+
+    def both(self, left: Integers, right: Integers) -> Grouping:
+        """Of pairs of records: the value of both, or of the one that says it; `differ`."""
+        one, other = self.codes[left], self.codes[right]
+        apart = (one != other) & (one >= 0) & (other >= 0)
+        codes = np.where(apart, len(self.names), np.maximum(one, other))
+        return Grouping((*self.names, DIFFER), codes)
+
+    def each(self, left: Integers, right: Integers) -> Grouping:
+        """Of pairs of records: both values, the smaller first, parted by a space."""
+        known = len(self.names)
+        one, other = (
+            np.where(self.codes[side] < 0, known, self.codes[side]) for side in (left, right)
+        )
+        # Names are in order, and so their numbers.
+        pairs = np.minimum(one, other) * (known + 1) + np.maximum(one, other)
+        found, codes = np.unique(pairs, return_inverse=True)
+        named = (*self.names, UNKNOWN)
+        names = [f"{named[p // (known + 1)]} {named[p % (known + 1)]}" for p in found.tolist()]
+        return Grouping(tuple(names), codes.reshape(-1).astype(np.int64))
+
+    def count(self, which: npt.NDArray[np.bool_]) -> dict[str, int]:
+        """How many of each value are among `which`; values without any are left out."""
+        counts = np.bincount(self.codes[which] + 1, minlength=len(self.names) + 1).tolist()
+        return {n: c for n, c in zip((UNKNOWN, *self.names), counts, strict=True) if c}
+
+
+def attributes(
+    origin: pa.Table, as_of: date, more: pa.Table | None = None
+) -> dict[str, pa.ChunkedArray]:
+    """Attribute -> values, NULL where unknown, in the order of `origin`.
+
+    `origin`: as `facts`. `more`: record_id, one row each, and any columns; each is an attribute.
+    """
+    found = {
+        "sex": origin["sex"],
+        "age": pa.chunked_array([age_bands(origin["birth"], as_of)]),
+        "zip3": origin["zip3"],
+    }
+    if more is not None:
+        place = pc.index_in(origin["record_id"], value_set=more["record_id"].combine_chunks())
+        found |= {name: more[name].take(place) for name in more.column_names if name != "record_id"}
+    return found
+
+
+def age_bands(births: pa.ChunkedArray, as_of: date) -> pa.Array:
+    """Bands of age in full years as of a day, such as `18-24`; NULL without birth date and for
+    births after it."""
+    born = pc.add(pc.multiply(pc.month(births), 100), pc.day(births))
+    to_come = pc.greater(born, as_of.month * 100 + as_of.day).cast(pa.int64())
+    years = pc.subtract(pc.subtract(as_of.year, pc.year(births)), to_come).fill_null(-1)
+    names = [f"{low}-{high - 1}" for low, high in pairwise(AGES)] + [f"{AGES[-1]}+"]
+    place = np.searchsorted(np.array(AGES), years.to_numpy(), side="right") - 1
+    return pa.array(np.array([*names, None], dtype=object)[place], pa.string())
+
+
+def hidden(
+    counts: Mapping[str, Mapping[str, int]], whole: int, profile: Profile = CELLS
+) -> frozenset[Cell]:
+    """Which cells must not be shown: small ones, and others that would give them away.
+
+    `counts`: attribute -> group -> pairs; the groups of each attribute add up to `whole`, which is
+    shown too: WHOLE is among the hidden only if it is small itself. A share and its interval tell
+    of how many pairs it is, and a lone small group would follow from the others and the whole:
+    hence complementary suppression, and not of the small ones alone.
+    """
+    if whole < profile.minimum:
+        return frozenset({WHOLE, *((name, group) for name, of in counts.items() for group in of)})
+    cells = {(name, group): n for name, of in counts.items() for group, n in of.items()}
+    sums = [Sum(WHOLE, tuple((name, group) for group in of)) for name, of in counts.items() if of]
+    away = suppress({**cells, WHOLE: whole}, sums, profile, cost=_cost).hidden
+    return frozenset(away) - {WHOLE}
+
+
+def _cost(cell: Cell) -> float:
+    """To hide the whole would hide too little: it is shown all the same."""
+    return 1e6 if cell == WHOLE else 1.0

@@ -1,0 +1,124 @@
+"""A run's pairs of records: made, weighed and written; or those of the last run weighed anew."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from concord.errors import UsageError
+from concord.linkage import blocking, engine, tables
+from concord.linkage.blocking import Refused
+from concord.linkage.index import Index
+from concord.linkage.model import PersonIndex
+from concord.linkage.report import Compared
+from concord.linkage.values import Flags
+
+
+def compared(here: Index, records: DataFrame) -> Compared:
+    """Makes and weighs the pairs, and writes patterns, pairs and links unless the run is dry."""
+    spark, model = here.lake.spark, here.model
+    encoded = engine.encode(records, model, id="record_id")
+    held = [encoded.blobs]
+    try:
+        blocked = engine.block(spark, encoded, model)
+        matching = engine.matching(model, blocked, conflict=model.link_weight)
+        found = engine.candidates(spark, encoded, model, matching)
+        held.append(found.persist(StorageLevel.MEMORY_AND_DISK))
+        # The first query finds them all.
+        counts = engine.tallied(found)
+        pairs = engine.weighed(blocking.pairs_of(found, encoded.id_type), model, counts)
+        pairs = _named(pairs.drop("probability"), model)
+        # Weighed once, for two tables and what follows.
+        held.append(pairs.persist(StorageLevel.MEMORY_AND_DISK))
+        told = _counts(counts, matching.worth(counts["pattern"].to_numpy()), model)
+        if not here.run.dry_run:
+            writes = (
+                (spark.createDataFrame(told).coalesce(1), tables.PATTERNS),
+                (pairs.select(*tables.PAIRS.column_names), tables.PAIRS),
+                (_links(pairs, model), tables.LINKS),
+            )
+            with ThreadPoolExecutor(max_workers=len(writes)) as pool:
+                done = [pool.submit(here.aside().remake, *write) for write in writes]
+                for future in done:
+                    future.result()
+        return Compared(told, _on_driver(pairs), blocked.refused)
+    finally:
+        for frame in held:
+            frame.unpersist()
+
+
+def rescored(here: Index) -> Compared:
+    """The last run's pairs by the weights of the model as it is now; writes links unless dry.
+
+    Of a pair's variants the pattern stays that the last run found the heaviest. Raises UsageError
+    (exit 2) where stored patterns do not tell what the model asks.
+    """
+    lake, model = here.lake, here.model
+    told: pa.Table = lake.read(tables.PATTERNS).orderBy("rule", "pattern").toArrow()
+    if not told.num_rows:
+        raise UsageError("--rescore needs pairs: run concord index first")
+    if pc.unique(told["asked"]).to_pylist() != [model.asks]:
+        raise UsageError(
+            "--rescore: the last run's pairs were made by other blocking rules, comparisons or "
+            "placeholders than conf/person_index.yaml has now; run concord index"
+        )
+    weight = model.weights.of(told["pattern"].to_numpy())
+    lost = (weight >= model.keep_weight) & ~told["kept"].to_numpy(zero_copy_only=False)
+    if lost.any():
+        count = int(told["pairs"].to_numpy()[lost].sum())
+        raise UsageError(
+            f"--rescore: {count:,} pairs that weigh keep_weight or more by the new weights were "
+            "not kept by the last run; run concord index"
+        )
+    patterns = np.unique(told["pattern"].to_numpy())
+    scores = lake.spark.createDataFrame(
+        engine.scores(model, patterns).drop_columns(["probability"])
+    )
+    pairs = lake.read(tables.PAIRS).join(F.broadcast(scores), "pattern")
+    if not here.run.dry_run:
+        here.remake(_links(pairs, model), tables.LINKS)
+    return Compared(told, _on_driver(pairs), Refused())
+
+
+def _named(pairs: DataFrame, model: PersonIndex) -> DataFrame:
+    names = F.array(*[F.lit(rule.name) for rule in model.rules])
+    return pairs.withColumnsRenamed(
+        {"left": "left_record_id", "right": "right_record_id"}
+    ).withColumn("rule", names[F.col("rule")])
+
+
+def _counts(counts: pa.Table, kept: Flags, model: PersonIndex) -> pa.Table:
+    """Rows of vault/linkage_patterns."""
+    names = pa.array([rule.name for rule in model.rules], pa.string())
+    return pa.table(
+        {
+            "rule": names.take(counts["rule"].combine_chunks()),
+            "pattern": counts["pattern"],
+            "pairs": counts["pairs"],
+            "kept": pa.array(kept),
+            "asked": pa.repeat(pa.scalar(model.asks), counts.num_rows),
+        }
+    )
+
+
+def _links(pairs: DataFrame, model: PersonIndex) -> DataFrame:
+    chance = F.expr(f"1 / (1 + pow(2D, -(weight + {model.prior_bits}D)))")
+    return (
+        pairs.where(F.col("weight") >= model.link_weight)
+        .withColumn("probability", chance)
+        .withColumn("model_version", F.lit(model.model_version))
+        .select(*tables.LINKS.column_names)
+    )
+
+
+def _on_driver(pairs: DataFrame) -> pa.Table:
+    columns = ("left_record_id", "right_record_id", "pattern", "rule", "weight")
+    ordered = pairs.select(*columns).orderBy("left_record_id", "right_record_id")
+    found: pa.Table = ordered.toArrow()
+    return found
