@@ -40,7 +40,7 @@ from concord.lake.session import shared, start, stop
 from concord.lake.storage import Storage
 from concord.lake.tables import Lake
 from concord.linkage.estimate import as_yaml
-from concord.linkage.job import decided, estimated, input_versions
+from concord.linkage.job import decided, estimated, input_versions, quality_report
 from concord.linkage.job import index as build_index
 from concord.linkage.plan import planned, show_plan
 from concord.linkage.review_commands import app as review_app
@@ -149,6 +149,10 @@ def index(
         bool,
         typer.Option(help="Only count keys and pairs by blocking rule; no pair is compared."),
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Only write the measures of all runs as a page (HTML) into this file."),
+    ] = None,
     rescore: Annotated[
         bool,
         typer.Option(help="Weigh the last run's pairs by conf/person_index.yaml as it is now."),
@@ -166,12 +170,16 @@ def index(
     """Recognise the same person across agencies: person ids, crosswalk, events."""
     deployment = load_deployment(settings, lake=lake)
     model = deployment.person_index
-    if estimate or plan:
+    if estimate or plan or report is not None:
         spark = start(deployment.settings, application="concord index")
         try:
             there = _lake(spark, deployment, "index")
             if plan:
                 show_plan(planned(there, deployment.contracts, deployment.mous, model))
+            elif report is not None:
+                report.parent.mkdir(parents=True, exist_ok=True)
+                report.write_text(quality_report(there, model), encoding="utf-8")
+                print(f"wrote {report}")
             else:
                 fit = estimated(there, model)
                 print("\n".join([as_yaml(fit.model), *(f"# {told}" for told in fit.warnings)]))

@@ -166,14 +166,14 @@ def planned(records: DataFrame, model: Model, *, id: str = "id") -> list[Planned
     found = []
     for number, (rule, of) in enumerate(zip(model.rules, blocked.sizes, strict=True)):
         several = of.size > 1
-        largest = np.repeat(of.size, np.minimum(of.keys, LARGEST))[::-1][:LARGEST]
+        blocks = np.repeat(of.size[several], np.minimum(of.keys[several], LARGEST))
         found.append(
             Planned(
                 rule.name,
                 int(of.keys[several].sum()),
                 of.pairs,
                 new.get(number, 0),
-                tuple(largest.tolist()),
+                tuple(blocks[::-1][:LARGEST].tolist()),
                 blocked.refused.pairs.get(number, 0),
             )
         )

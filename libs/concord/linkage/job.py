@@ -32,10 +32,13 @@ from concord.linkage import (
     decisions,
     engine,
     estimate,
+    groups,
     history,
     identity,
     inputs,
+    link_weights,
     pairs,
+    quality_page,
     report,
     review,
     tables,
@@ -47,7 +50,7 @@ from concord.linkage.history import Present
 from concord.linkage.index import Index
 from concord.linkage.inputs import Input
 from concord.linkage.model import PersonIndex
-from concord.linkage.report import Compared
+from concord.linkage.report import Compared, Measure
 from concord.linkage.standardise import ORIGIN, STANDARD, Standards, standardise
 from concord.privacy.keys import mint_key
 
@@ -116,8 +119,8 @@ def index(
 
     Raises RefusedError (14) before anything is read if a feed may not be matched, LockedError
     (13), UsageError (2) for an `as_of` before the last change's, QualityError (12) for rules that
-    make too many pairs and for more churn than the model allows unless it is accepted: the
-    crosswalk stays as it was. InfrastructureError (20).
+    make too many pairs, for a measure beyond the model's limits, and for more churn than it allows
+    unless that is accepted: the crosswalk stays as it was. InfrastructureError (20).
     """
     wanted = inputs.matched(contracts, model.leave_out)
     permitted = inputs.permission(wanted, mous, run.clock().date())
@@ -164,22 +167,26 @@ def _index(here: Index, *, rescore: bool, accept_churn: bool) -> Outcome:
         progress.step("records standardised")
         compared = pairs.rescored(here) if rescore else pairs.compared(here, records)
         progress.step("pairs compared and weighed")
-        origin = records.select(*ORIGIN).distinct().orderBy("record_id").toArrow()
+        origin = groups.facts(records).orderBy("record_id").toArrow()
         grouped = _clusters(here, origin, compared.pairs, taken)
         events = _events(here, origin, grouped, present, taken)
         moved = identity.churn(events)
         if not accept_churn:
             _check_churn(here.model, moved, present)
-        progress.step("persons decided on")
+        before = len(pc.unique(present.open["person_id"]))
         counted: Mapping[str, int] = Counter(events["kind"].to_pylist())
+        found = _measures(here, origin, compared, grouped)
+        _check_limits(here.model, [*found, *report.changes(counted, before=before)])
+        progress.step("persons decided on")
         if not run.dry_run:
             after = history.record(here, present, events)
             progress.step("crosswalk written")
             queue = _waiting(here, records, compared, origin, after, taken)
             here.remake(queue, tables.REVIEW_QUEUE)
+            weights = link_weights.link_weights(origin, grouped.of, as_of=run.as_of)
+            here.remake(lake.spark.createDataFrame(weights).coalesce(1), tables.LINK_WEIGHTS)
             counted = history.told(here)
-            measures = report.measures(here.model, origin, compared, grouped)
-            rows = [*measures, *report.changes(counted)]
+            rows = [*found, *report.changes(counted, before=before)]
             told = report.rows(run.run_id, run.as_of, here.model, rows)
             frame = lake.spark.createDataFrame(told, tables.QUALITY.schema).coalesce(1)
             here.remake(frame, tables.QUALITY, ReplaceWhere(isin("run_id", (run.run_id,))))
@@ -196,6 +203,26 @@ def _index(here: Index, *, rescore: bool, accept_churn: bool) -> Outcome:
         moved=_by_feed(moved, origin),
         examples=tuple(identity.in_words(events)) if run.dry_run else (),
     )
+
+
+def _measures(
+    here: Index, origin: pa.Table, compared: Compared, grouped: Clusters
+) -> list[Measure]:
+    model = here.model
+    return [
+        *report.measures(model, origin, compared, grouped),
+        *report.hold_out(model, origin, compared, as_of=here.run.as_of),
+        *report.unlinkable(model, origin),
+    ]
+
+
+def _check_limits(model: PersonIndex, found: Sequence[Measure]) -> None:
+    told = report.breaches(found, model.limits)
+    if told:
+        raise QualityError(
+            f"{'; '.join(told)}. The crosswalk stays as it was; see limits in "
+            "conf/person_index.yaml and `concord index --report`"
+        )
 
 
 def _check_churn(model: PersonIndex, moved: pa.Array, present: Present) -> None:
@@ -350,3 +377,11 @@ def estimated(lake: Lake, model: PersonIndex) -> Fit:
     drawn = estimate.random_patterns(model, sample, blobs.ID)
     u = estimate.chance(model, drawn, blocked.frequent, records=encoded.rows)
     return estimate.fit(model, counted, u)
+
+
+def quality_report(lake: Lake, model: PersonIndex) -> str:
+    """The page of all runs' measures, as HTML. Raises UsageError (2) where there was no run."""
+    rows = lake.read(tables.QUALITY).orderBy("as_of", "run_id", "measure", "group").toArrow()
+    if not rows.num_rows:
+        raise UsageError("--report needs measures: run concord index first")
+    return quality_page.page(rows.to_pylist(), model=model, limits=model.limits)

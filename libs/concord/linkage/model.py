@@ -21,6 +21,7 @@ from concord.linkage import compare
 from concord.linkage.blocking import Rule
 from concord.linkage.clusters import CLIP
 from concord.linkage.compare import TESTS, AllOf, AnyOf, Simple
+from concord.linkage.limits import Limits
 from concord.linkage.patterns import MISSING, Weights
 from concord.linkage.patterns import Condition as Numbers
 from concord.linkage.review import Review
@@ -32,6 +33,9 @@ FILE = "person_index.yaml"
 SUM_TOLERANCE = 0.002
 # Patterns are 64-bit integers.
 MOST_PATTERNS = 2**62
+
+# What does not change which records are one person.
+NOT_OF_PERSONS = {"churn_limit", "limits", "review"}
 
 Mistake = tuple[Location, str]
 SHARES: tuple[Literal["m"], Literal["u"]] = ("m", "u")
@@ -201,7 +205,8 @@ class Model(Typed):
     @property
     def model_version(self) -> str:
         """Names the model in tables: the file's version and a digest of what it says."""
-        return f"{self.version}-{digest(self.model_dump(mode='json'))[:8]}"
+        said = self.model_dump(mode="json", exclude=NOT_OF_PERSONS)
+        return f"{self.version}-{digest(said)[:8]}"
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -323,6 +328,7 @@ class PersonIndex(Model):
         le=1,
         description="share of the records that may change from one person to another in a run",
     )
+    limits: Limits = Limits()
     review: Review = Review()
 
     @property

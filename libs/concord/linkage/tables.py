@@ -207,5 +207,20 @@ STEWARD_DECISIONS = Table(
     retention_days=365,
 )
 
+LINK_WEIGHTS = Table(
+    name="index/link_weights",
+    description=(
+        "For analysts of linked records: how many records each record with a link to another feed "
+        "stands for (inverse probability of being linked, stabilised)."
+    ),
+    owner=OWNER,
+    key=("record_id",),
+    columns=(
+        Column("record_id", "string", "", "confidential"),
+        Column("weight", "double", "", "confidential"),
+    ),
+    properties=LONG_LOG,
+)
+
 # In the order of their commits in a run: a run's first write is to RECORDS, its last to QUALITY.
-TABLES = (RECORDS, PATTERNS, PAIRS, LINKS, EVENTS, CROSSWALK, REVIEW_QUEUE, QUALITY)
+TABLES = (RECORDS, PATTERNS, PAIRS, LINKS, EVENTS, CROSSWALK, REVIEW_QUEUE, LINK_WEIGHTS, QUALITY)

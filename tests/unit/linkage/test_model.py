@@ -34,7 +34,7 @@ def model() -> PersonIndex:
         ("nicknames: true", "nicknames: true\nfamiliar: 1", "unknown key 'familiar'"),
         ("leave_out: []", "leave_out: [dss]", "leave_out[0]: no contract 'dss'"),
         ("  - {name: zip_birth, on: [zip, birth]}", "  - {name: ssn, on: [zip]}", "given twice"),
-        ("on: [zip, birth]", "on: [zap(zip), birth]", "blocking[3].on[0]: no transform 'zap'"),
+        ("on: [zip, birth]", "on: [zap(zip), birth]", "blocking[2].on[0]: no transform 'zap'"),
         ("on: [zip, birth]", "on: [zap, birth]", "reads zap; standardised records have"),
         ("on: [zip, birth]", "on: [first(zip), birth]", "first needs a number"),
         ("same: {test: same, m: 0.75", "same: {test: same, m: 0.85", "add up to 1.1000"),
