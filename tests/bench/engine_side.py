@@ -111,7 +111,7 @@ def linked(spark: SparkSession, model: Model, file: str, out: str, session: floa
     """From a Parquet file to one of ids and clusters."""
     with steps() as seconds_of:
         began = time.perf_counter()
-        with link(spark.read.parquet(file), model, id="unique_id") as found:
+        with link(spark.read.parquet(file), model, id="unique_id", unique=True) as found:
             found.clusters().write.mode("overwrite").parquet(out)
             seconds = time.perf_counter() - began
             pairs = sum(found.counted.values())

@@ -52,9 +52,9 @@ def test_the_demo_loads_every_feed_and_says_what_it_rejected(demo: Demo) -> None
     assert sum(BUDGET.values()) <= 240
     stages = {stage.partition(" ")[0] for stage in demo.summary["seconds"]}
     assert stages == {name.partition(" ")[0].strip(",") for name in BUDGET}, "each has a budget"
-    # Six tables of dta_snap and seven other feeds, four of the index, two studies of eight and the
+    # Six tables of dta_snap and seven other feeds, five of the index, two studies of eight and the
     # scores, a product, three ledgers.
-    assert len(tables(demo)) == 13 + 4 + 16 + 1 + 1 + 3, tables(demo)
+    assert len(tables(demo)) == 13 + 5 + 16 + 1 + 1 + 3, tables(demo)
     runs = pl.read_delta(str(demo.lake / "ops" / "runs"))
     ended = runs.filter(pl.col("state") == "ended", pl.col("job") == "ingest").sort("as_of")
     *before, last = ended["exit_code"].to_list()

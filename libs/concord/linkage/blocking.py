@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from concord.linkage import files
 from concord.linkage.blobs import ID, Packed, blobs_of, gathered, opened, read, written
 from concord.linkage.compare import Comparison, patterns, space
 from concord.linkage.patterns import Floats, Integers, Weights
@@ -137,26 +138,48 @@ def encoded(
     blob of at most SAMPLED of its rows. A row of `records` is a row to compare; rows with one id
     are variants of one record. To be persisted: it is read for counting and again for pairs.
     """
+    columns, parts = tuple(columns), tuple(parts)
+    found = files.pieces(records, (id, *columns))
+    if found is not None:
+
+        def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for piece in files.of_rows(batches):
+                table = files.read(piece, (id, *columns))
+                named = {name: _text(table[name]) for name in columns}
+                yield _encoded(pa.table({ID: table[id], **named}), parts)
+
+        return files.scheduled(records, found).mapInArrow(read, ENCODED)
+
     texts = records.select(
         F.col(id).alias(ID), *[F.col(name).cast("string").alias(name) for name in columns]
     )
 
     def encode(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for table in gathered(batches, TOGETHER):
-            packed = Packed.of(table)
-            records = Records(_table(packed))
-            tops = [int(np.bincount(codes[codes >= 0]).max(initial=0))
-                    for codes in (records.values(part).codes for part in parts)]  # fmt: skip
-            yield pa.record_batch(
-                {
-                    "records": pa.array([len(packed.ids)], pa.int64()),
-                    "tops": pa.array([tops], pa.list_(pa.int64())),
-                    "sample": pa.array([packed.blob(_sample(packed.ids))], pa.binary()),
-                    "blob": pa.array([packed.blob()], pa.binary()),
-                }
-            )
+            yield _encoded(table, parts)
 
     return texts.mapInArrow(encode, ENCODED)
+
+
+def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    known = pa.types.is_dictionary(column.type) or pa.types.is_string(column.type)
+    return column if known else column.cast(pa.string())
+
+
+def _encoded(table: pa.Table, parts: Sequence[str]) -> pa.RecordBatch:
+    """A row of ENCODED from a table of ID and texts."""
+    packed = Packed.of(table)
+    records = Records(_table(packed))
+    each = (records.values(part).codes for part in parts)
+    tops = [int(np.bincount(codes[codes >= 0]).max(initial=0)) for codes in each]
+    return pa.record_batch(
+        {
+            "records": pa.array([len(packed.ids)], pa.int64()),
+            "tops": pa.array([tops], pa.list_(pa.int64())),
+            "sample": pa.array([packed.blob(_sample(packed.ids))], pa.binary()),
+            "blob": pa.array([packed.blob()], pa.binary()),
+        }
+    )
 
 
 def _sample(ids: pa.Array) -> Integers:
@@ -456,31 +479,26 @@ def _maybe(table: pa.Table | None) -> pa.Array:
 
 def pairs_of(found: DataFrame, id_type: str) -> DataFrame:
     """FOUND -> a row for each pair of rows: left, right, pattern, rule (its number)."""
-
-    def expand(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for rule, blob in zip(batch["rule"].to_pylist(), batch["pairs"], strict=True):
-                pairs = read(blob.as_buffer())
-                rules = pa.array(np.full(pairs.num_rows, rule), pa.int32())
-                yield from pairs.append_column("rule", rules).to_batches()
-
-    kept = found.where("pairs IS NOT NULL").select("rule", "pairs")
-    return kept.mapInArrow(expand, f"left {id_type}, right {id_type}, pattern bigint, rule int")
+    return _rows_of(found, "pairs", f"left {id_type}, right {id_type}, pattern bigint, rule int")
 
 
 def counts_of(found: DataFrame) -> DataFrame:
     """FOUND -> rule (its number), pattern, pairs: all pairs of rows that were compared."""
+    each = _rows_of(found, "counts", "pattern bigint, pairs bigint, rule int")
+    return each.groupBy("rule", "pattern").agg(F.sum("pairs").alias("pairs"))
+
+
+def _rows_of(found: DataFrame, blobs: str, schema: str) -> DataFrame:
+    """The rows of a column of blobs, each with its rule."""
 
     def expand(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            for rule, blob in zip(batch["rule"].to_pylist(), batch["counts"], strict=True):
-                counts = read(blob.as_buffer())
-                rules = pa.array(np.full(counts.num_rows, rule), pa.int32())
-                yield from counts.append_column("rule", rules).to_batches()
+            for rule, blob in zip(batch["rule"].to_pylist(), batch[blobs], strict=True):
+                rows = read(blob.as_buffer())
+                rules = pa.array(np.full(rows.num_rows, rule), pa.int32())
+                yield from rows.append_column("rule", rules).to_batches()
 
-    told = found.where("counts IS NOT NULL").select("rule", "counts")
-    each = told.mapInArrow(expand, "pattern bigint, pairs bigint, rule int")
-    return each.groupBy("rule", "pattern").agg(F.sum("pairs").alias("pairs"))
+    return found.where(F.col(blobs).isNotNull()).select("rule", blobs).mapInArrow(expand, schema)
 
 
 def edges_of(found: DataFrame, weights: Weights, prior_bits: float, least: float) -> pa.Table:

@@ -191,6 +191,7 @@ class Linked:
     counts: pa.Table  # rule, pattern, pairs: all pairs of rows that were compared
     records: DataFrame  # id
     encoded: Encoded
+    unique: bool  # whether ids are
 
     @property
     def counted(self) -> dict[int, int]:
@@ -201,7 +202,7 @@ class Linked:
         """Pairs of records with the pattern and rule of their heaviest rows, `weight` and
         `probability`; patterns that never link weigh minus infinity."""
         pairs = blocking.pairs_of(self.found, self.encoded.id_type)
-        return weighed(pairs, self.model, self.counts)
+        return weighed(pairs, self.model, self.counts, unique=self.unique)
 
     def links(self, at: float = 0.5) -> DataFrame:
         """Pairs of records that are one person with a probability of at least `at`.
@@ -227,7 +228,7 @@ class Linked:
         of = spark.createDataFrame(found)
         if found.num_rows <= BROADCAST:
             of = F.broadcast(of)
-        ids = self.records.distinct()
+        ids = self.records if self.unique else self.records.distinct()
         return ids.join(of, ID, "left").select(ID, F.coalesce("cluster", ID).alias("cluster"))
 
     def close(self) -> None:
@@ -246,11 +247,12 @@ class Linked:
         self.close()
 
 
-def link(records: DataFrame, model: Model, *, id: str = "id") -> Linked:
+def link(records: DataFrame, model: Model, *, id: str = "id", unique: bool = False) -> Linked:
     """Finds, compares and weighs the candidate pairs of `records`.
 
     `records`: standardised rows with the columns that the model reads; rows with one `id` are
-    variants of one record. `id` is a string or a bigint. A model without m and u is fitted. Raises
+    variants of one record; `unique` promises that there are none, which saves two shuffles. `id`
+    is a string or a bigint. A model without m and u is fitted. Raises
     UsageError (exit 2) for columns that are not there, QualityError (12) for rules that make more
     pairs than a run may and for pairs that cannot teach the model.
     """
@@ -272,7 +274,7 @@ def link(records: DataFrame, model: Model, *, id: str = "id") -> Linked:
         fit = estimate.fit(model, counted(counts), u, records=encoded.rows)
         model = fit.model
     ids = records.select(F.col(id).alias(ID))
-    return Linked(model, fit, blocked, found, counts, ids, encoded)
+    return Linked(model, fit, blocked, found, counts, ids, encoded, unique)
 
 
 def matching(model: Model, blocked: Blocked, *, conflict: float | None = None) -> Matching:
@@ -327,11 +329,13 @@ def scores(model: Model, patterns: Integers) -> pa.Table:
     )
 
 
-def weighed(pairs: DataFrame, model: Model, counts: pa.Table) -> DataFrame:
+def weighed(pairs: DataFrame, model: Model, counts: pa.Table, *, unique: bool = False) -> DataFrame:
     """Pairs of rows -> pairs of records, with weight and probability by pattern."""
     of = np.unique(counts["pattern"].to_numpy())
     by_pattern = pairs.sparkSession.createDataFrame(scores(model, of))
     scored = pairs.join(F.broadcast(by_pattern), "pattern")
+    if unique:
+        return scored.select("left", "right", "pattern", "rule", "weight", "probability")
     heavier = F.struct(F.col("weight"), -F.col("rule"), -F.col("pattern"))
     best = F.max_by(F.struct("pattern", "rule", "weight", "probability"), heavier)
     return (

@@ -1,0 +1,82 @@
+"""Records that workers read from files themselves are those that Spark reads."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from concord.linkage import blocking, files
+from concord.linkage.blobs import ID, opened
+
+pytestmark = pytest.mark.spark
+
+ROWS = [
+    (f"r{n}", None if n % 7 == 0 else f"name {n % 5}", date(1980, 1, 1 + n % 28), n % 3)
+    for n in range(50)
+] + [("r50", None, None, None)]
+COLUMNS = ("name", "born", "town")
+
+
+@pytest.fixture
+def rows(spark: SparkSession) -> DataFrame:
+    schema = "key string, name string, born date, town int, other string"
+    return spark.createDataFrame([(*row, "x") for row in ROWS], schema).repartition(2)
+
+
+def held(records: DataFrame) -> list[tuple[Any, ...]]:
+    """What the blobs hold, all values as texts."""
+    blobs = blocking.encoded(records, id="key", columns=COLUMNS, parts=("name",)).toArrow()
+    table = opened([blob.as_buffer() for blob in blobs["blob"]])
+    found = zip(*(table[name].to_pylist() for name in (ID, *COLUMNS)), strict=True)
+    assert sum(blobs["records"].to_pylist()) == table.num_rows
+    return sorted(found, key=str)
+
+
+def test_files_are_read_as_spark_reads_them(
+    rows: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = sorted(
+        ((key, name, born and born.isoformat(), None if town is None else str(town))
+         for key, name, born, town in ROWS),
+        key=str,
+    )  # fmt: skip
+    monkeypatch.setattr(files, "SLICE", 10)
+    spark, plain, delta = rows.sparkSession, str(tmp_path / "a b"), str(tmp_path / "delta")
+    rows.write.parquet(plain)
+    rows.where("key = 'r0'").write.format("delta").save(delta)
+    rows.write.format("delta").mode("overwrite").save(delta)
+    first = spark.read.format("delta").option("versionAsOf", 0).load(delta)
+    for frame in (spark.read.parquet(plain), spark.read.format("delta").load(delta)):
+        found = files.pieces(frame, ("key", *COLUMNS))
+        assert found is not None and sum(piece.rows for piece in found) == len(ROWS)
+        assert max(piece.rows for piece in found) == 10
+        assert held(frame) == wanted
+    assert held(first) == [row for row in wanted if row[0] == "r0"]
+    assert held(rows) == wanted, "what is in no file goes through Spark"
+
+
+def test_a_frame_that_is_more_than_its_files_goes_through_spark(
+    rows: DataFrame, tmp_path: Path
+) -> None:
+    spark, plain, parted = rows.sparkSession, str(tmp_path / "plain"), str(tmp_path / "parted")
+    rows.withColumn("when", F.current_timestamp()).write.parquet(plain)
+    rows.write.partitionBy("town").parquet(parted)
+    frame = spark.read.parquet(plain)
+    assert files.pieces(frame, ("key",)) is not None
+    cached = spark.read.parquet(plain).cache()
+    others = {
+        "filtered": frame.where("town = 1"),
+        "renamed": frame.withColumn("key", F.upper("key")),
+        "cached": cached,
+        "partitioned": spark.read.parquet(parted),
+    }
+    for why, other in others.items():
+        assert files.pieces(other, ("key",)) is None, why
+    assert files.pieces(frame, ("key", "when")) is None, "Spark writes times in its own way"
+    cached.unpersist()
+    assert len(held(others["filtered"])) == sum(row[3] == 1 for row in ROWS)
