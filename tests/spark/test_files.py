@@ -6,6 +6,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -32,6 +33,7 @@ def held(records: DataFrame) -> list[tuple[Any, ...]]:
     """What the blobs hold, all values as texts."""
     blobs = blocking.encoded(records, id="key", columns=COLUMNS, parts=("name",)).toArrow()
     table = opened([blob.as_buffer() for blob in blobs["blob"]])
+    assert table[ID].type == pa.string(), "ids go back to Spark as they came"
     found = zip(*(table[name].to_pylist() for name in (ID, *COLUMNS)), strict=True)
     assert sum(blobs["records"].to_pylist()) == table.num_rows
     return sorted(found, key=str)

@@ -144,7 +144,7 @@ def encoded(
 
         def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for piece in files.of_rows(batches):
-                table = files.read(piece, (id, *columns))
+                table = files.read(piece, id, columns)
                 named = {name: _text(table[name]) for name in columns}
                 yield _encoded(pa.table({ID: table[id], **named}), parts)
 

@@ -52,15 +52,15 @@ def pieces(records: DataFrame, columns: Sequence[str]) -> list[Piece] | None:
     return found
 
 
-def read(piece: Piece, columns: Sequence[str]) -> pa.Table:
-    """The columns of a piece; texts as they are encoded in the file."""
+def read(piece: Piece, id: str, columns: Sequence[str]) -> pa.Table:
+    """The id and the columns of a piece; texts, but for the id, as they are encoded in the file."""
     texts = [
         field.name
         for field in pq.read_schema(piece.path)
-        if field.name in columns and pa.types.is_string(field.type)
+        if field.name in columns and field.name != id and pa.types.is_string(field.type)
     ]
     file = pq.ParquetFile(piece.path, read_dictionary=texts, memory_map=True)
-    table = file.read_row_group(piece.group, columns=list(dict.fromkeys(columns)))
+    table = file.read_row_group(piece.group, columns=list(dict.fromkeys((id, *columns))))
     return table.slice(piece.begin, piece.rows)
 
 
