@@ -23,7 +23,8 @@ from concord.lake.session import interpret
 from concord.lake.tables import Lake, Overwrite, Stamp, Transaction
 from concord.linkage import tables
 from concord.linkage.identity import Event, replay
-from concord.linkage.job import Outcome, index
+from concord.linkage.job import Outcome, index, quality_report
+from concord.linkage.limits import Bound, Limits
 from concord.linkage.model import PersonIndex, load_person_index
 from concord.linkage.plan import planned, show_plan
 from concord.privacy.keys import vault_key
@@ -259,6 +260,10 @@ def test_persons_are_recognised_kept_and_followed_over_time(archive: Archive) ->
     with pytest.raises(QualityError, match="3 of 7 records would change from one person to"):
         archive.index(JULY, run_id="refused", **nothing)
     assert archive.persons() == june, "the crosswalk stays as it was"
+    alone = {"config_digest": "limited", "limits": Limits(largest_person=Bound(at_most=1))}
+    with pytest.raises(QualityError, match=r"largest_person .* crosswalk stays as it was"):
+        archive.index(JULY, run_id="limited", **alone)
+    assert archive.persons() == june
     tried = archive.index(JULY, run_id="dry", dry_run=True, **nothing)
     parted = archive.index(JULY, accept_churn=True, **nothing)
     assert dict(parted.events) == dict(tried.events) == {"minted": 3, "split_from": 3}
@@ -280,6 +285,8 @@ def test_persons_are_recognised_kept_and_followed_over_time(archive: Archive) ->
     told = archive.lake.read(tables.EVENTS).where("kind = 'minted'").collect()
     assert len({row["person_id"] for row in told}) == len(told) == 8
     labelled(archive)
+    page = quality_report(archive.lake, archive.model)
+    assert page.lstrip().startswith("<!doctype html>") and archive.model.model_version in page
 
     with pytest.raises(UsageError, match="goes forward only"):
         archive.index(MAY, run_id="late", config_digest="other")
@@ -348,9 +355,11 @@ def test_a_dry_run_writes_nothing(archive: Archive) -> None:
 
 
 def test_pairs_are_weighed_anew_without_being_compared(archive: Archive) -> None:
+    archive.load("snap", [person(1), person(2)])
     with pytest.raises(UsageError, match="--rescore needs pairs: run concord index first"):
-        archive.load("snap", [person(1), person(2)])
         archive.index(MAY, rescore=True)
+    with pytest.raises(UsageError, match="--report needs measures"):
+        quality_report(archive.lake, archive.model)
     archive.load("wages", [wage(1), wage(2)])
     assert archive.index(MAY).persons == 2
 

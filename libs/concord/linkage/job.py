@@ -10,7 +10,7 @@ the same persons and mints the same ids.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -126,9 +126,9 @@ def index(
     permitted = inputs.permission(wanted, mous, run.clock().date())
     try:
         read = input_versions(run.lake, contracts, model)
-        run.tally.read.update({one.table.name: one.version for one in read})
+        run.tally.read.update(_last_run(run.lake) if rescore else _versions(read))
         run.tally.read.update(decided(run.lake))
-        if not read or _stands(run, config_digest):
+        if not read or not rescore and _stands(run, config_digest):
             return Outcome(done=False)
         here = Index(run, model, permitted, read)
         if run.dry_run:
@@ -141,6 +141,18 @@ def index(
             f"index: Spark failed: {described(error)}. If it speaks of space or permissions, mend "
             f"{run.settings.lake} or Spark's local folders; then run this again"
         ) from None
+
+
+def _versions(read: Iterable[Input]) -> dict[str, int]:
+    return {one.table.name: one.version for one in read}
+
+
+def _last_run(lake: Lake) -> dict[str, int]:
+    """What the last run left to be weighed anew, by the tables' names."""
+    left = {
+        each.name: lake.newest(each) for each in (tables.RECORDS, tables.PATTERNS, tables.PAIRS)
+    }
+    return {name: newest.version for name, newest in left.items() if newest}
 
 
 def _stands(run: Run, config_digest: str) -> bool:

@@ -63,7 +63,9 @@ def rescored(here: Index) -> Compared:
     told: pa.Table = lake.read(tables.PATTERNS).orderBy("rule", "pattern").toArrow()
     if not told.num_rows:
         raise UsageError("--rescore needs pairs: run concord index first")
-    if pc.unique(told["asked"]).to_pylist() != [model.asks]:
+    # An index of before there were such digests tells none.
+    asked = pc.unique(told["asked"]).to_pylist() if "asked" in told.column_names else []
+    if asked != [model.asks]:
         raise UsageError(
             "--rescore: the last run's pairs were made by other blocking rules, comparisons or "
             "placeholders than conf/person_index.yaml has now; run concord index"

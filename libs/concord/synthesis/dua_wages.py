@@ -38,8 +38,8 @@ def tables(block: Block) -> FeedPart:
     job, job_of = np.unique(adult * 100_000 + employer, return_inverse=True)
     people = block.people
     identity = observe(people, panel.person[job // 100_000], DUA, rng, block.timeline.start)
-    # E711: the comparison is elementwise. A wage record's number is never missing.
-    identity.ssn[identity.ssn == None] = "000000000"  # noqa: E711 (see above)
+    # A wage record's number is never missing.
+    identity.ssn[identity.ssn == None] = "000000000"  # noqa: E711  # elementwise
     account = (10_000_000 + (job % 100_000) * 37).astype(str).astype(object)
     first = np.array([p.first for p in block.timeline.quarters])
     order = np.lexsort((employer, job_of, quarter))
