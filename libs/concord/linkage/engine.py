@@ -22,11 +22,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from concord.errors import QualityError, UsageError
-from concord.linkage import blocking, estimate
+from concord.linkage import blocking, estimate, keys
 from concord.linkage.blobs import ID, opened
-from concord.linkage.blocking import Matching, Placement, Refused, Sizes
+from concord.linkage.blocking import Matching, Placement
 from concord.linkage.clusters import ABSENT, clusters
 from concord.linkage.estimate import Fit
+from concord.linkage.keys import Refused, Sizes
 from concord.linkage.model import Model
 from concord.linkage.patterns import Integers, probability
 from concord.linkage.values import Common, Records, hashed
@@ -92,14 +93,14 @@ def encode(records: DataFrame, model: Model, *, id: str) -> Encoded:
 
 def block(spark: SparkSession, encoded: Encoded, model: Model) -> Blocked:
     """Counts keys. Raises QualityError (exit 12) if the rules make more pairs than a run may."""
-    limit = blocking.largest_block(model.pair_budget)
+    limit = keys.largest_block(model.pair_budget)
     frequent = model.frequent
     kinds = [(rule.on, limit) for rule in model.rules]
     kinds += [((part,), int(bounds[0] * encoded.rows)) for part, bounds in frequent.items()]
-    counts = blocking.counted(encoded.blobs, kinds, shares=encoded.shares(spark))
+    counts = keys.counted(encoded.blobs, kinds, shares=encoded.shares(spark))
     of_rules, of_parts = counts[: len(model.rules)], counts[len(model.rules) :]
     large = {number: one.large for number, one in enumerate(of_rules) if len(one.large)}
-    refused = blocking.refused(encoded.blobs, model.rules, large, limit=limit)
+    refused = keys.refused(encoded.blobs, model.rules, large, limit=limit)
     sizes = [one.sizes for one in of_rules]
     common = {}
     for (part, bounds), one in zip(frequent.items(), of_parts, strict=True):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from concord.errors import QualityError
-from concord.linkage.blocking import Sizes
 from concord.linkage.compare import patterns
+from concord.linkage.keys import Sizes
 from concord.linkage.model import SHARES, Model
 from concord.linkage.patterns import MISSING, Floats, Integers, Weights, meets, probability
 from concord.linkage.values import Part, Records

@@ -18,9 +18,9 @@ from concord.contracts.model import Contract
 from concord.errors import ConfigError
 from concord.lake.run import digest
 from concord.linkage import compare
-from concord.linkage.blocking import Rule
 from concord.linkage.clusters import CLIP
 from concord.linkage.compare import TESTS, AllOf, AnyOf, Simple
+from concord.linkage.keys import Rule
 from concord.linkage.limits import Limits
 from concord.linkage.patterns import MISSING, Weights
 from concord.linkage.patterns import Condition as Numbers

@@ -13,8 +13,8 @@ from pyspark.sql import functions as F
 
 from concord.errors import UsageError
 from concord.linkage import blocking, engine, tables
-from concord.linkage.blocking import Refused
 from concord.linkage.index import Index
+from concord.linkage.keys import Refused
 from concord.linkage.model import PersonIndex
 from concord.linkage.report import Compared
 from concord.linkage.values import Flags

@@ -25,12 +25,12 @@ import pyarrow.compute as pc
 
 from concord.disclosure.profiles import Profile
 from concord.linkage import groups, holdout
-from concord.linkage.blocking import Refused
 from concord.linkage.clusters import Clusters
 from concord.linkage.compare import patterns
 from concord.linkage.groups import CELLS, WHOLE, Grouping
 from concord.linkage.holdout import Flags, Judged
 from concord.linkage.intervals import Share
+from concord.linkage.keys import Refused
 from concord.linkage.limits import Bound, Limits
 from concord.linkage.model import Model, PersonIndex
 from concord.linkage.patterns import Floats, Integers, probability

@@ -212,7 +212,7 @@ class Records:
 
 @dataclass(frozen=True)
 class Common:
-    """Values of a part that many records have: their keys as `blocking.keys_of` makes them of the
+    """Values of a part that many records have: their keys as `keys.keys_of` makes them of the
     part alone, sorted, and the class of each, from 1."""
 
     hashes: Hashes

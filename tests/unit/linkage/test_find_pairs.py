@@ -14,16 +14,8 @@ from hypothesis import strategies as st
 
 from concord.linkage import blocking
 from concord.linkage.blobs import Packed, opened
-from concord.linkage.blocking import (
-    Matching,
-    Placement,
-    Refused,
-    Rule,
-    find_pairs,
-    keys_of,
-    largest_block,
-    placements,
-)
+from concord.linkage.blocking import Matching, Placement, find_pairs, placements
+from concord.linkage.keys import Refused, Rule, keys_of, largest_block
 from concord.linkage.model import Model
 from concord.linkage.values import Hashes, Part, Records
 

@@ -10,10 +10,9 @@ import pyarrow as pa
 import pytest
 
 from concord.errors import ConfigError, QualityError
-from concord.linkage import blocking
-from concord.linkage.blocking import Sizes
 from concord.linkage.compare import patterns
 from concord.linkage.estimate import HALF, chance, fit, out_of_order
+from concord.linkage.keys import Sizes, keys_of
 from concord.linkage.model import Model, PersonIndex, load_person_index
 from concord.linkage.patterns import probability
 from concord.linkage.values import Common, Records
@@ -221,7 +220,7 @@ def test_agreement_on_a_rare_name_says_more() -> None:
     table = pa.table(
         {"name": ["SMITH"] * 2 + ["LEE"] * 2 + ["ORR"] * 2 + [None], "town": ["A"] * 7}
     )
-    keys = blocking.keys_of(Records(table), ("name",))[0]
+    keys = keys_of(Records(table), ("name",))[0]
     order = np.argsort(keys[[0, 2]])
     common = Common(keys[[0, 2]][order], np.array([2, 1], dtype=np.int8)[order])
     found = patterns(

@@ -16,10 +16,10 @@ from scipy.stats import binomtest
 
 from concord.disclosure.profiles import Profile
 from concord.linkage import holdout, report
-from concord.linkage.blocking import Refused
 from concord.linkage.clusters import Clusters
 from concord.linkage.groups import WHOLE, Grouping, age_bands, hidden
 from concord.linkage.intervals import Share
+from concord.linkage.keys import Refused
 from concord.linkage.limits import Bound, Limits
 from concord.linkage.link_weights import STRENGTH, link_weights
 from concord.linkage.model import PersonIndex, load_person_index

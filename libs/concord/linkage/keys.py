@@ -1,0 +1,249 @@
+"""Blocking keys: what records must have in common, counted before any pair is made.
+
+Keys with more pairs than the budget allows are refined by further parts, or refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from concord.linkage.blobs import blobs_of, opened
+from concord.linkage.values import Flags, Hashes, Integers, Records, mixed
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A blocking rule: parts that two records must have in common, and parts to refine it by.
+
+    Parts are columns or transforms of columns, as `values.Part.of` reads them.
+    """
+
+    name: str
+    on: tuple[str, ...]
+    refine: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return (*self.on, *self.refine)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many keys of a rule have how many rows: `keys[i]` keys have `size[i]` rows, sorted."""
+
+    size: Integers
+    keys: Integers
+
+    @property
+    def pairs(self) -> int:
+        return int((self.keys * (self.size * (self.size - 1) // 2)).sum())
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What the pair budget kept out.
+
+    `keys[r]`: keys of rule `r` with more pairs than the budget allows, used refined or not at
+    all; `refined[r]`: refined keys that have too many still. Sorted. `pairs` counts, by rule, the
+    pairs that were not made for it: those of refused keys, and of refined ones those that the
+    refinement parts.
+    """
+
+    keys: Mapping[int, Hashes] = field(default_factory=dict)
+    refined: Mapping[int, Hashes] = field(default_factory=dict)
+    pairs: Mapping[int, int] = field(default_factory=dict)
+
+
+def keys_of(records: Records, parts: Sequence[str]) -> tuple[Hashes, Flags]:
+    """Each record's key, a hash of the parts' values, and whether it has all of them."""
+    size = records.rows.num_rows
+    found, known = np.zeros(size, dtype=np.uint64), np.ones(size, dtype=bool)
+    for part in parts:
+        values = records.values(part)
+        known &= values.codes >= 0
+        if len(values.distinct):
+            with np.errstate(over="ignore"):
+                found = mixed(found + values.hashes[values.codes])
+    return found, known
+
+
+def effective_keys(
+    records: Records, rule: Rule, number: int, refused: Refused
+) -> tuple[Hashes, Flags]:
+    """Keys after the budget, and whether there is one. The same wherever a record travels, so
+    that all agree on which rule makes a pair first."""
+    keys, known = keys_of(records, rule.on)
+    large = refused.keys.get(number)
+    if large is not None and len(large):
+        hit = np.flatnonzero(known & _among(keys, large))
+        known[hit] = False
+        if rule.refine and len(hit):
+            narrow, have = keys_of(records, rule.parts)
+            still = refused.refined.get(number, np.zeros(0, dtype=np.uint64))
+            used = hit[have[hit] & ~_among(narrow[hit], still)]
+            keys[used], known[used] = narrow[used], True
+    return keys, known
+
+
+def _among(keys: Hashes, some: Hashes) -> Flags:
+    if not len(some):
+        return np.zeros(len(keys), dtype=bool)
+    place = np.minimum(np.searchsorted(some, keys), len(some) - 1)
+    return np.asarray(some[place] == keys)
+
+
+def largest_block(budget: int) -> int:
+    """The most records that make at most `budget` pairs among them."""
+    return int((1 + (1 + 8 * budget) ** 0.5) // 2)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What counting says of one kind of key: how many keys are of each size, and the large ones
+    (sorted) with their sizes."""
+
+    sizes: Sizes
+    large: Hashes
+    large_sizes: Integers
+
+
+def counted(
+    blobs: DataFrame, kinds: Sequence[tuple[Sequence[str], int]], *, shares: int
+) -> list[Counted]:
+    """Counts all keys exactly. `kinds`: parts that make a key, and above how many rows it is large.
+
+    One Spark job; what travels is eight bytes a key.
+    """
+    parts = tuple(tuple(each) for each, _ in kinds)
+    limits = tuple(limit for _, limit in kinds)
+
+    def send(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        edges = (np.arange(1, shares, dtype=np.float64) * (2.0**64 / shares)).astype(np.uint64)
+        for blob in blobs_of(batches):
+            records = Records(opened([blob]))
+            for kind, each in enumerate(parts):
+                keys, known = keys_of(records, each)
+                keys = np.sort(keys[known])
+                split = np.split(keys, np.searchsorted(keys, edges))
+                yield pa.record_batch(
+                    {
+                        "share": pa.array(range(shares), pa.int32()),
+                        "kind": pa.array([kind] * shares, pa.int32()),
+                        "keys": pa.array([some.tobytes() for some in split], pa.binary()),
+                    }
+                )
+
+    def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        arrived: dict[int, list[bytes]] = {}
+        for batch in batches:
+            for kind, some in zip(
+                batch["kind"].to_pylist(), batch["keys"].to_pylist(), strict=True
+            ):
+                arrived.setdefault(kind, []).append(some)
+        for kind, each in sorted(arrived.items()):
+            keys = np.sort(np.frombuffer(b"".join(each), dtype=np.uint64))
+            if not len(keys):
+                continue
+            starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+            size = np.diff(np.append(starts, len(keys)))
+            histogram = np.bincount(size)
+            distinct = np.flatnonzero(histogram)
+            large = size > limits[kind]
+            yield pa.record_batch(
+                {
+                    "kind": pa.array([kind], pa.int32()),
+                    "size": pa.array([distinct], pa.list_(pa.int64())),
+                    "keys": pa.array([histogram[distinct]], pa.list_(pa.int64())),
+                    "large": pa.array([keys[starts[large]].tobytes()], pa.binary()),
+                    "large_size": pa.array([size[large]], pa.list_(pa.int64())),
+                }
+            )
+
+    sent = blobs.select("blob").mapInArrow(send, "share int, kind int, keys binary")
+    told = (
+        sent.repartitionById(shares, "share")
+        .mapInArrow(
+            count,
+            "kind int, size array<bigint>, keys array<bigint>, large binary, "
+            "large_size array<bigint>",
+        )
+        .toArrow()
+        .to_pylist()
+    )
+    return [
+        _together([row for row in told if row["kind"] == number]) for number in range(len(kinds))
+    ]
+
+
+def _together(rows: Sequence[Mapping[str, Any]]) -> Counted:
+    """What the partitions say of one kind of key."""
+    size = np.array([one for row in rows for one in row["size"]], dtype=np.int64)
+    keys = np.array([one for row in rows for one in row["keys"]], dtype=np.int64)
+    distinct, place = np.unique(size, return_inverse=True)
+    whole = np.bincount(place, keys, minlength=len(distinct)).astype(np.int64)
+    large = np.frombuffer(b"".join(row["large"] for row in rows), dtype=np.uint64)
+    large_size = np.array([one for row in rows for one in row["large_size"]], dtype=np.int64)
+    order = np.argsort(large)
+    return Counted(Sizes(distinct, whole), large[order], large_size[order])
+
+
+def refused(
+    blobs: DataFrame, rules: Sequence[Rule], large: Mapping[int, Hashes], *, limit: int
+) -> Refused:
+    """Parts the keys that are too large by their rules' refinements. One Spark job if there are
+    any; what is collected are counts of refined keys."""
+    if not large:
+        return Refused()
+    rules = tuple(rules)
+
+    def part(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for blob in blobs_of(batches):
+            records = Records(opened([blob]))
+            for number, over in large.items():
+                rule = rules[number]
+                keys, known = keys_of(records, rule.on)
+                hit = np.flatnonzero(known & _among(keys, over))
+                narrow, have = keys_of(records, rule.parts)
+                # A key that cannot be refined counts by itself: as a refined key that is NULL.
+                have = have[hit] & bool(rule.refine)
+                pairs = np.stack([keys[hit], np.where(have, narrow[hit], 0), have], axis=1)
+                distinct, n = np.unique(pairs, axis=0, return_counts=True)
+                yield pa.record_batch(
+                    {
+                        "rule": pa.array(np.full(len(n), number), pa.int32()),
+                        "key": pa.array(distinct[:, 0].view(np.int64)),
+                        "refined": pa.array(
+                            distinct[:, 1].view(np.int64), mask=distinct[:, 2] == 0
+                        ),
+                        "n": pa.array(n.astype(np.int64)),
+                    }
+                )
+
+    parted = (
+        blobs.select("blob")
+        .mapInArrow(part, "rule int, key bigint, refined bigint, n bigint")
+        .groupBy("rule", "key", "refined")
+        .agg(F.sum("n").alias("n"))
+        .toArrow()
+    )
+    refined: dict[int, Hashes] = {}
+    pairs: dict[int, int] = {}
+    for number in large:
+        mine = parted.filter(pc.equal(parted["rule"], number)).combine_chunks()
+        n = mine["n"].to_numpy()
+        has = np.asarray(mine["refined"].is_valid().to_numpy(), dtype=bool)
+        used = has & (n <= limit)
+        _, place = np.unique(mine["key"].to_numpy(), return_inverse=True)
+        whole = np.bincount(place, n).astype(np.int64)
+        pairs[number] = int((whole * (whole - 1) // 2).sum() - (n[used] * (n[used] - 1) // 2).sum())
+        still = mine["refined"].filter(pa.array(has & ~used)).to_numpy()
+        refined[number] = np.sort(still.astype(np.int64).view(np.uint64))
+    return Refused(dict(large), refined, pairs)
