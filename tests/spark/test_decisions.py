@@ -11,15 +11,13 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from concord.cli import app, exit_code_of
-from concord.lake.locks import Locks
 from concord.lake.registry import RUNS
 from concord.lake.run import actor
 from concord.lake.session import interpret
-from concord.lake.tables import Append, Lake, Stamp
+from concord.lake.tables import Append, Stamp
 from concord.linkage import decisions, review_commands, tables
 from concord.linkage.decisions import Decision
-from tests.conftest import ROOT
+from tests.spark.desk import Desk
 
 pytestmark = pytest.mark.spark
 
@@ -27,19 +25,11 @@ A, B, C, D, LEFT, UNKNOWN = (digit * 32 for digit in "abcdef")
 MAY, JUNE = date(2025, 5, 1), date(2025, 6, 1)
 
 
-class Desk:
+class DecisionsDesk(Desk):
     """A steward's: an index of five records, one of which left, and the command line."""
 
     def __init__(self, spark: SparkSession, folder: Path, capsys: pytest.CaptureFixture[str]):
-        self.folder, self.capsys = folder, capsys
-        self.settings = folder / "settings.yaml"
-        self.settings.write_text(
-            f"conf: {ROOT / 'conf'}\nlake: {folder / 'lake'}\nlanding: {folder / 'landing'}\n"
-            "locks:\n  wait_seconds: 0\n"
-        )
-        root = str(folder / "lake")
-        locks = Locks.of(spark, root, 60, job="t", run_id="t", actor="t")
-        self.lake = Lake(spark, root, locks=locks, lock_wait=0)
+        super().__init__(spark, folder, capsys)
         rows = [
             (record, f"person-{record[:1]}", MAY, JUNE if record == LEFT else None, "r", "minted")
             for record in (A, B, C, D, LEFT)
@@ -47,11 +37,6 @@ class Desk:
         frame = spark.createDataFrame(rows, tables.CROSSWALK.schema).coalesce(1)
         stamp = Stamp("r", "index", "0")
         self.lake.write(frame, tables.CROSSWALK, Append(), stamp=stamp, transaction=None, labels={})
-
-    def review(self, *arguments: str) -> int:
-        code = exit_code_of(app, ["review", *arguments, "--settings", str(self.settings)])
-        self.out, self.err = self.capsys.readouterr()
-        return code
 
     def decide(self, left: str, right: str, verdict: str, *more: str) -> int:
         given = ["--left", left, "--right", right, "--verdict", verdict, "--reason", "I know them"]
@@ -89,12 +74,12 @@ def desk(
     monkeypatch.setattr(review_commands, "start", lambda settings, application: spark)
     monkeypatch.setattr(review_commands, "stop", lambda session: None)
     interpret(spark, True)
-    yield Desk(spark, tmp_path, capsys)
+    yield DecisionsDesk(spark, tmp_path, capsys)
     interpret(spark, False)
 
 
 def test_a_decision_is_kept_with_its_steward_and_one_that_contradicts_is_refused(
-    desk: Desk,
+    desk: DecisionsDesk,
 ) -> None:
     assert desk.decide(B, A, "must-link", "--dry-run") == 0
     assert desk.version is None and not desk.lake.exists(RUNS)

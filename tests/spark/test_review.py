@@ -14,16 +14,15 @@ import pytest
 from pyspark.sql import SparkSession
 
 from concord.agreements import access_log
-from concord.cli import app, exit_code_of
-from concord.lake.locks import Locks
 from concord.lake.registry import RUNS, Table
 from concord.lake.run import actor
 from concord.lake.session import interpret
-from concord.lake.tables import Lake, Overwrite, Stamp, Transaction
+from concord.lake.tables import Overwrite, Stamp, Transaction
 from concord.linkage import review_commands, tables
 from concord.linkage.model import load_person_index
 from concord.linkage.review import SHOWN, Review, queue
 from tests.conftest import ROOT
+from tests.spark.desk import Desk
 
 pytestmark = pytest.mark.spark
 
@@ -34,19 +33,11 @@ SECRETS = ("OYELARAN", "MARGARET", "212345678", "1950-03-04", "617555")
 VALUES = {"given": "MARGARET", "family": "OYELARAN", "birth": date(1950, 3, 4), "ssn": "212345678"}
 
 
-class Desk:
+class QueueDesk(Desk):
     """A steward's: four records, of which two would link and never do, and two are in doubt."""
 
     def __init__(self, spark: SparkSession, folder: Path, capsys: pytest.CaptureFixture[str]):
-        self.folder, self.capsys = folder, capsys
-        self.settings = folder / "settings.yaml"
-        self.settings.write_text(
-            f"conf: {ROOT / 'conf'}\nlake: {folder / 'lake'}\nlanding: {folder / 'landing'}\n"
-            "locks:\n  wait_seconds: 0\n"
-        )
-        root = str(folder / "lake")
-        locks = Locks.of(spark, root, 60, job="t", run_id="t", actor="t")
-        self.lake = Lake(spark, root, locks=locks, lock_wait=0)
+        super().__init__(spark, folder, capsys)
         self.records = [
             self._record(A, "dta_snap", **VALUES, phone="6175550101"),
             self._record(B, "dua_wages", ssn="212345678", given="BEATRICE", family="OYELARAN"),
@@ -90,11 +81,6 @@ class Desk:
         self.write(tables.REVIEW_QUEUE, [tuple(row.values()) for row in found.to_pylist()],
                    run_id=run_id)  # fmt: skip
 
-    def review(self, *arguments: str) -> int:
-        code = exit_code_of(app, ["review", *arguments, "--settings", str(self.settings)])
-        self.out, self.err = self.capsys.readouterr()
-        return code
-
     @property
     def items(self) -> dict[str, str]:
         """Kind -> item id."""
@@ -112,12 +98,12 @@ def desk(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> Iterator[Desk]:
+) -> Iterator[QueueDesk]:
     # The commands' session is that of all tests, which outlives them.
     monkeypatch.setattr(review_commands, "start", lambda settings, application: spark)
     monkeypatch.setattr(review_commands, "stop", lambda session: None)
     interpret(spark, True)
-    yield Desk(spark, tmp_path, capsys)
+    yield QueueDesk(spark, tmp_path, capsys)
     interpret(spark, False)
 
 
@@ -182,7 +168,7 @@ def test_the_page_lies_in_the_vault_for_its_owner_alone_and_is_noted(desk: Desk)
 
 
 def test_a_queue_of_other_records_or_another_model_is_not_shown(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: QueueDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk.write(tables.RECORDS, desk.records, run_id="index-2")
     for command in (["list"], ["show", "0"], ["report"]):
