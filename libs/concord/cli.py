@@ -40,7 +40,7 @@ from concord.lake.session import shared, start, stop
 from concord.lake.storage import Storage
 from concord.lake.tables import Lake
 from concord.linkage.estimate import as_yaml
-from concord.linkage.job import decided, estimated, input_versions, quality_report
+from concord.linkage.job import How, decided, estimated, input_versions, quality_report
 from concord.linkage.job import index as build_index
 from concord.linkage.plan import planned, show_plan
 from concord.linkage.review_commands import app as review_app
@@ -157,6 +157,10 @@ def index(
         bool,
         typer.Option(help="Weigh the last run's pairs by conf/person_index.yaml as it is now."),
     ] = False,
+    whole: Annotated[
+        bool,
+        typer.Option(help="Compare all records anew, also those that did not change."),
+    ] = False,
     accept_churn: Annotated[
         bool,
         typer.Option(help="Let more records change person than churn_limit allows."),
@@ -187,6 +191,8 @@ def index(
             stop(spark)
         return
 
+    asked = [name for name, on in (("rescore", rescore), ("whole", whole)) if on]
+
     def inputs(spark: SparkSession) -> list[tuple[str, int]]:
         there = _lake(spark, deployment, "index")
         read = input_versions(there, deployment.contracts, model)
@@ -197,7 +203,7 @@ def index(
         deployment,
         Options(as_of, run_id, dry_run, json_logs),
         inputs=inputs,
-        arguments={"rescore": True} if rescore else None,
+        arguments=dict.fromkeys(asked, True) or None,
         digest=deployment.index_digest,
     ) as current:
         outcome = build_index(
@@ -206,8 +212,7 @@ def index(
             deployment.mous,
             model,
             config_digest=deployment.index_digest,
-            rescore=rescore,
-            accept_churn=accept_churn,
+            how=How(rescore=rescore, whole=whole, accept_churn=accept_churn),
         )
         current.reporter.say(f"index: {outcome.message}")
         for example in outcome.examples:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -12,31 +11,20 @@ import pytest
 from pyspark.sql import SparkSession
 
 from concord.agreements.mou import Mou
-from concord.contracts.model import IDENTIFIERS, MULTI_VALUED, Contract, Csv, Field, Subject, Table
 from concord.errors import QualityError, RefusedError, UsageError
-from concord.ingest import tables as ingest_tables
 from concord.lake import points
-from concord.lake.locks import Locks
-from concord.lake.registry import DELIVERIES
-from concord.lake.run import running
 from concord.lake.session import interpret
-from concord.lake.tables import Lake, Overwrite, Stamp, Transaction
 from concord.linkage import tables
-from concord.linkage.identity import Event, replay
-from concord.linkage.job import Outcome, index, quality_report
+from concord.linkage.job import Outcome, quality_report
 from concord.linkage.limits import Bound, Limits
-from concord.linkage.model import PersonIndex, load_person_index
+from concord.linkage.model import load_person_index
 from concord.linkage.plan import planned, show_plan
-from concord.privacy.keys import vault_key
-from concord.privacy.records import record_ids
-from concord.reporting import Reporter
-from concord.settings import Settings
+from tests.archive import FEEDS, Archive
 from tests.conftest import ROOT, test_settings
-from tests.feeds import DIRECT, contract, mou
+from tests.feeds import mou
 
 pytestmark = pytest.mark.spark
 
-FEEDS = ("snap", "wages")
 KILL_POINTS = (
     "index.wrote.vault/linkage_records",
     "index.wrote.vault/linkage_patterns",
@@ -50,7 +38,6 @@ KILL_POINTS = (
     "index.wrote.index/quality",
 )
 MAY, JUNE, JULY, AUGUST = (date(2025, month, 28) for month in (5, 6, 7, 8))
-Person = Mapping[str, Any]
 
 
 class Killed(BaseException):
@@ -66,128 +53,16 @@ def dying(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     yield monkeypatch
 
 
-def people_feed(feed: str) -> Contract:
-    columns = {"given_name": "first", "family_name": "last", "birth_date": "born", "ssn": "ssn"}
-    columns |= {"zip": "zip"}
-    table = Table(
-        name="people",
-        description="One row per person.",
-        format=Csv(kind="csv"),
-        policy="upsert",
-        fields=(
-            Field(name="id", source="id", type="string", key_position=1, **DIRECT),
-            *(
-                Field(name=c, source=c, type="date" if c == "born" else "string", **DIRECT)
-                for c in columns.values()
-            ),
-        ),
-        subjects=(Subject(role="client", key=("id",), identifiers=dict(columns)),),
-    )
-    return contract(table, feed=feed)
-
-
-@dataclass
-class Archive:
-    """A lake whose feeds were loaded, without the labour of loading them."""
-
-    spark: SparkSession
-    settings: Settings
-    model: PersonIndex
-    mous: Mapping[str, Mou] = field(default_factory=lambda: mou(*FEEDS))
-    loaded: int = 0
-
-    def __post_init__(self) -> None:
-        self.contracts = {feed: people_feed(feed) for feed in FEEDS}
-        self.key = vault_key(self.settings.keys, create=True)
-
-    @property
-    def lake(self) -> Lake:
-        locks = Locks.of(self.spark, self.settings.lake, 60, job="t", run_id="t", actor="t")
-        return Lake(self.spark, self.settings.lake, locks=locks, lock_wait=5)
-
-    def load(self, feed: str, people: Sequence[Person], *, complete: bool = True) -> None:
-        """Replaces a feed's identifiers; not `complete`: the delivery is still being published."""
-        self.loaded += 1
-        table = ingest_tables.identifiers(self.contracts[feed])
-        assert table is not None
-        rows = [{**dict.fromkeys(table.column_names), **self._row(feed, p)} for p in people]
-        stamp = Stamp("load", "ingest", "0")
-        written = self.lake.write(
-            self.spark.createDataFrame(rows, table.schema).coalesce(1),
-            table,
-            Overwrite(),
-            stamp=stamp,
-            transaction=Transaction(f"ingest/{table.name}/people", self.loaded),
-            labels={},
-        )
-        row = dict.fromkeys(DELIVERIES.column_names)
-        row |= {"delivery_id": f"d{self.loaded}", "event": self.loaded, "feed": feed}
-        row |= {"status": "loaded" if complete else "loading"}
-        row["versions"] = [{"table": table.name, "version": written.version}]
-        frame = self.spark.createDataFrame([row], DELIVERIES.schema)
-        self.lake.append(frame, DELIVERIES, stamp=stamp)
-
-    def record(self, feed: str, person: str) -> str:
-        return record_ids(self.key, feed=feed, role="client", source_keys=[person])[0]
-
-    def _row(self, feed: str, person: Person) -> dict[str, Any]:
-        known = {name: value for name, value in person.items() if name in IDENTIFIERS}
-        known |= {name: [known[name]] for name in MULTI_VALUED if name in known}
-        base = {"record_id": self.record(feed, person["id"]), "role": "client", "kind": "person"}
-        return {**base, "source_key": person["id"], "source_table": "people", **known}
-
-    def index(self, as_of: date, *, run_id: str = "", **changes: Any) -> Outcome:
-        digest = changes.pop("config_digest", "conf")
-        how = {name: changes.pop(name, False) for name in ("rescore", "accept_churn")}
-        with running(
-            self.settings,
-            "index",
-            arguments={},
-            as_of=as_of,
-            run_id=run_id or f"index-{as_of}-{self.loaded}",
-            config_digest=digest,
-            dry_run=changes.pop("dry_run", False),
-            reporter=Reporter(quiet=True),
-            spark=self.spark,
-        ) as run:
-            model = self.model.model_copy(update=changes)
-            return index(run, self.contracts, self.mous, model, config_digest=digest, **how)
-
-    def killed(self, as_of: date, point: str, monkeypatch: pytest.MonkeyPatch) -> bool:
-        """Runs the job with a kill point set; whether it was reached."""
-        monkeypatch.setenv("CONCORD_KILL_AT", point)
-        try:
-            self.index(as_of)
-        except Killed:
-            return True
-        finally:
-            monkeypatch.delenv("CONCORD_KILL_AT")
-        return False
-
-    def persons(self, *, on: date | None = None) -> dict[str, str]:
-        """Record id -> person id of a day, or of now."""
-        rows = self.lake.read(tables.CROSSWALK)
-        day = f"DATE '{on}'" if on else "DATE '9999-12-31'"
-        held = rows.where(f"valid_from <= {day} AND (valid_to IS NULL OR {day} < valid_to)")
-        return {row["record_id"]: row["person_id"] for row in held.collect()}
-
-    def replayed(self, *, on: date) -> dict[str, str]:
-        runs: dict[int, list[Event]] = {}
-        for row in self.lake.read(tables.EVENTS).where(f"as_of <= DATE '{on}'").collect():
-            event = Event(row["kind"], row["person_id"], row["other_person_id"],
-                          tuple(row["record_ids"]), row["reason"])  # fmt: skip
-            runs.setdefault(row["sequence"], []).append(event)
-        return replay(runs[sequence] for sequence in sorted(runs))
-
-    def versions(self) -> dict[str, int | None]:
-        return {table.name: self.lake.version(table) for table in tables.TABLES}
-
-    def state(self) -> dict[str, list[str]]:
-        """Every table of the index, whole, as text."""
-        return {
-            table.name: sorted(str(tuple(row)) for row in self.lake.read(table).collect())
-            for table in tables.TABLES
-        }
+def killed(archive: Archive, as_of: date, point: str, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Runs the job with a kill point set; whether it was reached."""
+    monkeypatch.setenv("CONCORD_KILL_AT", point)
+    try:
+        archive.index(as_of)
+    except Killed:
+        return True
+    finally:
+        monkeypatch.delenv("CONCORD_KILL_AT")
+    return False
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -306,7 +181,7 @@ def test_killed_at_every_point_and_run_again_the_tables_are_the_same(
     undisturbed.index(MAY)
     # A try goes past the point at which the one before it ended.
     for point in KILL_POINTS:
-        assert archive.killed(MAY, point, dying), f"{point} is never reached"
+        assert killed(archive, MAY, point, dying), f"{point} is never reached"
         if point == "index.wrote.index/events":
             assert archive.persons() == {} != archive.replayed(on=MAY), "the crosswalk is behind"
     archive.index(MAY)
@@ -318,7 +193,7 @@ def test_a_run_of_other_inputs_finishes_what_a_killed_one_began(
     archive: Archive, dying: pytest.MonkeyPatch
 ) -> None:
     archive.load("snap", [person(1)])
-    assert archive.killed(MAY, "index.wrote.index/events", dying)
+    assert killed(archive, MAY, "index.wrote.index/events", dying)
     archive.load("snap", [person(1), person(2)])
     assert dict(archive.index(JUNE).events) == {"minted": 1}
     assert archive.persons(on=MAY) == archive.replayed(on=MAY)

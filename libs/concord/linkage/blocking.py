@@ -22,7 +22,7 @@ from pyspark.sql import functions as F
 from concord.linkage import files
 from concord.linkage.blobs import ID, Packed, blobs_of, gathered, opened, read, written
 from concord.linkage.compare import Comparison, patterns, space
-from concord.linkage.keys import Refused, Rule, effective_keys, keys_of
+from concord.linkage.keys import Refused, Rule, among_sorted, effective_keys, keys_of
 from concord.linkage.patterns import Floats, Integers, Weights
 from concord.linkage.values import Common, Flags, Hashes, Part, Records, hashed
 
@@ -50,11 +50,26 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class Anew:
+    """Which pairs are wanted: those with one of these records, by `ids` (distinct).
+
+    `keys`: number of a rule -> the keys, as they are used, that these records' rows have; sorted.
+    """
+
+    ids: pa.Array
+    keys: Mapping[int, Hashes]
+
+    def concerns(self, rule: int, keys: Hashes) -> Flags:
+        """Which keys of a rule are shared with one of the records."""
+        return among_sorted(keys, self.keys[rule])
+
+
+@dataclass(frozen=True)
 class Matching:
     """How pairs are made and judged: all that a worker needs to know.
 
     Pairs whose levels add up to `keep` bits are kept; those that never link, from `conflict` on.
-    Without comparisons pairs are made and counted, not compared.
+    Without comparisons pairs are made and counted, not compared. `anew`: None: all pairs.
     """
 
     rules: tuple[Rule, ...]
@@ -64,6 +79,7 @@ class Matching:
     conflict: float
     common: Mapping[str, Common] = field(default_factory=dict)
     refused: Refused = Refused()
+    anew: Anew | None = None
 
     @cached_property
     def table(self) -> tuple[Floats, Flags] | None:
@@ -87,13 +103,19 @@ class Matching:
 
 
 def encoded(
-    records: DataFrame, *, id: str, columns: Sequence[str], parts: Sequence[str]
+    records: DataFrame,
+    *,
+    id: str,
+    columns: Sequence[str],
+    parts: Sequence[str],
+    without: pa.Array | None = None,
 ) -> DataFrame:
     """Records -> ENCODED: blobs of their ids and columns, as texts.
 
     `tops`: for each of `parts` how many of a blob's records have its commonest value. `sample`: a
     blob of at most SAMPLED of its rows. A row of `records` is a row to compare; rows with one id
-    are variants of one record. To be persisted: it is read for counting and again for pairs.
+    are variants of one record; rows with an id of `without` are left out. To be persisted: it is
+    read for counting and again for pairs.
     """
     columns, parts = tuple(columns), tuple(parts)
     found = files.pieces(records, (id, *columns))
@@ -101,7 +123,7 @@ def encoded(
 
         def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for piece in files.of_rows(batches):
-                table = files.read(piece, id, columns)
+                table = _less(files.read(piece, id, columns), id, without)
                 named = {name: _text(table[name]) for name in columns}
                 yield _encoded(pa.table({ID: table[id], **named}), parts)
 
@@ -113,9 +135,15 @@ def encoded(
 
     def encode(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for table in gathered(batches, TOGETHER):
-            yield _encoded(table, parts)
+            yield _encoded(_less(table, ID, without), parts)
 
     return texts.mapInArrow(encode, ENCODED)
+
+
+def _less(table: pa.Table, id: str, without: pa.Array | None) -> pa.Table:
+    if without is None or not len(without):
+        return table
+    return table.filter(pc.invert(pc.is_in(table[id], value_set=without)))
 
 
 def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -295,7 +323,8 @@ def _sent(
     for number, placement in enumerate(placed):
         needed = np.zeros(rows.num_rows, dtype=bool)
         for rule in placement.rules:
-            needed |= effective_keys(records, matching.rules[rule], rule, matching.refused)[1]
+            keys, known = effective_keys(records, matching.rules[rule], rule, matching.refused)
+            needed |= known if matching.anew is None else known & matching.anew.concerns(rule, keys)
         where = np.flatnonzero(needed)
         share = (keys_of(records, placement.parts)[0][where] % np.uint64(shares)).astype(np.int64)
         order = np.argsort(share, kind="stable")
@@ -327,11 +356,18 @@ def find_pairs(rows: pa.Table, matching: Matching, placed: Sequence[int]) -> Ite
         effective_keys(records, rule, n, matching.refused)
         for n, rule in enumerate(matching.rules[: max(placed) + 1])
     ]
+    wanted: Flags | None = None
+    if matching.anew is not None:
+        wanted = pc.is_in(ids, value_set=matching.anew.ids).to_numpy(zero_copy_only=False)
     for rule in sorted(placed):
         keys, known = every[rule]
+        if matching.anew is not None:
+            known = known & matching.anew.concerns(rule, keys)
         counts = Counts(matching)
         for left, right in blocks(np.flatnonzero(known), keys):
             mine = (who[left] != who[right]) & ~_made_before(every[:rule], left, right)
+            if wanted is not None:
+                mine &= wanted[left] | wanted[right]
             left, right = left[mine], right[mine]
             if not matching.comparisons:
                 counts.made += len(left)

@@ -136,6 +136,8 @@ def clusters(
     must: Pairs = NONE,
     cannot: Pairs = NONE,
     alone: Integers | None = None,
+    known: Integers | None = None,
+    touched: Flags | None = None,
 ) -> Clusters:
     """Average linkage (UPGMA; Sokal and Michener 1958) inside components of loose links.
 
@@ -152,8 +154,14 @@ def clusters(
 
     `must`: pairs of one cluster. `cannot`: pairs never of one cluster. `alone[r]`: number of a
     source that has a person at most once, or -1; two records of such a source are not of one
-    cluster unless they must. Raises ValueError if must and cannot contradict each other, if a
-    weight is no number or plus infinity, unless -clip <= absent < threshold <= clip.
+    cluster unless they must.
+
+    `known[r]`: number of the cluster that record `r` was of, by the same arguments; `touched[r]`:
+    whether since then `r` came, changed, or lost or won a pair or a constraint, all who had a pair
+    with a record that is gone among them. Components without such a record are as they were.
+
+    Raises ValueError if must and cannot contradict each other, if a weight is no number or plus
+    infinity, unless -clip <= absent < threshold <= clip.
     """
     check(threshold=threshold, absent=absent, clip=clip, must=must, cannot=cannot)
     if not np.all(weight < np.inf):
@@ -162,20 +170,25 @@ def clusters(
     # A node is what must-links join; nodes are in the order of their first records.
     node = _by_first(_components(records, *must)) if len(must[0]) else np.arange(records)
     size, units = np.bincount(node), np.rint(weight * UNITS)
-    part, parted, whole = _parts(size, node[left], node[right], units, _units(floor), limit)
+    component, part, parted, whole = _parts(
+        size, node[left], node[right], units, _units(floor), limit
+    )
+    held = np.zeros(records, dtype=bool)
+    if known is not None and touched is not None:
+        held = (np.bincount(component[node], touched) == 0)[component[node]]
     # What is alone in its part is done. The rest is numbered anew, part by part, so that what is
     # worked on together lies together; inside a part it stays in order.
     of = part[node]
-    rest = np.flatnonzero((np.bincount(part) > 1)[of])
+    rest = np.flatnonzero((np.bincount(part) > 1)[of] & ~held)
     rest = rest[np.argsort(of[rest], kind="stable")]
     place, at = _places(rest, records), _by_first(node[rest])
-    inside = (of[left] == of[right]) & (node[left] != node[right])
+    inside = (of[left] == of[right]) & (node[left] != node[right]) & ~held[left]
     one, other, order, starts = _runs(place[left[inside]], place[right[inside]], len(rest))
     heaviest = np.maximum.reduceat(units[inside][order], starts)
     excess = np.clip(heaviest, _units(-clip), _units(clip)) - _units(absent)
     edges = _Edges(at[one], at[other], excess, np.zeros(len(one), dtype=bool))
     if len(must[0]) or len(cannot[0]):
-        barred = of[cannot[0]] == of[cannot[1]]
+        barred = (of[cannot[0]] == of[cannot[1]]) & ~held[cannot[0]]
         edges = edges.barring(*(at[place[side[barred]]] for side in cannot))
         edges = edges.between(np.arange(len(rest)))
     sole = _Sole(NONE[0], 1) if alone is None else _sole(at, alone[rest])
@@ -183,6 +196,8 @@ def clusters(
     merged = _linked(at, of[rest], edges, sole, least)
     label = node.copy()
     label[rest] = records + merged[at]
+    if known is not None:
+        label[held] = 2 * records + known[held]
     return Clusters(_by_first(label), parted, whole)
 
 
@@ -205,11 +220,11 @@ def contradictions(must: Pairs, cannot: Pairs) -> list[tuple[int, int]]:
 
 def _parts(
     size: Integers, one: Integers, other: Integers, units: Floats, floor: float, limit: int
-) -> tuple[Integers, int, int]:
+) -> tuple[Integers, Integers, int, int]:
     """Components over edges of at least `floor`, those above the limit broken.
 
-    Returns each node's part, how many components were parted, and how many parts are above the
-    limit still. `size`: how many records a node is.
+    Returns each node's component and part, how many components were parted, and how many parts are
+    above the limit still. `size`: how many records a node is.
     """
     strong = (units >= floor) & (one != other)
     one, other, units = one[strong], other[strong], units[strong]
@@ -217,14 +232,15 @@ def _parts(
     giant = np.bincount(part, weights=size) > limit
     members = np.flatnonzero(giant[part])
     if not len(members):
-        return part, 0, 0
+        return part, part, 0, 0
     inside, place = giant[part[one]], _places(members, len(size))
     one, other = place[one[inside]], place[other[inside]]
     broken = _broken(size[members], one, other, units[inside], floor, limit)
     of, _ = np.unique(np.stack([part[members], broken]), axis=1)
     whole = np.bincount(broken, weights=size[members]) > limit
+    component, part = part, part.copy()
     part[members] = len(giant) + broken
-    return part, int((np.bincount(of) > 1).sum()), int(whole.sum())
+    return component, part, int((np.bincount(of) > 1).sum()), int(whole.sum())
 
 
 def _broken(

@@ -27,7 +27,7 @@ from concord.linkage.blobs import ID, opened
 from concord.linkage.blocking import Matching, Placement
 from concord.linkage.clusters import ABSENT, clusters
 from concord.linkage.estimate import Fit
-from concord.linkage.keys import Refused, Sizes
+from concord.linkage.keys import Counted, Refused, Sizes
 from concord.linkage.model import Model
 from concord.linkage.patterns import Integers, probability
 from concord.linkage.values import Common, Records, hashed
@@ -75,13 +75,16 @@ class Blocked:
         return sum(of.pairs for of in self.sizes) - sum(self.refused.pairs.values())
 
 
-def encode(records: DataFrame, model: Model, *, id: str) -> Encoded:
-    """Raises UsageError (exit 2) for columns that the records lack."""
+def encode(
+    records: DataFrame, model: Model, *, id: str, without: pa.Array | None = None
+) -> Encoded:
+    """`without`: ids whose rows are left out. Raises UsageError (exit 2) for columns that the
+    records lack."""
     absent = [name for name in (id, *model.columns) if name not in records.columns]
     if absent:
         raise UsageError(f"the records lack {', '.join(absent)}; the model reads them")
     parts = tuple(dict.fromkeys(part for rule in model.rules for part in rule.on))
-    blobs = blocking.encoded(records, id=id, columns=model.columns, parts=parts)
+    blobs = blocking.encoded(records, id=id, columns=model.columns, parts=parts, without=without)
     blobs = blobs.persist(StorageLevel.MEMORY_AND_DISK)
     told = blobs.select("records", "tops", "sample").toArrow()
     rows = int(pc.sum(told["records"]).as_py() or 0)
@@ -102,15 +105,11 @@ def block(spark: SparkSession, encoded: Encoded, model: Model) -> Blocked:
     large = {number: one.large for number, one in enumerate(of_rules) if len(one.large)}
     refused = keys.refused(encoded.blobs, model.rules, large, limit=limit)
     sizes = [one.sizes for one in of_rules]
-    common = {}
-    for (part, bounds), one in zip(frequent.items(), of_parts, strict=True):
-        which = np.searchsorted(np.array(bounds), one.large_sizes / encoded.rows, side="right")
-        common[part] = Common(one.large[which > 0], which[which > 0].astype(np.int8))
     found = Blocked(
         sizes,
         refused,
         {part: one.sizes for part, one in zip(frequent, of_parts, strict=True)},
-        common,
+        common_values(frequent, of_parts, encoded.rows),
     )
     if found.pairs > model.run_budget:
         worst = max(range(len(sizes)), key=lambda r: sizes[r].pairs - refused.pairs.get(r, 0))
@@ -120,6 +119,17 @@ def block(spark: SparkSession, encoded: Encoded, model: Model) -> Blocked:
             f"({sizes[worst].pairs - refused.pairs.get(worst, 0):,}): give it another part"
         )
     return found
+
+
+def common_values(
+    frequent: Mapping[str, Sequence[float]], counts: Sequence[Counted], rows: int
+) -> dict[str, Common]:
+    """Part -> its common values with their classes. `counts`: of the parts, in their order."""
+    common = {}
+    for (part, bounds), one in zip(frequent.items(), counts, strict=True):
+        which = np.searchsorted(np.array(bounds), one.large_sizes / rows, side="right")
+        common[part] = Common(one.large[which > 0], which[which > 0].astype(np.int8))
+    return common
 
 
 def place(spark: SparkSession, encoded: Encoded, model: Model) -> list[Placement]:

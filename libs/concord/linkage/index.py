@@ -28,6 +28,11 @@ class Index:
     def lake(self) -> Lake:
         return self.run.lake
 
+    @property
+    def shares(self) -> int:
+        """In how many partitions the feeds' rows are brought into comparable form."""
+        return int(self.lake.spark.conf.get("spark.sql.shuffle.partitions") or 1)
+
     def write(self, rows: DataFrame, table: Table, how: How, version: int) -> Written:
         """One commit, under the table's own count of commits."""
         written = self.lake.write(

@@ -10,10 +10,11 @@ the same persons and mints the same ids.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from py4j.protocol import Py4JError
@@ -35,6 +36,7 @@ from concord.linkage import (
     groups,
     history,
     identity,
+    increments,
     inputs,
     link_weights,
     pairs,
@@ -47,18 +49,24 @@ from concord.linkage.clusters import Clusters, clusters
 from concord.linkage.decisions import Decision
 from concord.linkage.estimate import Fit
 from concord.linkage.history import Present
+from concord.linkage.increments import Extension
 from concord.linkage.index import Index
 from concord.linkage.inputs import Input
 from concord.linkage.model import PersonIndex
+from concord.linkage.records import standardised
 from concord.linkage.report import Compared, Measure
-from concord.linkage.standardise import ORIGIN, STANDARD, Standards, standardise
+from concord.linkage.standardise import STANDARD
 from concord.privacy.keys import mint_key
 
-STANDARDISED = ", ".join(
-    f"{column.name} {column.type}"
-    for column in tables.RECORDS.columns
-    if column.name in {*ORIGIN, "variant", *STANDARD}
-)
+
+@dataclass(frozen=True)
+class How:
+    """What a run is asked for besides. `rescore`: the last run's records and pairs, weighed by the
+    model as it is now; `whole`: all made anew; `accept_churn`: whatever the model's churn_limit."""
+
+    rescore: bool = False
+    whole: bool = False
+    accept_churn: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,14 +116,14 @@ def index(
     model: PersonIndex,
     *,
     config_digest: str,
-    rescore: bool = False,
-    accept_churn: bool = False,
+    how: How = How(),
 ) -> Outcome:
     """Recognises persons in all records that the ledger says are loaded.
 
     Nothing to do when a finished run of the same input versions and configuration made the index
-    as it stands. `rescore`: the last run's records and pairs, weighed by the model as it is now. A
-    dry run does it all and writes nothing.
+    as it stands. What that run made of records that did not change is kept, as long as the
+    configuration did not change and no more records did than `increment_limit` says; with the same
+    result as if all were made anew. A dry run does it all and writes nothing.
 
     Raises RefusedError (14) before anything is read if a feed may not be matched, LockedError
     (13), UsageError (2) for an `as_of` before the last change's, QualityError (12) for rules that
@@ -126,15 +134,16 @@ def index(
     permitted = inputs.permission(wanted, mous, run.clock().date())
     try:
         read = input_versions(run.lake, contracts, model)
-        run.tally.read.update(_last_run(run.lake) if rescore else _versions(read))
+        run.tally.read.update(_last_run(run.lake) if how.rescore else _versions(read))
         run.tally.read.update(decided(run.lake))
-        if not read or not rescore and _stands(run, config_digest):
+        plain = not how.rescore and not how.whole
+        if not read or plain and _stands(run, config_digest):
             return Outcome(done=False)
         here = Index(run, model, permitted, read)
         if run.dry_run:
-            return _index(here, rescore=rescore, accept_churn=True)
+            return _index(here, replace(how, accept_churn=True), config_digest)
         with run.lake.locks.hold([table.name for table in tables.TABLES]):
-            return _index(here, rescore=rescore, accept_churn=accept_churn)
+            return _index(here, how, config_digest)
     except (PySparkException, Py4JError) as error:
         # What Spark says of a failed task can quote rows.
         raise InfrastructureError(
@@ -170,20 +179,21 @@ def _stands(run: Run, config_digest: str) -> bool:
     return False
 
 
-def _index(here: Index, *, rescore: bool, accept_churn: bool) -> Outcome:
+def _index(here: Index, how: How, digest: str) -> Outcome:
     run, lake = here.run, here.lake
-    with run.reporter.stage("index", 5) as progress:
+    with run.reporter.stage("index", 4) as progress:
         present = history.catch_up(here)
-        taken = decisions.in_force(_decisions(here))
-        records = lake.read(tables.RECORDS) if rescore else _records(here)
-        progress.step("records standardised")
-        compared = pairs.rescored(here) if rescore else pairs.compared(here, records)
+        decided = _decisions(here)
+        taken = decisions.in_force(decided)
+        extension = _compared(here, how, digest)
+        records, compared = extension.records, extension.compared
         progress.step("pairs compared and weighed")
         origin = groups.facts(records).orderBy("record_id").toArrow()
-        grouped = _clusters(here, origin, compared.pairs, taken)
+        again = _again(origin, extension, decided)
+        grouped = _clusters(here, origin, compared.pairs, taken, present, again)
         events = _events(here, origin, grouped, present, taken)
         moved = identity.churn(events)
-        if not accept_churn:
+        if not how.accept_churn:
             _check_churn(here.model, moved, present)
         before = len(pc.unique(present.open["person_id"]))
         counted: Mapping[str, int] = Counter(events["kind"].to_pylist())
@@ -215,6 +225,32 @@ def _index(here: Index, *, rescore: bool, accept_churn: bool) -> Outcome:
         moved=_by_feed(moved, origin),
         examples=tuple(identity.in_words(events)) if run.dry_run else (),
     )
+
+
+def _compared(here: Index, how: How, digest: str) -> Extension:
+    """All records and their pairs: the last run's weighed anew, or with what changed since, or all
+    made anew."""
+    lake, limit = here.lake, here.model.increment_limit
+    if how.rescore:
+        return Extension(lake.read(tables.RECORDS), pairs.rescored(here))
+    since = None if how.whole else increments.base(lake, digest)
+    change = increments.delivered(here, since, limit) if since else None
+    if since and change:
+        return increments.extended(here, since, change)
+    records = _records(here)
+    return Extension(records, pairs.compared(here, records))
+
+
+def _again(
+    origin: pa.Table, extension: Extension, decided: Iterable[Decision]
+) -> np.ndarray | None:
+    """Which records' clusters must be found again; None: all."""
+    if extension.touched is None:
+        return None
+    ruled = {record for decision in decided for record in decision.pair}
+    some = pa.concat_arrays([extension.touched, pa.array(sorted(ruled), pa.string())])
+    found: np.ndarray = pc.is_in(origin["record_id"], value_set=some).to_numpy()
+    return found
 
 
 def _measures(
@@ -266,33 +302,26 @@ def _decisions(here: Index) -> list[Decision]:
 def _records(here: Index) -> DataFrame:
     """The feeds' records in comparable form, as written; of a dry run, as they would be."""
     rows = inputs.read(here.lake, here.found)
-    found = standardised(rows, here.model.standards, _shares(here))
+    found = standardised(rows, here.model.standards, here.shares)
     if here.run.dry_run:
         return found
     written = here.remake(found, tables.RECORDS)
     return here.lake.read(tables.RECORDS, version=written.version)
 
 
-def standardised(rows: DataFrame, standards: Standards, partitions: int) -> DataFrame:
-    """Rows of the vault's identifiers -> ORIGIN, `variant` and STANDARD."""
-
-    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        arrived = list(batches)
-        if arrived:
-            yield from standardise(pa.Table.from_batches(arrived), standards).to_batches()
-
-    # A record's rows must be together; mapInArrow itself asks for no distribution.
-    return rows.repartition(partitions, "record_id").mapInArrow(work, STANDARDISED)
-
-
-def _shares(here: Index) -> int:
-    return int(here.lake.spark.conf.get("spark.sql.shuffle.partitions") or 1)
-
-
 def _clusters(
-    here: Index, origin: pa.Table, pairs: pa.Table, taken: Sequence[Decision]
+    here: Index,
+    origin: pa.Table,
+    pairs: pa.Table,
+    taken: Sequence[Decision],
+    present: Present,
+    again: np.ndarray | None,
 ) -> Clusters:
     ids = origin["record_id"].combine_chunks()
+    known = None
+    if again is not None:
+        before, _ = identity.aligned(ids, present.open.select(["record_id", "person_id"]))
+        known = before.dictionary_encode().indices.fill_null(-1).to_numpy().astype("int64")
     left, right = (
         pc.index_in(pairs[side], value_set=ids).to_numpy().astype("int64")
         for side in ("left_record_id", "right_record_id")
@@ -309,6 +338,8 @@ def _clusters(
         limit=here.model.component_limit,
         must=bound.must,
         cannot=bound.cannot,
+        known=known,
+        touched=again,
     )
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from concord.linkage.blobs import blobs_of, opened
+from concord.linkage.blobs import ID, blobs_of, opened, read, written
 from concord.linkage.values import Flags, Hashes, Integers, Records, mixed
 
 
@@ -47,19 +47,66 @@ class Sizes:
         return int((self.keys * (self.size * (self.size - 1) // 2)).sum())
 
 
+NO_HASHES: Hashes = np.zeros(0, dtype=np.uint64)
+
+
 @dataclass(frozen=True)
 class Refused:
-    """What the pair budget kept out.
+    """What the pair budget kept out, by number of the rule.
 
-    `keys[r]`: keys of rule `r` with more pairs than the budget allows, used refined or not at
-    all; `refined[r]`: refined keys that have too many still. Sorted. `pairs` counts, by rule, the
-    pairs that were not made for it: those of refused keys, and of refined ones those that the
-    refinement parts.
+    `keys[r]`: keys of rule `r` with more pairs than the budget allows, used refined or not at all;
+    sorted. `dropped[r][i]`: pairs that were not made of `keys[r][i]`: all of them, or of a refined
+    key those that the refinement parts. `refined[r]`: refined keys that have too many still,
+    sorted; `above[r][i]`: the key that `refined[r][i]` refines.
     """
 
-    keys: Mapping[int, Hashes] = field(default_factory=dict)
-    refined: Mapping[int, Hashes] = field(default_factory=dict)
-    pairs: Mapping[int, int] = field(default_factory=dict)
+    keys: dict[int, Hashes] = field(default_factory=dict)
+    dropped: dict[int, Integers] = field(default_factory=dict)
+    refined: dict[int, Hashes] = field(default_factory=dict)
+    above: dict[int, Hashes] = field(default_factory=dict)
+
+    @property
+    def pairs(self) -> dict[int, int]:
+        """Pairs that were not made, by rule."""
+        return {number: int(dropped.sum()) for number, dropped in self.dropped.items()}
+
+    def of(self, number: int) -> tuple[Hashes, Integers, Hashes, Hashes]:
+        """`keys`, `dropped`, `refined` and `above` of a rule; empty where it has no such key."""
+        none = NO_HASHES.astype(np.int64)
+        return (
+            self.keys.get(number, NO_HASHES),
+            self.dropped.get(number, none),
+            self.refined.get(number, NO_HASHES),
+            self.above.get(number, NO_HASHES),
+        )
+
+    def replaced(self, among: Mapping[int, Hashes], new: Refused) -> Refused:
+        """What is said of the keys `among` (by rule, sorted) as `new` says it, the rest as here."""
+        made = Refused({}, {}, {}, {})
+        for number in sorted({*self.keys, *new.keys}):
+            some = among.get(number, NO_HASHES)
+            keys, dropped, refined, above = self.of(number)
+            old, under = ~among_sorted(keys, some), ~among_sorted(above, some)
+            parts = zip((keys[old], dropped[old], refined[under], above[under]), new.of(number),
+                        strict=True)  # fmt: skip
+            keys, dropped, refined, above = (np.concatenate(part) for part in parts)
+            if len(keys):
+                by_key, by_refined = np.argsort(keys), np.argsort(refined)
+                made.keys[number], made.dropped[number] = keys[by_key], dropped[by_key]
+                made.refined[number], made.above[number] = refined[by_refined], above[by_refined]
+        return made
+
+    def differing(self, other: Refused) -> dict[int, Hashes]:
+        """The keys, by rule, that one of the two uses otherwise than the other; sorted."""
+        found = {}
+        for number in {*self.keys, *other.keys}:
+            keys, _, refined, above = self.of(number)
+            other_keys, _, other_refined, other_above = other.of(number)
+            mine = {*zip(above.tolist(), refined.tolist(), strict=True)}
+            theirs = {*zip(other_above.tolist(), other_refined.tolist(), strict=True)}
+            parted = np.array([key for key, _ in mine ^ theirs], dtype=np.uint64)
+            found[number] = np.union1d(np.setxor1d(keys, other_keys), parted)
+        return {number: keys for number, keys in found.items() if len(keys)}
 
 
 def keys_of(records: Records, parts: Sequence[str]) -> tuple[Hashes, Flags]:
@@ -83,17 +130,18 @@ def effective_keys(
     keys, known = keys_of(records, rule.on)
     large = refused.keys.get(number)
     if large is not None and len(large):
-        hit = np.flatnonzero(known & _among(keys, large))
+        hit = np.flatnonzero(known & among_sorted(keys, large))
         known[hit] = False
         if rule.refine and len(hit):
             narrow, have = keys_of(records, rule.parts)
             still = refused.refined.get(number, np.zeros(0, dtype=np.uint64))
-            used = hit[have[hit] & ~_among(narrow[hit], still)]
+            used = hit[have[hit] & ~among_sorted(narrow[hit], still)]
             keys[used], known[used] = narrow[used], True
     return keys, known
 
 
-def _among(keys: Hashes, some: Hashes) -> Flags:
+def among_sorted(keys: Hashes, some: Hashes) -> Flags:
+    """Which keys are among some others, which are sorted."""
     if not len(some):
         return np.zeros(len(keys), dtype=bool)
     place = np.minimum(np.searchsorted(some, keys), len(some) - 1)
@@ -116,12 +164,18 @@ class Counted:
 
 
 def counted(
-    blobs: DataFrame, kinds: Sequence[tuple[Sequence[str], int]], *, shares: int
+    blobs: DataFrame,
+    kinds: Sequence[tuple[Sequence[str], int]],
+    *,
+    shares: int,
+    within: Mapping[int, Hashes] | None = None,
 ) -> list[Counted]:
-    """Counts all keys exactly. `kinds`: parts that make a key, and above how many rows it is large.
+    """Counts all keys exactly. `kinds`: parts that make a key, and above how many rows it is large;
+    `within`: number of a kind -> the keys of it that are counted, sorted; of others all are.
 
     One Spark job; what travels is eight bytes a key.
     """
+    some = dict(within or {})
     parts = tuple(tuple(each) for each, _ in kinds)
     limits = tuple(limit for _, limit in kinds)
 
@@ -129,15 +183,18 @@ def counted(
         edges = (np.arange(1, shares, dtype=np.float64) * (2.0**64 / shares)).astype(np.uint64)
         for blob in blobs_of(batches):
             records = Records(opened([blob]))
-            for kind, each in enumerate(parts):
-                keys, known = keys_of(records, each)
-                keys = np.sort(keys[known])
+            for kind, on in enumerate(parts):
+                keys, known = keys_of(records, on)
+                keys = keys[known]
+                if kind in some:
+                    keys = keys[among_sorted(keys, some[kind])]
+                keys = np.sort(keys)
                 split = np.split(keys, np.searchsorted(keys, edges))
                 yield pa.record_batch(
                     {
                         "share": pa.array(range(shares), pa.int32()),
                         "kind": pa.array([kind] * shares, pa.int32()),
-                        "keys": pa.array([some.tobytes() for some in split], pa.binary()),
+                        "keys": pa.array([each.tobytes() for each in split], pa.binary()),
                     }
                 )
 
@@ -210,7 +267,7 @@ def refused(
             for number, over in large.items():
                 rule = rules[number]
                 keys, known = keys_of(records, rule.on)
-                hit = np.flatnonzero(known & _among(keys, over))
+                hit = np.flatnonzero(known & among_sorted(keys, over))
                 narrow, have = keys_of(records, rule.parts)
                 # A key that cannot be refined counts by itself: as a refined key that is NULL.
                 have = have[hit] & bool(rule.refine)
@@ -234,16 +291,89 @@ def refused(
         .agg(F.sum("n").alias("n"))
         .toArrow()
     )
+    dropped: dict[int, Integers] = {}
     refined: dict[int, Hashes] = {}
-    pairs: dict[int, int] = {}
-    for number in large:
+    above: dict[int, Hashes] = {}
+    for number, keys in large.items():
         mine = parted.filter(pc.equal(parted["rule"], number)).combine_chunks()
         n = mine["n"].to_numpy()
         has = np.asarray(mine["refined"].is_valid().to_numpy(), dtype=bool)
         used = has & (n <= limit)
-        _, place = np.unique(mine["key"].to_numpy(), return_inverse=True)
-        whole = np.bincount(place, n).astype(np.int64)
-        pairs[number] = int((whole * (whole - 1) // 2).sum() - (n[used] * (n[used] - 1) // 2).sum())
-        still = mine["refined"].filter(pa.array(has & ~used)).to_numpy()
-        refined[number] = np.sort(still.astype(np.int64).view(np.uint64))
-    return Refused(dict(large), refined, pairs)
+        of = mine["key"].to_numpy().view(np.uint64)
+        place = np.searchsorted(keys, of)
+        whole = np.bincount(place, n, minlength=len(keys)).astype(np.int64)
+        made = np.bincount(place[used], (n * (n - 1) // 2)[used], minlength=len(keys))
+        dropped[number] = whole * (whole - 1) // 2 - made.astype(np.int64)
+        still = mine["refined"].filter(pa.array(has & ~used)).to_numpy().astype(np.int64)
+        order = np.argsort(still.view(np.uint64))
+        refined[number], above[number] = still.view(np.uint64)[order], of[has & ~used][order]
+    return Refused(dict(large), dropped, refined, above)
+
+
+def keys_had(
+    blobs: DataFrame,
+    rules: Sequence[Rule],
+    *,
+    used: Refused | None = None,
+    ids: pa.Array | None = None,
+) -> dict[int, Hashes]:
+    """The keys that rows have, by number of the rule, sorted; of rows with `ids` if they are given.
+
+    As the rules say, or, with what the budget keeps out, as they are `used`. One Spark job.
+    """
+    rules = tuple(rules)
+
+    def tell(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for blob in blobs_of(batches):
+            rows = opened([blob])
+            records = Records(rows)
+            mine: Flags = np.ones(rows.num_rows, dtype=bool)
+            if ids is not None:
+                mine = pc.is_in(rows[ID], value_set=ids).to_numpy(zero_copy_only=False)
+            if not mine.any():
+                continue
+            for number, rule in enumerate(rules):
+                keys, known = (
+                    keys_of(records, rule.on)
+                    if used is None
+                    else effective_keys(records, rule, number, used)
+                )
+                yield pa.record_batch(
+                    {
+                        "rule": pa.array([number], pa.int32()),
+                        "keys": pa.array([np.unique(keys[known & mine]).tobytes()], pa.binary()),
+                    }
+                )
+
+    told = blobs.select("blob").mapInArrow(tell, "rule int, keys binary").toArrow().to_pylist()
+    return {
+        number: np.unique(
+            np.frombuffer(
+                b"".join(row["keys"] for row in told if row["rule"] == number), dtype=np.uint64
+            )
+        )
+        for number in range(len(rules))
+    }
+
+
+def ids_with(blobs: DataFrame, wanted: Sequence[tuple[Sequence[str], Hashes]]) -> pa.Array:
+    """The ids of rows with one of some keys. `wanted`: parts that make a key, and keys, sorted.
+
+    One Spark job.
+    """
+    parts = tuple((tuple(on), some) for on, some in wanted)
+
+    def tell(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for blob in blobs_of(batches):
+            rows = opened([blob])
+            records = Records(rows)
+            mine = np.zeros(rows.num_rows, dtype=bool)
+            for on, some in parts:
+                keys, known = keys_of(records, on)
+                mine |= known & among_sorted(keys, some)
+            found = pa.table({ID: rows[ID].filter(pa.array(mine))})
+            yield pa.record_batch({"ids": pa.array([written(found)], pa.binary())})
+
+    told = blobs.select("blob").mapInArrow(tell, "ids binary").toArrow()["ids"]
+    tables = [read(blob.as_buffer()) for blob in told]
+    return pc.unique(pa.concat_tables(tables)[ID]) if tables else pa.array([], pa.string())

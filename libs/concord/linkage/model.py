@@ -35,7 +35,7 @@ SUM_TOLERANCE = 0.002
 MOST_PATTERNS = 2**62
 
 # What does not change which records are one person.
-NOT_OF_PERSONS = {"churn_limit", "limits", "review"}
+NOT_OF_PERSONS = {"churn_limit", "increment_limit", "limits", "review"}
 
 Mistake = tuple[Location, str]
 SHARES: tuple[Literal["m"], Literal["u"]] = ("m", "u")
@@ -327,6 +327,12 @@ class PersonIndex(Model):
         ge=0,
         le=1,
         description="share of the records that may change from one person to another in a run",
+    )
+    increment_limit: float = Setting(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="share of the records above which, if so many changed, all are compared anew",
     )
     limits: Limits = Limits()
     review: Review = Review()

@@ -12,33 +12,62 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from concord.errors import UsageError
-from concord.linkage import blocking, engine, tables
+from concord.linkage import blocking, engine, extend, tables
+from concord.linkage.engine import Blocked
+from concord.linkage.extend import Apart
 from concord.linkage.index import Index
 from concord.linkage.keys import Refused
 from concord.linkage.model import PersonIndex
+from concord.linkage.patterns import Integers
 from concord.linkage.report import Compared
-from concord.linkage.values import Flags
 
 
 def compared(here: Index, records: DataFrame) -> Compared:
-    """Makes and weighs the pairs, and writes patterns, pairs and links unless the run is dry."""
+    """Makes and weighs all pairs, and writes keys, patterns, pairs and links unless the run is
+    dry."""
     spark, model = here.lake.spark, here.model
     encoded = engine.encode(records, model, id="record_id")
     held = [encoded.blobs]
     try:
         blocked = engine.block(spark, encoded, model)
-        matching = engine.matching(model, blocked, conflict=model.link_weight)
-        found = engine.candidates(spark, encoded, model, matching)
-        held.append(found.persist(StorageLevel.MEMORY_AND_DISK))
+        how = engine.matching(model, blocked, conflict=model.link_weight)
+        made = engine.candidates(spark, encoded, model, how)
+        held.append(made.persist(StorageLevel.MEMORY_AND_DISK))
         # The first query finds them all.
-        counts = engine.tallied(found)
-        pairs = engine.weighed(blocking.pairs_of(found, encoded.id_type), model, counts)
-        pairs = _named(pairs.drop("probability"), model)
-        # Weighed once, for two tables and what follows.
-        held.append(pairs.persist(StorageLevel.MEMORY_AND_DISK))
-        told = _counts(counts, matching.worth(counts["pattern"].to_numpy()), model)
+        counts = engine.tallied(made)
+        pairs = found(made, encoded.id_type, model, counts)
+        return written(here, counts, pairs, Apart(blocked.refused, blocked.common))
+    finally:
+        for frame in held:
+            frame.unpersist()
+
+
+def found(made: DataFrame, id_type: str, model: PersonIndex, counts: pa.Table) -> DataFrame:
+    """blocking.FOUND -> left_record_id, right_record_id, pattern, rule (its name), weight.
+
+    `counts`: as engine.tallied; of all patterns that there are.
+    """
+    weighed = engine.weighed(blocking.pairs_of(made, id_type), model, counts)
+    names = F.array(*[F.lit(rule.name) for rule in model.rules])
+    return (
+        weighed.drop("probability")
+        .withColumnsRenamed({"left": "left_record_id", "right": "right_record_id"})
+        .withColumn("rule", names[F.col("rule")])
+    )
+
+
+def written(here: Index, counts: pa.Table, pairs: DataFrame, apart: Apart) -> Compared:
+    """Writes keys, patterns, pairs and links, unless the run is dry, and brings the pairs to the
+    driver. `counts`: as engine.tallied, of all pairs; `pairs`: as `found`, all that are kept."""
+    spark, model = here.lake.spark, here.model
+    told = _counts(counts, model)
+    # Weighed once, for two tables and what follows.
+    pairs = pairs.persist(StorageLevel.MEMORY_AND_DISK)
+    try:
         if not here.run.dry_run:
+            keys = extend.rows_of(apart, model)
             writes = (
+                (spark.createDataFrame(keys, tables.KEYS.schema).coalesce(1), tables.KEYS),
                 (spark.createDataFrame(told).coalesce(1), tables.PATTERNS),
                 (pairs.select(*tables.PAIRS.column_names), tables.PAIRS),
                 (_links(pairs, model), tables.LINKS),
@@ -47,10 +76,15 @@ def compared(here: Index, records: DataFrame) -> Compared:
                 done = [pool.submit(here.aside().remake, *write) for write in writes]
                 for future in done:
                     future.result()
-        return Compared(told, _on_driver(pairs), blocked.refused)
+        return Compared(told, _on_driver(pairs), apart.refused)
     finally:
-        for frame in held:
-            frame.unpersist()
+        pairs.unpersist()
+
+
+def weighed(pairs: DataFrame, model: PersonIndex, patterns: Integers) -> DataFrame:
+    """Rows of vault/linkage_pairs, whose patterns are all among `patterns` -> with `weight`."""
+    scores = engine.scores(model, np.unique(patterns)).drop_columns(["probability"])
+    return pairs.join(F.broadcast(pairs.sparkSession.createDataFrame(scores)), "pattern")
 
 
 def rescored(here: Index) -> Compared:
@@ -78,25 +112,16 @@ def rescored(here: Index) -> Compared:
             f"--rescore: {count:,} pairs that weigh keep_weight or more by the new weights were "
             "not kept by the last run; run concord index"
         )
-    patterns = np.unique(told["pattern"].to_numpy())
-    scores = lake.spark.createDataFrame(
-        engine.scores(model, patterns).drop_columns(["probability"])
-    )
-    pairs = lake.read(tables.PAIRS).join(F.broadcast(scores), "pattern")
+    pairs = weighed(lake.read(tables.PAIRS), model, told["pattern"].to_numpy())
     if not here.run.dry_run:
         here.remake(_links(pairs, model), tables.LINKS)
     return Compared(told, _on_driver(pairs), Refused())
 
 
-def _named(pairs: DataFrame, model: PersonIndex) -> DataFrame:
-    names = F.array(*[F.lit(rule.name) for rule in model.rules])
-    return pairs.withColumnsRenamed(
-        {"left": "left_record_id", "right": "right_record_id"}
-    ).withColumn("rule", names[F.col("rule")])
-
-
-def _counts(counts: pa.Table, kept: Flags, model: PersonIndex) -> pa.Table:
+def _counts(counts: pa.Table, model: PersonIndex) -> pa.Table:
     """Rows of vault/linkage_patterns."""
+    how = engine.matching(model, Blocked((), Refused()), conflict=model.link_weight)
+    kept = how.worth(counts["pattern"].to_numpy())
     names = pa.array([rule.name for rule in model.rules], pa.string())
     return pa.table(
         {

@@ -17,8 +17,9 @@ from concord.lake.run import real_clock
 from concord.lake.tables import Lake
 from concord.linkage import engine, inputs
 from concord.linkage.engine import Planned
-from concord.linkage.job import input_versions, standardised
+from concord.linkage.job import input_versions
 from concord.linkage.model import PersonIndex
+from concord.linkage.records import standardised
 
 # Wide enough for a table when the output goes to a file or a pipe.
 console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 160, highlight=False)

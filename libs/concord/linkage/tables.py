@@ -22,6 +22,7 @@ RECORDS = Table(
         Column("feed", "string"),
         Column("role", "string"),
         Column("variant", "int", "counts the record's rows from 0"),
+        Column("said", "bigint", "digest of what the agency's rows say; tells what changed"),
         Column("given", "string", "words of the given name", *DIRECT),
         Column("given_root", "string", "a name that its nicknames share, to block by", *DIRECT),
         Column("middle", "string", "initial", *DIRECT),
@@ -37,6 +38,24 @@ RECORDS = Table(
         Column("zip", "string", "five digits", *DIRECT),
     ),
     statistics=("feed", "role"),
+    properties=LONG_LOG,
+)
+
+KEYS = Table(
+    name="vault/linkage_keys",
+    description=(
+        "Blocking keys with more pairs than the budget allows, and values that the model takes "
+        "for common: an increment asks whether they still are."
+    ),
+    owner=OWNER,
+    key=("of", "key"),
+    columns=(
+        Column("of", "string", "the blocking rule, or the column or transform of a common value"),
+        Column("key", "bigint", "hash of the values", *DIRECT),
+        Column("dropped", "bigint", "pairs of the key that were not made"),
+        Column("refined", "array<bigint>", "keys that refine it and have too many still", *DIRECT),
+        Column("class", "int", "how common the value is, from 1; NULL of a rule's key"),
+    ),
     properties=LONG_LOG,
 )
 
@@ -223,4 +242,15 @@ LINK_WEIGHTS = Table(
 )
 
 # In the order of their commits in a run: a run's first write is to RECORDS, its last to QUALITY.
-TABLES = (RECORDS, PATTERNS, PAIRS, LINKS, EVENTS, CROSSWALK, REVIEW_QUEUE, LINK_WEIGHTS, QUALITY)
+TABLES = (
+    RECORDS,
+    KEYS,
+    PATTERNS,
+    PAIRS,
+    LINKS,
+    EVENTS,
+    CROSSWALK,
+    REVIEW_QUEUE,
+    LINK_WEIGHTS,
+    QUALITY,
+)

@@ -101,8 +101,8 @@ def test_pairs_are_those_of_the_first_rule_that_both_have(
     # Keys over the budget, as counting would have found them.
     over = [{**dict.fromkeys(COLUMNS), "id": "z", "b": value} for value in sorted(large)]
     refused = Refused(
-        {1: np.sort(of(over, RULES[1].on))} if over else {},
-        {1: np.sort(of([{**over[0], "b": "x", "c": "x"}], RULES[1].parts))}
+        keys={1: np.sort(of(over, RULES[1].on))} if over else {},
+        refined={1: np.sort(of([{**over[0], "b": "x", "c": "x"}], RULES[1].parts))}
         if over and still
         else {},
     )

@@ -1,0 +1,206 @@
+"""Pairs of changed records, found without making those of all others anew.
+
+Records that neither changed nor are new keep their pairs among themselves: the rules that make such
+a pair, and the first of them, depend on the two records and on which keys the budget keeps out. So
+what is to be made anew are the pairs of changed records, and those of records under a key that the
+budget now uses otherwise, or with a value that is now more or less common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame, SparkSession
+
+from concord.errors import QualityError
+from concord.linkage import engine, keys
+from concord.linkage.blocking import Anew, Matching
+from concord.linkage.engine import Encoded
+from concord.linkage.keys import NO_HASHES, Refused
+from concord.linkage.model import Model
+from concord.linkage.values import Common, Hashes
+
+# Rows of vault/linkage_keys.
+ROWS = pa.schema(
+    {
+        "of": pa.string(),
+        "key": pa.int64(),
+        "dropped": pa.int64(),
+        "refined": pa.list_(pa.int64()),
+        "class": pa.int32(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Keys and values that are treated apart: what the budget keeps out, and common values."""
+
+    refused: Refused = Refused()
+    common: Mapping[str, Common] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Extended:
+    """What became of the pairs.
+
+    `ids`: records whose pairs were made anew, those that are gone too. `before`, `after`: rule,
+    pattern, pairs: their pairs of rows as they were, and as they are. `found`: blocking.FOUND of
+    those that are, persisted. `apart`: of all records as they are.
+    """
+
+    ids: pa.Array
+    before: pa.Table
+    after: pa.Table
+    found: DataFrame
+    apart: Apart
+
+
+def extended(
+    spark: SparkSession,
+    stable: Encoded,
+    old: Encoded,
+    new: Encoded,
+    was: Apart,
+    model: Model,
+    *,
+    ids: pa.Array,
+    conflict: float,
+) -> Extended:
+    """The pairs of the records `ids`, of which `old` has the rows that were and `new` those that
+    are; `stable` has the rows of all other records.
+
+    `was`: as the run before left it, with the same model. `conflict`: as in engine.matching.
+    Raises QualityError (exit 12) if the changed keys alone make more pairs than a run may.
+    """
+    changed = _both(keys.keys_had(old.blobs, model.rules), keys.keys_had(new.blobs, model.rules))
+    now = _apart(spark, stable, new, was, model, changed)
+    otherwise = _otherwise(was, now, model)
+    more = keys.ids_with(stable.blobs, otherwise) if otherwise else pa.array([], ids.type)
+    ids = pa.concat_arrays([ids, more])
+
+    def pairs(mine: Encoded, apart: Apart, *, kept: bool) -> DataFrame:
+        blobs = stable.blobs.union(mine.blobs)
+        had = keys.keys_had(blobs if len(more) else mine.blobs, model.rules, used=apart.refused,
+                            ids=ids)  # fmt: skip
+        how = Matching(
+            model.rules,
+            model.compiled,
+            model.weights,
+            model.keep_weight if kept else np.inf,
+            conflict if kept else np.inf,
+            apart.common,
+            apart.refused,
+            Anew(ids, had),
+        )
+        return engine.candidates(spark, replace(stable, blobs=blobs), model, how)
+
+    before = engine.tallied(pairs(old, was, kept=False))
+    found = pairs(new, now, kept=True).persist(StorageLevel.MEMORY_AND_DISK)
+    return Extended(ids, before, engine.tallied(found), found, now)
+
+
+def _apart(
+    spark: SparkSession,
+    stable: Encoded,
+    new: Encoded,
+    was: Apart,
+    model: Model,
+    changed: Mapping[int, Hashes],
+) -> Apart:
+    """What is treated apart now. `changed`: the keys, by rule, that changed records had or have:
+    of no other did the number of rows change."""
+    present, rows = stable.blobs.union(new.blobs), stable.rows + new.rows
+    limit, frequent = keys.largest_block(model.pair_budget), model.frequent
+    kinds = [(rule.on, limit) for rule in model.rules]
+    kinds += [((part,), int(bounds[0] * rows)) for part, bounds in frequent.items()]
+    counts = keys.counted(present, kinds, shares=stable.shares(spark), within=changed)
+    of_rules, of_parts = counts[: len(model.rules)], counts[len(model.rules) :]
+    large = {number: one.large for number, one in enumerate(of_rules) if len(one.large)}
+    found = keys.refused(present, model.rules, large, limit=limit)
+    made = sum(one.sizes.pairs for one in of_rules) - sum(found.pairs.values())
+    if made > model.run_budget:
+        raise QualityError(
+            f"the keys of changed records would make {made:,} pairs, more than run_budget "
+            f"{model.run_budget:,}; `concord index --plan` shows which rule makes most"
+        )
+    return Apart(
+        was.refused.replaced(changed, found), engine.common_values(frequent, of_parts, rows)
+    )
+
+
+def _both(one: Mapping[int, Hashes], other: Mapping[int, Hashes]) -> dict[int, Hashes]:
+    return {number: np.union1d(keys, other[number]) for number, keys in one.items()}
+
+
+def _otherwise(was: Apart, now: Apart, model: Model) -> list[tuple[tuple[str, ...], Hashes]]:
+    """Parts that make a key, and the keys of which pairs are not what they were."""
+    found = [
+        (model.rules[number].on, some)
+        for number, some in sorted(was.refused.differing(now.refused).items())
+    ]
+    for part, common in now.common.items():
+        old = was.common.get(part, Common(NO_HASHES, np.zeros(0, dtype=np.int8)))
+        classes = [
+            dict(zip(c.hashes.tolist(), c.classes.tolist(), strict=True)) for c in (old, common)
+        ]
+        some = {key for key, _ in classes[0].items() ^ classes[1].items()}
+        if some:
+            found.append(((part,), np.array(sorted(some), dtype=np.uint64)))
+    return found
+
+
+def rows_of(apart: Apart, model: Model) -> pa.Table:
+    """Rows of vault/linkage_keys: of, key, dropped, refined, class."""
+    rows: list[dict[str, object]] = []
+    for number, rule in enumerate(model.rules):
+        found, dropped, refined, above = apart.refused.of(number)
+        under = [refined[above == key].view(np.int64).tolist() for key in found]
+        rows += [
+            {"of": rule.name, "key": key, "dropped": n, "refined": some}
+            for key, n, some in zip(
+                found.view(np.int64).tolist(), dropped.tolist(), under, strict=True
+            )
+        ]
+    for part, common in sorted(apart.common.items()):
+        rows += [
+            {"of": part, "key": key, "class": number}
+            for key, number in zip(
+                common.hashes.view(np.int64).tolist(), common.classes.tolist(), strict=True
+            )
+        ]
+    return pa.Table.from_pylist(rows, ROWS)
+
+
+def apart_of(rows: pa.Table, model: Model) -> Apart:
+    """What `rows_of` told."""
+    refused, common = Refused({}, {}, {}, {}), {}
+    told = rows.sort_by("of")
+    for number, rule in enumerate(model.rules):
+        mine = told.filter(
+            pc.and_(pc.equal(told["of"], rule.name), pc.is_null(told["class"]))
+        ).combine_chunks()
+        if not mine.num_rows:
+            continue
+        found = mine["key"].to_numpy().view(np.uint64)
+        order = np.argsort(found)
+        refused.keys[number], refused.dropped[number] = (
+            found[order],
+            mine["dropped"].to_numpy()[order],
+        )
+        lists = mine["refined"].combine_chunks()
+        refined = lists.flatten().to_numpy(zero_copy_only=False).astype(np.int64).view(np.uint64)
+        above = found[pc.list_parent_indices(lists).to_numpy()]
+        order = np.argsort(refined)
+        refused.refined[number], refused.above[number] = refined[order], above[order]
+    for part in model.frequent:
+        mine = told.filter(pc.and_(pc.equal(told["of"], part), pc.is_valid(told["class"])))
+        hashes = mine["key"].to_numpy().view(np.uint64)
+        order = np.argsort(hashes)
+        common[part] = Common(hashes[order], mine["class"].to_numpy().astype(np.int8)[order])
+    return Apart(refused, common)

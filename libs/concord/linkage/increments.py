@@ -1,0 +1,176 @@
+"""A run that builds on the one before: only what deliveries changed is compared anew.
+
+The result is that of a run that makes everything anew with the same model. Where the tables are not
+as one finished run with this configuration left them (a run was killed, weighed anew, or had
+another model), or where more changed than `increment_limit`, everything is made anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from concord.errors import InfrastructureError
+from concord.lake.registry import RUNS, Table
+from concord.lake.tables import Lake
+from concord.linkage import engine, extend, inputs, pairs, tables
+from concord.linkage.index import Index
+from concord.linkage.records import standardised
+from concord.linkage.report import Compared
+
+# Of these all must be of one run: what an increment reads, and what a run writes last.
+WHOLE = (tables.RECORDS, tables.KEYS, tables.PATTERNS, tables.PAIRS, tables.LINKS, tables.QUALITY)
+
+
+@dataclass(frozen=True)
+class Base:
+    """The run that an increment builds on: the versions of its tables, and what it read."""
+
+    versions: Mapping[str, int]
+    read: Mapping[str, int]
+
+    def rows(self, lake: Lake, table: Table) -> DataFrame:
+        return lake.read(table, version=self.versions[table.name])
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What changed since the base. `ids`: records that are new, changed or gone; `fresh`: their
+    rows of vault/linkage_records as they are now, persisted, of those that are there."""
+
+    ids: pa.Array
+    fresh: DataFrame
+
+
+@dataclass(frozen=True)
+class Extension:
+    """All records and pairs as they are now. `touched`: ids of records of which a pair is not what
+    it was, with others that are gone; None: of all it may not be."""
+
+    records: DataFrame
+    compared: Compared
+    touched: pa.Array | None = None
+
+
+def base(lake: Lake, digest: str) -> Base | None:
+    """The last run, if its tables stand as it left them and `digest` was its configuration's."""
+    newest = [lake.newest(table) for table in WHOLE]
+    if any(each is None for each in newest) or len({each.run_id for each in newest if each}) > 1:
+        return None
+    left = {table.name: each.version for table, each in zip(WHOLE, newest, strict=True) if each}
+    run_id = next(each.run_id for each in newest if each)
+    ended = lake.read(RUNS).where("job = 'index' AND state = 'ended' AND exit_code = 0")
+    for row in ended.where(F.col("run_id") == run_id).collect():
+        written = {w["table"]: w["version"] for w in row["written_versions"] or ()}
+        if row["config_digest"] == digest and left.items() <= written.items():
+            read = {r["table"]: r["version"] for r in row["read_versions"] or ()}
+            # Upkeep since then left the same rows, and perhaps not those versions.
+            return Base({table.name: lake.version(table) or 0 for table in WHOLE}, read)
+    return None
+
+
+def delivered(here: Index, since: Base, limit: float) -> Delivered | None:
+    """What changed; None if it is more than the share `limit` of the records that there were."""
+    lake = here.lake
+    fresh = [one for one in here.found if since.read.get(one.table.name) != one.version]
+    still = [one.feed for one in here.found if one not in fresh]
+    before = since.rows(lake, tables.RECORDS)
+    most = int(limit * before.count())
+    was = before.where(~F.col("feed").isin(still)).where("variant = 0")
+    was = was.select("record_id", F.col(inputs.SAID).alias("was"))
+    if fresh:
+        rows = inputs.read(lake, fresh)
+        both = inputs.said(rows).join(was, "record_id", "full")
+        differ = both.where(~F.col(inputs.SAID).eqNullSafe(F.col("was")))
+    else:
+        rows, differ = None, was
+    # One more than may be tells that there are too many.
+    ids = differ.select("record_id").limit(most + 1).toArrow()["record_id"].combine_chunks()
+    if len(ids) > most:
+        return None
+    if rows is None:
+        return Delivered(ids, before.limit(0))
+    mine = rows.join(_of(here, ids), "record_id", "left_semi")
+    made = standardised(mine, here.model.standards, here.shares)
+    return Delivered(ids, made.persist(StorageLevel.MEMORY_AND_DISK))
+
+
+def extended(here: Index, since: Base, change: Delivered) -> Extension:
+    """Compares what changed, and writes records, keys, patterns, pairs and links unless the run is
+    dry."""
+    lake, model, spark = here.lake, here.model, here.lake.spark
+    before = since.rows(lake, tables.RECORDS)
+    mine = _of(here, change.ids)
+    records = before.join(mine, "record_id", "left_anti").unionByName(change.fresh)
+    if not here.run.dry_run:
+        written = here.remake(records, tables.RECORDS)
+        records = lake.read(tables.RECORDS, version=written.version)
+    stable = engine.encode(before, model, id="record_id", without=change.ids)
+    old = engine.encode(before.join(mine, "record_id", "left_semi"), model, id="record_id")
+    new = engine.encode(change.fresh, model, id="record_id")
+    held = [change.fresh, stable.blobs, old.blobs, new.blobs]
+    try:
+        was = extend.apart_of(since.rows(lake, tables.KEYS).toArrow(), model)
+        found = extend.extended(
+            spark, stable, old, new, was, model, ids=change.ids, conflict=model.link_weight
+        )
+        held.append(found.found)
+        told = _patterns(since.rows(lake, tables.PATTERNS).toArrow(), found, here)
+        past = since.rows(lake, tables.PAIRS)
+        anew = _of(here, found.ids)
+        ends = [anew.withColumnRenamed("record_id", side) for side in SIDES]
+        kept = past.join(ends[0], SIDES[0], "left_anti").join(ends[1], SIDES[1], "left_anti")
+        lost = past.join(ends[0], SIDES[0], "left_semi").unionByName(
+            past.join(ends[1], SIDES[1], "left_semi")
+        )
+        made = pairs.found(found.found, new.id_type, model, found.after).persist(
+            StorageLevel.MEMORY_AND_DISK
+        )
+        held.append(made)
+        whole = pairs.weighed(kept, model, told["pattern"].to_numpy()).unionByName(made)
+        compared = pairs.written(here, told, whole, found.apart)
+        touching = lost.select(*SIDES).unionByName(made.select(*SIDES)).toArrow()
+        touched = pa.concat_arrays(
+            [found.ids, *(chunk for side in SIDES for chunk in touching[side].chunks)]
+        )
+        return Extension(records, compared, touched)
+    finally:
+        for frame in held:
+            frame.unpersist()
+
+
+SIDES = ("left_record_id", "right_record_id")
+
+
+def _of(here: Index, ids: pa.Array) -> DataFrame:
+    """Record ids as rows, to be sent to all workers."""
+    return F.broadcast(here.lake.spark.createDataFrame(pa.table({"record_id": ids})))
+
+
+def _patterns(was: pa.Table, found: extend.Extended, here: Index) -> pa.Table:
+    """rule (its number), pattern, pairs of all records as they are now."""
+    names = pa.array([rule.name for rule in here.model.rules], pa.string())
+    old = pa.table(
+        {
+            "rule": pc.index_in(was["rule"], value_set=names),
+            "pattern": was["pattern"],
+            "pairs": was["pairs"],
+        }
+    )
+    less = found.before.set_column(2, "pairs", pc.negate(found.before["pairs"]))
+    whole = pa.concat_tables([old, less.cast(old.schema), found.after.cast(old.schema)])
+    summed = whole.group_by(["rule", "pattern"], use_threads=False).aggregate([("pairs", "sum")])
+    summed = summed.rename_columns(["rule", "pattern", "pairs"])
+    if summed.num_rows and pc.min(summed["pairs"]).as_py() < 0:
+        raise InfrastructureError(
+            f"{tables.PATTERNS.name} does not count the pairs of {tables.RECORDS.name}; run "
+            "concord index --whole, which makes both anew"
+        )
+    there = summed.filter(pc.greater(summed["pairs"], 0))
+    return there.sort_by([("rule", "ascending"), ("pattern", "ascending")])

@@ -1,0 +1,123 @@
+"""Increments: what changed is compared with all there is, and all is as if it were made anew."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from pyspark.sql import SparkSession
+
+from concord.lake.session import interpret
+from concord.linkage import increments, pairs, tables
+from concord.linkage.model import load_person_index
+from tests.archive import FEEDS, Archive
+from tests.conftest import ROOT, test_settings
+
+pytestmark = pytest.mark.spark
+
+GIVEN = ("Olivia", "Margaret", "Thomas", "Winston", "Beatrice", "Hector", "Liv", "Maggie")
+FAMILY = ("Nakamura", "Oyelaran", "Fitzgerald", "Kowalczyk", "Abernathy", "Nakamora")
+# What the two ways must agree on; of quality all but the run's name.
+SAME = (tables.RECORDS, tables.KEYS, tables.PATTERNS, tables.PAIRS, tables.LINKS, tables.QUALITY)
+START = date(2025, 1, 1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _interpreted(spark: SparkSession) -> Iterator[None]:
+    """A handful of rows: to compile the queries would cost more than to run them."""
+    interpret(spark, True)
+    yield
+    interpret(spark, False)
+
+
+class World:
+    """People of a few names, birth dates and homes: many share keys, and the large ones break."""
+
+    def __init__(self, spark: SparkSession, folder: Path, seed: int) -> None:
+        model = load_person_index(ROOT / "conf/person_index.yaml")
+        given = model.comparisons["given"]
+        exact = given.levels["exact"]
+        often = exact.model_copy(
+            update={"frequencies": (0.12, 0.2), "m": (0.3, 0.3, 0.209), "u": (0.001, 0.0008, 0.0008)}
+        )
+        counted = given.model_copy(update={"levels": {**given.levels, "exact": often}})
+        model = model.model_copy(
+            update={
+                "comparisons": {**model.comparisons, "given": counted},
+                "pair_budget": 6,
+                "increment_limit": 0.9,
+                "churn_limit": 1.0,
+                "component_limit": 5,
+            }
+        )
+        self.archive = Archive(spark, test_settings(folder), model)
+        self.random = random.Random(seed)
+        self.people: dict[str, dict[str, dict[str, Any]]] = {feed: {} for feed in FEEDS}
+        self.day = START
+
+    def person(self, name: str) -> dict[str, Any]:
+        draw = self.random
+        return {
+            "id": name,
+            "given_name": draw.choice(GIVEN),
+            "family_name": draw.choice(FAMILY),
+            "birth_date": date(1980, 3, draw.choice((4, 4, 5, 17))),
+            "ssn": draw.choice((None, f"21{draw.randrange(12):02d}56789")),
+            "zip": draw.choice(("02139", "02140", None)),
+        }
+
+    def change(self, share: float) -> None:
+        """Records come, change and go in both feeds."""
+        for people in self.people.values():
+            for name in [n for n in people if self.random.random() < share]:
+                if self.random.random() < 0.4:
+                    del people[name]
+                else:
+                    people[name] = self.person(name)
+            for _ in range(max(2, int(len(people) * share))):
+                name = f"p{self.random.randrange(10**6)}"
+                people[name] = self.person(name)
+
+    def deliver(self, *feeds: str) -> None:
+        for feed in feeds:
+            self.archive.load(feed, list(self.people[feed].values()))
+
+    def run(self, **how: Any) -> dict[str, int]:
+        self.day += timedelta(1)
+        return dict(self.archive.index(self.day, run_id=f"r{self.day}", **how).events)
+
+    def state(self) -> dict[str, list[str]]:
+        """All that the last run says, but for what it changed."""
+        lake = self.archive.lake
+        frames = {table.name: lake.read(table) for table in SAME}
+        mine = f"as_of = DATE '{self.day}' AND measure NOT IN ('events', 'id_churn')"
+        frames["index/quality"] = frames["index/quality"].where(mine).drop("run_id", "as_of")
+        return {
+            name: sorted(str(tuple(row)) for row in frame.collect())
+            for name, frame in frames.items()
+        }
+
+
+def test_an_increment_leaves_what_a_whole_run_does(spark: SparkSession, tmp_path: Path) -> None:
+    world = World(spark, tmp_path, seed=3)
+    for people in world.people.values():
+        for number in range(40):
+            people[f"p{number}"] = world.person(f"p{number}")
+    world.deliver(*FEEDS)
+    assert world.run()["minted"]
+    rounds = ((0.1, FEEDS), (0.05, FEEDS[:1]), (0.2, FEEDS))
+    for share, feeds in rounds:
+        world.change(share)
+        world.deliver(*feeds)
+        with patch.object(pairs, "compared", side_effect=AssertionError("all were made anew")):
+            world.run()
+        grown = world.state()
+        assert world.run(whole=True) == {}, "a whole run finds other persons"
+        whole = world.state()
+        for name, rows in whole.items():
+            assert grown[name] == rows, name
