@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from concord.lake.session import interpret
-from concord.linkage import increments, pairs, tables
+from concord.linkage import pairs, tables
 from concord.linkage.model import load_person_index
 from tests.archive import FEEDS, Archive
 from tests.conftest import ROOT, test_settings
@@ -43,7 +43,11 @@ class World:
         given = model.comparisons["given"]
         exact = given.levels["exact"]
         often = exact.model_copy(
-            update={"frequencies": (0.12, 0.2), "m": (0.3, 0.3, 0.209), "u": (0.001, 0.0008, 0.0008)}
+            update={
+                "frequencies": (0.12, 0.2),
+                "m": (0.3, 0.3, 0.209),
+                "u": (0.001, 0.0008, 0.0008),
+            }
         )
         counted = given.model_copy(update={"levels": {**given.levels, "exact": often}})
         model = model.model_copy(

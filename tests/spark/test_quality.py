@@ -18,18 +18,33 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.spark
 
+A, B, C = (letter * 32 for letter in "abc")
 ROWS: list[dict[str, Any]] = [
-    {"record_id": "a", "feed": "snap", "variant": 0, "given": "ANN", "zip": "02139", "sex": "F"},
-    {"record_id": "a", "feed": "snap", "variant": 1, "given": "ANN", "zip": "01002", "ssn": "1"},
-    {"record_id": "b", "feed": "wages", "variant": 0, "birth": date(1990, 1, 2), "zip": "02"},
-    {"record_id": "c", "feed": "wages", "variant": 0},
+    {
+        "record_id": A,
+        "feed": "snap",
+        "variant": 0,
+        "given": "ANN",
+        "zip": "02139",
+        "sex": "F",
+    },
+    {
+        "record_id": A,
+        "feed": "snap",
+        "variant": 1,
+        "given": "ANN",
+        "zip": "01002",
+        "ssn": "1",
+    },
+    {"record_id": B, "feed": "wages", "variant": 0, "birth": date(1990, 1, 2), "zip": "02"},
+    {"record_id": C, "feed": "wages", "variant": 0},
 ]
 
 
 def test_a_record_is_one_row_of_what_its_variants_say(spark: SparkSession) -> None:
     whole = [{**dict.fromkeys(tables.RECORDS.column_names), "role": "client", **r} for r in ROWS]
     frame = spark.createDataFrame(whole, tables.RECORDS.schema)
-    found = facts(frame).orderBy("record_id").toArrow().to_pylist()
+    found = facts(frame.repartition(3)).to_pylist()
     bits = list(STANDARD)
     for row in found:
         mine = [r for r in ROWS if r["record_id"] == row["record_id"]]

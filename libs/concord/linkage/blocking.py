@@ -123,7 +123,7 @@ def encoded(
 
         def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for piece in files.of_rows(batches):
-                table = _less(files.read(piece, id, columns), id, without)
+                table = _less(files.read(piece, (id,), columns), id, without)
                 named = {name: _text(table[name]) for name in columns}
                 yield _encoded(pa.table({ID: table[id], **named}), parts)
 

@@ -8,7 +8,7 @@ read them with Arrow. Anything else goes through Spark.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -16,6 +16,9 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
+
+from concord.linkage.blobs import gathered, written
+from concord.linkage.blobs import read as opened_table
 
 # Rows that a worker reads at a time, of a row group that may have more.
 SLICE = 500_000
@@ -32,8 +35,11 @@ class Piece:
     rows: int
 
 
-def pieces(records: DataFrame, columns: Sequence[str]) -> list[Piece] | None:
-    """The pieces that make up `columns` of all records; None where they are not in such files."""
+def pieces(
+    records: DataFrame, columns: Sequence[str], *, lists: bool = False
+) -> list[Piece] | None:
+    """The pieces that make up `columns` of all records; None where they are not in such files, or
+    are of other kinds than texts, dates and whole numbers (and `lists` of texts)."""
     paths = _paths(records)
     if paths is None:
         return None
@@ -41,7 +47,8 @@ def pieces(records: DataFrame, columns: Sequence[str]) -> list[Piece] | None:
     for path in paths:
         file = pq.ParquetFile(path)
         names = {*file.schema_arrow.names}
-        if not all(name in names and _plain(file.schema_arrow.field(name)) for name in columns):
+        fields = [file.schema_arrow.field(name) for name in columns if name in names]
+        if len(fields) < len(columns) or not all(_plain(field, lists) for field in fields):
             return None
         for group in range(file.num_row_groups):
             whole = file.metadata.row_group(group).num_rows
@@ -52,15 +59,15 @@ def pieces(records: DataFrame, columns: Sequence[str]) -> list[Piece] | None:
     return found
 
 
-def read(piece: Piece, id: str, columns: Sequence[str]) -> pa.Table:
-    """The id and the columns of a piece; texts, but for the id, as they are encoded in the file."""
+def read(piece: Piece, plain: Sequence[str], columns: Sequence[str]) -> pa.Table:
+    """Columns of a piece; texts, but for those that are to be `plain`, as encoded in the file."""
     texts = [
         field.name
         for field in pq.read_schema(piece.path)
-        if field.name in columns and field.name != id and pa.types.is_string(field.type)
+        if field.name in columns and field.name not in plain and pa.types.is_string(field.type)
     ]
     file = pq.ParquetFile(piece.path, read_dictionary=texts, memory_map=True)
-    table = file.read_row_group(piece.group, columns=list(dict.fromkeys((id, *columns))))
+    table = file.read_row_group(piece.group, columns=list(dict.fromkeys((*plain, *columns))))
     return table.slice(piece.begin, piece.rows)
 
 
@@ -79,8 +86,45 @@ def of_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[Piece]:
             yield Piece(**row)
 
 
-def _plain(field: pa.Field) -> bool:
+def collected(
+    records: DataFrame,
+    columns: Sequence[str],
+    work: Callable[[pa.Table], pa.Table],
+    *,
+    plain: Sequence[str] = (),
+) -> pa.Table:
+    """What `work` makes of some columns of the records, some rows at a time, on the driver.
+
+    It gets texts encoded or not, but for the columns that are `plain`; rows in any order.
+    """
+    columns = tuple(dict.fromkeys((*plain, *columns)))
+    found = pieces(records, columns, lists=True)
+
+    def told(table: pa.Table) -> pa.RecordBatch:
+        return pa.record_batch({"blob": pa.array([written(work(table))], pa.binary())})
+
+    if found is None:
+
+        def gather(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for table in gathered(batches, SLICE):
+                yield told(table)
+
+        sent = records.select(*columns).mapInArrow(gather, "blob binary")
+    else:
+
+        def read_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for piece in of_rows(batches):
+                yield told(read(piece, plain, columns))
+
+        sent = scheduled(records, found).mapInArrow(read_all, "blob binary")
+    parts = [opened_table(blob.as_buffer()) for blob in sent.toArrow()["blob"]]
+    return pa.concat_tables(parts) if parts else work(records.select(*columns).limit(0).toArrow())
+
+
+def _plain(field: pa.Field, lists: bool) -> bool:
     kind = field.type
+    if lists and pa.types.is_list(kind):
+        return bool(pa.types.is_string(kind.value_type))
     return bool(pa.types.is_string(kind) or pa.types.is_date32(kind) or pa.types.is_integer(kind))
 
 

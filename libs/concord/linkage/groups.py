@@ -13,13 +13,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from concord.disclosure.attack import Sum
 from concord.disclosure.profiles import Profile
 from concord.disclosure.suppression import suppress
+from concord.linkage import files
 from concord.linkage.patterns import Integers
+from concord.linkage.records import as_text, numbers, plain
 from concord.linkage.standardise import ORIGIN, STANDARD
+from concord.linkage.values import Values
 
 # Centers for Medicare & Medicaid Services, cell size suppression policy: no cell of 1 to 10.
 CELLS = Profile(minimum=11, source="CMS cell size suppression policy")
@@ -30,23 +32,82 @@ Cell = tuple[str, str]  # attribute, group
 WHOLE: Cell = ("", "")
 
 
-def facts(records: DataFrame) -> DataFrame:
-    """Rows of vault/linkage_records -> one row a record: record_id, feed, role, sex, birth, zip3,
-    says.
+# Of which a person has one value: where two records of a person have two, they are looked at.
+SOLE = ("ssn", "birth", "suffix")
+# Ends of what there is of them, and what they are where there is none.
+ENDS = {"least": np.iinfo(np.int64).max, "most": np.iinfo(np.int64).min}
+# Of several values the largest is told.
+LARGEST = ("sex", "birth", "zip")
+
+
+def facts(records: DataFrame) -> pa.Table:
+    """Rows of vault/linkage_records -> on the driver one row a record, in the order of their ids:
+    record_id, feed, role, sex, birth, zip3, says; and `ssn_least`, `ssn_most`, likewise of the
+    other columns of SOLE: the least and the most of its values' hashes (the most below the least
+    where there is no value).
 
     `says`: bit `i` where one of the record's variants has STANDARD's column `i`. Of several values
     the largest counts, so that a repeated run says the same.
     """
-    has = [F.max(F.col(c).isNotNull().cast("bigint")) * (1 << i) for i, c in enumerate(STANDARD)]
-    says = has[0]
-    for one in has[1:]:
-        says = says + one
-    return records.groupBy(*ORIGIN).agg(
-        F.max("sex").alias("sex"),
-        F.max("birth").alias("birth"),
-        F.substring(F.max("zip"), 1, 3).alias("zip3"),
-        says.alias("says"),
-    )
+
+    def work(table: pa.Table) -> pa.Table:
+        known = np.zeros(table.num_rows, dtype=np.int64)
+        for bit, name in enumerate(STANDARD):
+            known |= pc.is_valid(table[name]).to_numpy().astype(np.int64) << bit
+        whole = {name: plain(table[name]) for name in (*ORIGIN, *LARGEST)}
+        whole["says"] = pa.array(known)
+        for name in SOLE:
+            values = Values.of(as_text(table[name]))
+            hashes = np.append(values.hashes, np.uint64(0))[values.codes].view(np.int64)
+            for end, absent in ENDS.items():
+                mine = np.where(values.codes < 0, absent, hashes)
+                whole[f"{name}_{end}"] = pa.array(mine, pa.int64())
+        return _one_each(pa.table(whole))
+
+    whole = _one_each(files.collected(records, tuple(STANDARD), work, plain=ORIGIN))
+    place = whole.column_names.index("zip")
+    return whole.set_column(place, "zip3", pc.utf8_slice_codeunits(whole["zip"], 0, 3))
+
+
+def torn(origin: pa.Table, person: Integers) -> npt.NDArray[np.bool_]:
+    """Which of the records are of persons that have two values of a column of SOLE.
+
+    `origin`: as `facts`; `person`: the number of each record's.
+    """
+    found = np.zeros(int(person.max(initial=-1)) + 1, dtype=bool)
+    for name in SOLE:
+        least = np.full(len(found), ENDS["least"])
+        most = np.full(len(found), ENDS["most"])
+        np.minimum.at(least, person, origin[f"{name}_least"].to_numpy())
+        np.maximum.at(most, person, origin[f"{name}_most"].to_numpy())
+        found |= least < most
+    return found[person]
+
+
+def _one_each(rows: pa.Table) -> pa.Table:
+    """One row a record, in the order of their ids."""
+    if not rows.num_rows:
+        return rows
+    which = numbers(rows["record_id"])
+    order = np.argsort(which, kind="stable")
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(which[order]) > 0]))
+    first = rows.take(pa.array(order[starts]))
+    if len(starts) == len(order):
+        return first.combine_chunks()
+    found = {name: first[name] for name in ORIGIN}
+    for name in LARGEST:
+        values = rows[name].combine_chunks().dictionary_encode()
+        ranked = values.dictionary.take(pc.sort_indices(values.dictionary))
+        rank = pc.index_in(rows[name], value_set=ranked).fill_null(-1).to_numpy()
+        most = np.maximum.reduceat(rank[order], starts)
+        found[name] = ranked.take(pa.array(most, mask=most < 0))
+    says = rows["says"].to_numpy()[order]
+    found["says"] = pa.array(np.bitwise_or.reduceat(says, starts))
+    for name in SOLE:
+        for end, least_or_most in (("least", np.minimum), ("most", np.maximum)):
+            ends = rows[f"{name}_{end}"].to_numpy()[order]
+            found[f"{name}_{end}"] = pa.array(least_or_most.reduceat(ends, starts))
+    return pa.table(found)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark import StorageLevel
@@ -19,10 +20,11 @@ from pyspark.sql import functions as F
 from concord.errors import InfrastructureError
 from concord.lake.registry import RUNS, Table
 from concord.lake.tables import Lake
-from concord.linkage import engine, extend, inputs, pairs, tables
+from concord.linkage import engine, extend, files, groups, inputs, pairs, tables
 from concord.linkage.index import Index
-from concord.linkage.records import standardised
+from concord.linkage.records import numbers, prefix, prefixes, said, standardised
 from concord.linkage.report import Compared
+from concord.linkage.values import Hashes
 
 # Of these all must be of one run: what an increment reads, and what a run writes last.
 WHOLE = (tables.RECORDS, tables.KEYS, tables.PATTERNS, tables.PAIRS, tables.LINKS, tables.QUALITY)
@@ -50,10 +52,14 @@ class Delivered:
 
 @dataclass(frozen=True)
 class Extension:
-    """All records and pairs as they are now. `touched`: ids of records of which a pair is not what
-    it was, with others that are gone; None: of all it may not be."""
+    """All records and pairs as they are now.
+
+    `origin`: as groups.facts. `touched`: ids of records of which a pair is not what it was, gone
+    ones too; None: any may be.
+    """
 
     records: DataFrame
+    origin: pa.Table
     compared: Compared
     touched: pa.Array | None = None
 
@@ -79,26 +85,51 @@ def delivered(here: Index, since: Base, limit: float) -> Delivered | None:
     """What changed; None if it is more than the share `limit` of the records that there were."""
     lake = here.lake
     fresh = [one for one in here.found if since.read.get(one.table.name) != one.version]
-    still = [one.feed for one in here.found if one not in fresh]
+    still = pa.array([one.feed for one in here.found if one not in fresh], pa.string())
     before = since.rows(lake, tables.RECORDS)
-    most = int(limit * before.count())
-    was = before.where(~F.col("feed").isin(still)).where("variant = 0")
-    was = was.select("record_id", F.col(inputs.SAID).alias("was"))
-    if fresh:
-        rows = inputs.read(lake, fresh)
-        both = inputs.said(rows).join(was, "record_id", "full")
-        differ = both.where(~F.col(inputs.SAID).eqNullSafe(F.col("was")))
-    else:
-        rows, differ = None, was
-    # One more than may be tells that there are too many.
-    ids = differ.select("record_id").limit(most + 1).toArrow()["record_id"].combine_chunks()
-    if len(ids) > most:
+
+    def told(table: pa.Table) -> pa.Table:
+        other = pc.invert(pc.is_in(table["feed"].cast(pa.string()), value_set=still))
+        some = table.filter(pc.and_(other, pc.equal(table["variant"], 0)))
+        return pa.table({"which": numbers(some["record_id"]), "said": some["said"]})
+
+    was = files.collected(before, ("feed", "variant", "said"), told, plain=("record_id",))
+    which, digests = was["which"].to_numpy(), was["said"].to_numpy().view(np.uint64)
+    now = [said(lake.read(one.table, version=inputs.readable(lake, one))) for one in fresh]
+    changed = _differing((which, digests), *now)
+    if len(changed) > limit * before.count():
         return None
-    if rows is None:
-        return Delivered(ids, before.limit(0))
-    mine = rows.join(_of(here, ids), "record_id", "left_semi")
-    made = standardised(mine, here.model.standards, here.shares)
-    return Delivered(ids, made.persist(StorageLevel.MEMORY_AND_DISK))
+    mine = _named(here, changed)
+    ids = before.join(mine, prefix() == F.col(PREFIX), "left_semi").select("record_id")
+    made = before.limit(0)
+    if fresh:
+        rows = inputs.read(lake, fresh).join(mine, prefix() == F.col(PREFIX), "left_semi")
+        made = standardised(rows, here.model.standards, here.shares)
+        made = made.persist(StorageLevel.MEMORY_AND_DISK)
+        ids = ids.unionByName(made.select("record_id"))
+    found = ids.distinct().toArrow()["record_id"].combine_chunks()
+    return Delivered(found, made)
+
+
+PREFIX = "prefix"
+
+
+def _named(here: Index, changed: Hashes) -> DataFrame:
+    return F.broadcast(here.lake.spark.createDataFrame(pa.table({PREFIX: prefixes(changed)})))
+
+
+def _differing(was: tuple[Hashes, Hashes], *now: tuple[Hashes, Hashes]) -> Hashes:
+    """The numbers of records that only one side has, or that do not say the same."""
+    which = np.concatenate([was[0], *(each[0] for each in now)])
+    digests = np.concatenate([was[1], *(each[1] for each in now)])
+    order = np.lexsort((digests, which))
+    which, digests = which[order], digests[order]
+    # Who has not changed is there twice, with one digest.
+    same = (which[1:] == which[:-1]) & (digests[1:] == digests[:-1])
+    held = np.zeros(len(which), dtype=bool)
+    held[1:] |= same
+    held[:-1] |= same
+    return np.unique(which[~held])
 
 
 def extended(here: Index, since: Base, change: Delivered) -> Extension:
@@ -111,6 +142,7 @@ def extended(here: Index, since: Base, change: Delivered) -> Extension:
     if not here.run.dry_run:
         written = here.remake(records, tables.RECORDS)
         records = lake.read(tables.RECORDS, version=written.version)
+    origin = groups.facts(records)
     stable = engine.encode(before, model, id="record_id", without=change.ids)
     old = engine.encode(before.join(mine, "record_id", "left_semi"), model, id="record_id")
     new = engine.encode(change.fresh, model, id="record_id")
@@ -124,28 +156,27 @@ def extended(here: Index, since: Base, change: Delivered) -> Extension:
         told = _patterns(since.rows(lake, tables.PATTERNS).toArrow(), found, here)
         past = since.rows(lake, tables.PAIRS)
         anew = _of(here, found.ids)
-        ends = [anew.withColumnRenamed("record_id", side) for side in SIDES]
-        kept = past.join(ends[0], SIDES[0], "left_anti").join(ends[1], SIDES[1], "left_anti")
-        lost = past.join(ends[0], SIDES[0], "left_semi").unionByName(
-            past.join(ends[1], SIDES[1], "left_semi")
+        ends = [anew.withColumnRenamed("record_id", side) for side in pairs.SIDES]
+        kept = past.join(ends[0], pairs.SIDES[0], "left_anti").join(
+            ends[1], pairs.SIDES[1], "left_anti"
+        )
+        lost = past.join(ends[0], pairs.SIDES[0], "left_semi").unionByName(
+            past.join(ends[1], pairs.SIDES[1], "left_semi")
         )
         made = pairs.found(found.found, new.id_type, model, found.after).persist(
             StorageLevel.MEMORY_AND_DISK
         )
         held.append(made)
         whole = pairs.weighed(kept, model, told["pattern"].to_numpy()).unionByName(made)
-        compared = pairs.written(here, told, whole, found.apart)
-        touching = lost.select(*SIDES).unionByName(made.select(*SIDES)).toArrow()
+        compared = pairs.written(here, told, whole, found.apart, origin)
+        touching = lost.select(*pairs.SIDES).unionByName(made.select(*pairs.SIDES)).toArrow()
         touched = pa.concat_arrays(
-            [found.ids, *(chunk for side in SIDES for chunk in touching[side].chunks)]
+            [found.ids, *(chunk for side in pairs.SIDES for chunk in touching[side].chunks)]
         )
-        return Extension(records, compared, touched)
+        return Extension(records, origin, compared, touched)
     finally:
         for frame in held:
             frame.unpersist()
-
-
-SIDES = ("left_record_id", "right_record_id")
 
 
 def _of(here: Index, ids: pa.Array) -> DataFrame:

@@ -8,17 +8,16 @@ from datetime import date
 from functools import reduce
 from typing import Any
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from concord.agreements import labels
 from concord.agreements.mou import Contribution, Mou, digest, governing, matching
-from concord.contracts.model import MULTI_VALUED, Contract
+from concord.contracts.model import Contract
 from concord.ingest import tables as ingest_tables
 from concord.lake.registry import Table
 from concord.lake.tables import Lake, commits
 from concord.linkage.standardise import SOURCES
-from concord.privacy.records import SEPARATOR
 
 
 @dataclass(frozen=True)
@@ -98,39 +97,16 @@ def inputs(contracts: Iterable[Contract], deliveries: Iterable[Any]) -> list[Inp
     return found
 
 
-SAID = "said"
-
-
 def read(lake: Lake, found: Iterable[Input]) -> DataFrame:
-    """Rows of record_id, feed, role, SOURCES and `said`, a digest of the row, of all feeds'
-    persons; one row may be there several times."""
+    """Rows of record_id, feed, role and SOURCES of all feeds' persons; a row may be there more than
+    once."""
     frames = [
         lake.read(one.table, version=readable(lake, one))
         .where("kind = 'person'")
         .select("record_id", F.lit(one.feed).alias("feed"), "role", *SOURCES)
         for one in found
     ]
-    texts = [F.col("role"), *(_text(name) for name in SOURCES)]
-    # 48 bits: a record's rows are added up, and the sum must hold them.
-    row = F.shiftrightunsigned(F.xxhash64(*[F.coalesce(t, F.lit("\0")) for t in texts]), 16)
-    return reduce(DataFrame.unionByName, frames).withColumn(SAID, row)
-
-
-def _text(name: str) -> Column:
-    if name in MULTI_VALUED:
-        return F.concat_ws(SEPARATOR, F.col(name))
-    return F.col(name).cast("string")
-
-
-def said(rows: DataFrame) -> DataFrame:
-    """Rows as `read` gives them -> record_id, `said`: a digest of all distinct rows of a record."""
-    return (
-        rows.select("record_id", SAID)
-        .repartition("record_id")
-        .distinct()
-        .groupBy("record_id")
-        .agg(F.sum(SAID).alias(SAID))
-    )
+    return reduce(DataFrame.unionByName, frames)
 
 
 def readable(lake: Lake, one: Input) -> int:

@@ -186,9 +186,8 @@ def _index(here: Index, how: How, digest: str) -> Outcome:
         decided = _decisions(here)
         taken = decisions.in_force(decided)
         extension = _compared(here, how, digest)
-        records, compared = extension.records, extension.compared
+        origin, compared = extension.origin, extension.compared
         progress.step("pairs compared and weighed")
-        origin = groups.facts(records).orderBy("record_id").toArrow()
         again = _again(origin, extension, decided)
         grouped = _clusters(here, origin, compared.pairs, taken, present, again)
         events = _events(here, origin, grouped, present, taken)
@@ -203,7 +202,7 @@ def _index(here: Index, how: How, digest: str) -> Outcome:
         if not run.dry_run:
             after = history.record(here, present, events)
             progress.step("crosswalk written")
-            queue = _waiting(here, records, compared, origin, after, taken)
+            queue = _waiting(here, extension, after, taken)
             here.remake(queue, tables.REVIEW_QUEUE)
             weights = link_weights.link_weights(origin, grouped.of, as_of=run.as_of)
             here.remake(lake.spark.createDataFrame(weights).coalesce(1), tables.LINK_WEIGHTS)
@@ -232,13 +231,16 @@ def _compared(here: Index, how: How, digest: str) -> Extension:
     made anew."""
     lake, limit = here.lake, here.model.increment_limit
     if how.rescore:
-        return Extension(lake.read(tables.RECORDS), pairs.rescored(here))
+        records = lake.read(tables.RECORDS)
+        origin = groups.facts(records)
+        return Extension(records, origin, pairs.rescored(here, origin))
     since = None if how.whole else increments.base(lake, digest)
     change = increments.delivered(here, since, limit) if since else None
     if since and change:
         return increments.extended(here, since, change)
     records = _records(here)
-    return Extension(records, pairs.compared(here, records))
+    origin = groups.facts(records)
+    return Extension(records, origin, pairs.compared(here, records, origin))
 
 
 def _again(
@@ -322,16 +324,12 @@ def _clusters(
     if again is not None:
         before, _ = identity.aligned(ids, present.open.select(["record_id", "person_id"]))
         known = before.dictionary_encode().indices.fill_null(-1).to_numpy().astype("int64")
-    left, right = (
-        pc.index_in(pairs[side], value_set=ids).to_numpy().astype("int64")
-        for side in ("left_record_id", "right_record_id")
-    )
     bound = decisions.constraints(ids, taken)
     prior = here.model.prior_bits
     return clusters(
         len(ids),
-        left,
-        right,
+        pairs["left"].to_numpy(),
+        pairs["right"].to_numpy(),
         pairs["weight"].to_numpy() + prior,
         threshold=here.model.cluster_weight + prior,
         absent=here.model.absent_weight + prior,
@@ -364,33 +362,23 @@ def _events(
 
 
 def _waiting(
-    here: Index,
-    records: DataFrame,
-    compared: Compared,
-    origin: pa.Table,
-    after: Present,
-    taken: Sequence[Decision],
+    here: Index, extension: Extension, after: Present, taken: Sequence[Decision]
 ) -> DataFrame:
     """The review queue of the persons as they are now."""
-    spark, run = here.lake.spark, here.run
-    ids = after.open["record_id"].combine_chunks()
-    place = pc.index_in(ids, value_set=origin["record_id"].combine_chunks())
-    people = pa.table(
-        {
-            "record_id": ids,
-            "person_id": after.open["person_id"],
-            "feed": origin["feed"].combine_chunks().take(place),
-        }
-    )
+    spark, run, origin = here.lake.spark, here.run, extension.origin
+    ids = origin["record_id"].combine_chunks()
+    persons, _ = identity.aligned(ids, after.open)
+    people = pa.table({"record_id": ids, "person_id": persons, "feed": origin["feed"]})
     # What a conflict can be about: the driver sees no others' values.
-    persons = records.join(spark.createDataFrame(people.drop_columns(["feed"])), "record_id")
-    several = F.greatest(*[F.size(F.collect_set(name)) for name in ("ssn", "birth", "suffix")])
-    torn = persons.groupBy("person_id").agg(several.alias("n")).where("n > 1")
-    concerned = persons.join(torn, "person_id", "left_semi").select("record_id", *STANDARD)
+    number = persons.dictionary_encode().indices.to_numpy().astype("int64")
+    torn = pa.table({"record_id": ids.filter(pa.array(groups.torn(origin, number)))})
+    concerned = extension.records.join(
+        F.broadcast(spark.createDataFrame(torn)), "record_id", "left_semi"
+    )
     found = review.queue(
-        compared.pairs,
+        extension.compared.pairs,
         people,
-        concerned.toArrow(),
+        concerned.select("record_id", *STANDARD).toArrow(),
         model=here.model,
         review=here.model.review,
         decided=[decision.pair for decision in taken],

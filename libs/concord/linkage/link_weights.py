@@ -58,14 +58,20 @@ def link_weights(origin: pa.Table, of: Integers, *, as_of: date) -> pa.Table:
 
 def elsewhere(feed: Integers, of: Integers) -> np.ndarray:
     """Whether a record's cluster has a record of another feed."""
-    feeds = np.unique(np.stack([of, feed], axis=1), axis=0)[:, 0]
-    return np.asarray(np.bincount(feeds, minlength=int(of.max(initial=-1)) + 1)[of] > 1)
+    least = np.full(int(of.max(initial=-1)) + 1, np.iinfo(np.int64).max)
+    most = np.full(len(least), -1)
+    np.minimum.at(least, of, feed)
+    np.maximum.at(most, of, feed)
+    return np.asarray((least < most)[of])
 
 
 def _cells(*parts: Integers) -> Integers:
-    """The number of each record's combination of values."""
-    rows = np.stack(parts, axis=1)
-    return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    """The number of each record's combination of values (-1 is one too)."""
+    cell = np.zeros(len(parts[0]), dtype=np.int64)
+    for part in parts:
+        cell = cell * (int(part.max(initial=0)) + 2) + part + 1
+        cell = np.unique(cell, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return cell
 
 
 def _share(linked: np.ndarray, cell: Integers, prior: Floats, strength: float) -> Floats:

@@ -12,19 +12,23 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from concord.errors import UsageError
-from concord.linkage import blocking, engine, extend, tables
+from concord.linkage import blocking, engine, extend, files, tables
 from concord.linkage.engine import Blocked
 from concord.linkage.extend import Apart
 from concord.linkage.index import Index
 from concord.linkage.keys import Refused
 from concord.linkage.model import PersonIndex
 from concord.linkage.patterns import Integers
+from concord.linkage.records import numbers, plain
 from concord.linkage.report import Compared
 
+SIDES = ("left_record_id", "right_record_id")
+ENDS = ("left", "right")
 
-def compared(here: Index, records: DataFrame) -> Compared:
+
+def compared(here: Index, records: DataFrame, origin: pa.Table) -> Compared:
     """Makes and weighs all pairs, and writes keys, patterns, pairs and links unless the run is
-    dry."""
+    dry. `origin`: as groups.facts of the records."""
     spark, model = here.lake.spark, here.model
     encoded = engine.encode(records, model, id="record_id")
     held = [encoded.blobs]
@@ -36,7 +40,8 @@ def compared(here: Index, records: DataFrame) -> Compared:
         # The first query finds them all.
         counts = engine.tallied(made)
         pairs = found(made, encoded.id_type, model, counts)
-        return written(here, counts, pairs, Apart(blocked.refused, blocked.common))
+        apart = Apart(blocked.refused, blocked.common)
+        return written(here, counts, pairs, apart, origin)
     finally:
         for frame in held:
             frame.unpersist()
@@ -56,29 +61,30 @@ def found(made: DataFrame, id_type: str, model: PersonIndex, counts: pa.Table) -
     )
 
 
-def written(here: Index, counts: pa.Table, pairs: DataFrame, apart: Apart) -> Compared:
+def written(
+    here: Index, counts: pa.Table, pairs: DataFrame, apart: Apart, origin: pa.Table
+) -> Compared:
     """Writes keys, patterns, pairs and links, unless the run is dry, and brings the pairs to the
     driver. `counts`: as engine.tallied, of all pairs; `pairs`: as `found`, all that are kept."""
-    spark, model = here.lake.spark, here.model
+    model = here.model
     told = _counts(counts, model)
-    # Weighed once, for two tables and what follows.
-    pairs = pairs.persist(StorageLevel.MEMORY_AND_DISK)
-    try:
-        if not here.run.dry_run:
-            keys = extend.rows_of(apart, model)
-            writes = (
-                (spark.createDataFrame(keys, tables.KEYS.schema).coalesce(1), tables.KEYS),
-                (spark.createDataFrame(told).coalesce(1), tables.PATTERNS),
-                (pairs.select(*tables.PAIRS.column_names), tables.PAIRS),
-                (_links(pairs, model), tables.LINKS),
-            )
-            with ThreadPoolExecutor(max_workers=len(writes)) as pool:
-                done = [pool.submit(here.aside().remake, *write) for write in writes]
-                for future in done:
-                    future.result()
-        return Compared(told, _on_driver(pairs), apart.refused)
-    finally:
-        pairs.unpersist()
+    if here.run.dry_run:
+        return Compared(told, on_driver(pairs, origin, model), apart.refused)
+    spark, keys = here.lake.spark, extend.rows_of(apart, model)
+    writes = (
+        (spark.createDataFrame(keys, tables.KEYS.schema).coalesce(1), tables.KEYS),
+        (spark.createDataFrame(told).coalesce(1), tables.PATTERNS),
+        (pairs.select(*tables.PAIRS.column_names), tables.PAIRS),
+    )
+    with ThreadPoolExecutor(max_workers=len(writes)) as pool:
+        done = [pool.submit(here.aside().remake, *write) for write in writes]
+        last = [future.result() for future in done][-1]
+        kept = here.lake.read(tables.PAIRS, version=last.version)
+        links = weighed(kept, model, counts["pattern"].to_numpy())
+        linking = pool.submit(here.aside().remake, _links(links, model), tables.LINKS)
+        found = on_driver(kept, origin, model)
+        linking.result()
+    return Compared(told, found, apart.refused)
 
 
 def weighed(pairs: DataFrame, model: PersonIndex, patterns: Integers) -> DataFrame:
@@ -87,7 +93,7 @@ def weighed(pairs: DataFrame, model: PersonIndex, patterns: Integers) -> DataFra
     return pairs.join(F.broadcast(pairs.sparkSession.createDataFrame(scores)), "pattern")
 
 
-def rescored(here: Index) -> Compared:
+def rescored(here: Index, origin: pa.Table) -> Compared:
     """The last run's pairs by the weights of the model as it is now; writes links unless dry.
 
     Of a pair's variants the pattern stays that the last run found the heaviest. Raises UsageError
@@ -112,10 +118,11 @@ def rescored(here: Index) -> Compared:
             f"--rescore: {count:,} pairs that weigh keep_weight or more by the new weights were "
             "not kept by the last run; run concord index"
         )
-    pairs = weighed(lake.read(tables.PAIRS), model, told["pattern"].to_numpy())
+    pairs = lake.read(tables.PAIRS)
     if not here.run.dry_run:
-        here.remake(_links(pairs, model), tables.LINKS)
-    return Compared(told, _on_driver(pairs), Refused())
+        links = weighed(pairs, model, told["pattern"].to_numpy())
+        here.remake(_links(links, model), tables.LINKS)
+    return Compared(told, on_driver(pairs, origin, model), Refused())
 
 
 def _counts(counts: pa.Table, model: PersonIndex) -> pa.Table:
@@ -144,8 +151,30 @@ def _links(pairs: DataFrame, model: PersonIndex) -> DataFrame:
     )
 
 
-def _on_driver(pairs: DataFrame) -> pa.Table:
-    columns = ("left_record_id", "right_record_id", "pattern", "rule", "weight")
-    ordered = pairs.select(*columns).orderBy("left_record_id", "right_record_id")
-    found: pa.Table = ordered.toArrow()
-    return found
+def on_driver(pairs: DataFrame, origin: pa.Table, model: PersonIndex) -> pa.Table:
+    """Rows of vault/linkage_pairs -> left, right (places in `origin`), pattern, rule (its name) and
+    weight (bits), in the order of the places.
+
+    `origin`: as groups.facts; has all records.
+    """
+    names = pa.array([rule.name for rule in model.rules], pa.string())
+
+    def work(table: pa.Table) -> pa.Table:
+        ends = {side: numbers(table[name]) for side, name in zip(ENDS, SIDES, strict=True)}
+        rule = pc.index_in(plain(table["rule"]), value_set=names).cast(pa.int8())
+        return pa.table({**ends, "pattern": table["pattern"], "rule": rule})
+
+    told = files.collected(pairs, ("pattern", "rule"), work, plain=SIDES)
+    known = numbers(origin["record_id"])
+    left, right = (np.searchsorted(known, told[end].to_numpy()) for end in ENDS)
+    order = np.argsort(left * len(known) + right, kind="stable")
+    patterns, place = np.unique(told["pattern"].to_numpy()[order], return_inverse=True)
+    return pa.table(
+        {
+            "left": left[order],
+            "right": right[order],
+            "pattern": patterns[place],
+            "rule": names.take(told["rule"].combine_chunks().take(pa.array(order))),
+            "weight": model.weights.of(patterns)[place],
+        }
+    )

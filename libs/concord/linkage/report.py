@@ -49,7 +49,8 @@ class Compared:
     """What comparing found.
 
     `counts`: rule, pattern, pairs (all pairs of variants that were compared); `pairs`:
-    left_record_id, right_record_id, pattern, rule, weight, of all that were kept.
+    left, right (places in `origin`, groups.facts of all records), pattern, rule (its name), weight
+    (bits), of all that were kept.
     """
 
     counts: pa.Table
@@ -271,7 +272,7 @@ def _between_feeds(
 
     The mean of the links' own probabilities: an expected precision, as good as the model is.
     """
-    left, right = _ends(origin, links)
+    left, right = links["left"].to_numpy(), links["right"].to_numpy()
     weights = links["weight"].to_numpy()
     used = (weights >= model.cluster_weight) & (grouped.of[left] == grouped.of[right])
     left, right = left[used], right[used]
@@ -289,16 +290,6 @@ def _between_feeds(
         found.append(Measure("links", group, float(n) if shown else None))
         found.append(Measure("expected_precision", group, total / n if shown else None))
     return found
-
-
-def _ends(origin: pa.Table, pairs: pa.Table) -> tuple[Integers, Integers]:
-    """Where the two records of each pair are in `origin`."""
-    ids = origin["record_id"].combine_chunks()
-    left, right = (
-        pc.index_in(pairs[side], value_set=ids).to_numpy().astype(np.int64)
-        for side in ("left_record_id", "right_record_id")
-    )
-    return left, right
 
 
 def _expected(of: Judged, counts: Integers, profile: Profile) -> list[Measure]:
@@ -324,7 +315,7 @@ def _by_group(
     """The hold-out by pair of feeds and by attribute: `feed feed`, `attribute=value`."""
     of = holdout.judged(model, pairs, threshold=model.cluster_weight)
     some = of.true | (of.told & of.linked)
-    left, right = _ends(origin, pairs.filter(pa.array(some)))
+    left, right = (pairs[end].to_numpy()[some] for end in ("left", "right"))
     by = {FEEDS: Grouping.of(origin["feed"]).each(left, right)}
     by |= {name: Grouping.of(column).both(left, right) for name, column in values.items()}
     found = []

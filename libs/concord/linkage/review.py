@@ -85,8 +85,8 @@ def queue(
 ) -> pa.Table:
     """The rows of `vault/review_queue`.
 
-    `pairs`: left_record_id, right_record_id (the larger), pattern, rule, as vault/linkage_pairs has
-    them, each pair once. `clusters`: record_id, feed, person_id of all records, and, where the
+    `pairs`: left, right (places among all record ids, sorted; the larger), pattern, rule (its
+    name), each pair once. `clusters`: record_id, feed, person_id of all records, and, where the
     index knows it, `alone`: number of a source that has a person once, NULL or -1 for others.
     `records`: vault/linkage_records. `decided`: pairs of which a decision is in force.
 
@@ -207,8 +207,8 @@ class _Pairs:
         # Few patterns, many pairs.
         distinct, place = np.unique(patterns, return_inverse=True)
         return cls(
-            _numbers(pairs["left_record_id"], people.ids),
-            _numbers(pairs["right_record_id"], people.ids),
+            pairs["left"].to_numpy().astype(np.int64),
+            pairs["right"].to_numpy().astype(np.int64),
             patterns,
             _flat(pairs["rule"]),
             model.weights.summed(distinct)[place],

@@ -33,7 +33,7 @@ class Case:
     threshold: float = 1.0
     limit: int = 100
 
-    def found(self) -> Clusters:
+    def found(self, **more: object) -> Clusters:
         return group(
             RECORDS,
             self.edges,
@@ -42,6 +42,7 @@ class Case:
             must=pairs(self.must),
             cannot=pairs(self.cannot),
             alone=np.array(self.alone),
+            **more,
         )
 
 
@@ -175,6 +176,30 @@ def test_clusters_are_of_average_linkage(case: Case) -> None:
 def test_what_is_above_the_limit_is_parted_by_weight_first(case: Case) -> None:
     found = case.found()
     assert (found.of.tolist(), found.parted, found.whole) == slowly(case)
+
+
+@given(cases(limits=True), cases(), st.sets(st.integers(0, RECORDS - 1), max_size=3))
+def test_what_was_not_touched_is_as_it_was(case: Case, other: Case, changed: set[int]) -> None:
+    def concerned(edges: Sequence[Edge]) -> list[Edge]:
+        return [edge for edge in edges if changed & {*edge[:2]}]
+
+    lost, won = concerned(case.edges), concerned(other.edges)
+    now = replace(case, edges=[*(edge for edge in case.edges if edge not in lost), *won])
+    touched = np.zeros(RECORDS, dtype=bool)
+    touched[[*changed, *(end for edge in (*lost, *won) for end in edge[:2])]] = True
+    before, after = case.found(), now.found()
+    again = now.found(known=before.of + 100, touched=touched)
+    assert (again.of.tolist(), again.parted, again.whole) == (
+        after.of.tolist(),
+        after.parted,
+        after.whole,
+    )
+
+
+def test_components_without_a_touched_record_are_not_looked_at() -> None:
+    edges = [*family(0, 1), *family(2, 3)]
+    known, touched = np.array([5, 6, 7, 8]), np.array([True, False, False, False])
+    assert group(4, edges, known=known, touched=touched).of.tolist() == [0, 0, 1, 2]
 
 
 @given(cases(ties=True, limits=True), st.randoms(use_true_random=False))

@@ -277,8 +277,8 @@ def people(**counts: int) -> tuple[pa.Table, Compared, Clusters]:
     pattern = MODEL.pattern(**FULL, ssn="exact")
     pairs = pa.table(
         {
-            "left_record_id": records[::2],
-            "right_record_id": records[1::2],
+            "left": np.arange(n),
+            "right": np.arange(n, 2 * n),
             "pattern": pa.array([pattern] * n, pa.int64()),
             "rule": ["given_birth"] * n,
             "weight": MODEL.weights.of(np.full(n, pattern)),

@@ -85,12 +85,21 @@ def records(*rows: Row) -> pa.Table:
     return pa.Table.from_pylist(whole, pa.schema([("record_id", pa.string()), *STANDARD.items()]))
 
 
+def placed(pairs: pa.Table, people: pa.Table) -> pa.Table:
+    """The pairs' records by their places among all."""
+    ids = sorted(people["record_id"].to_pylist())
+    ends = {
+        end: pa.array([ids.index(one) for one in pairs[f"{end}_record_id"].to_pylist()], pa.int64())
+        for end in ("left", "right")
+    }
+    return pa.table({**ends, "pattern": pairs["pattern"], "rule": pairs["rule"]})
+
+
 def made(candidates: str, persons: str, *rows: Row, **changes: Any) -> list[dict[str, Any]]:
     given = {"model": MODEL, "review": REVIEW, "decided": (), "run_id": "r", "as_of": DAY}
     alone = changes.pop("alone", None)
-    found = queue(
-        pairs(candidates), clusters(persons, alone), records(*rows), **{**given, **changes}
-    )
+    people = clusters(persons, alone)
+    found = queue(placed(pairs(candidates), people), people, records(*rows), **{**given, **changes})
     rows_: list[dict[str, Any]] = found.to_pylist()
     return rows_
 
@@ -254,8 +263,8 @@ def test_all_pairs_are_a_matter_of_arrays() -> None:
     space = MODEL.weights.space.places
     given = pa.table(
         {
-            "left_record_id": ids[key // (2 * count)],
-            "right_record_id": ids[key % (2 * count)],
+            "left": key // (2 * count),
+            "right": key % (2 * count),
             "pattern": weights * space[0],
             "rule": np.full(len(key), "all"),
         }
@@ -274,11 +283,13 @@ def test_all_pairs_are_a_matter_of_arrays() -> None:
 
 
 def test_the_rows_are_those_of_the_table() -> None:
-    found = queue(pairs("s1 w1 25"), clusters("s1 w1"), records(), model=MODEL, review=REVIEW,
-                  decided=(), run_id="r", as_of=DAY)  # fmt: skip
+    def queued(candidates: str, persons: str) -> pa.Table:
+        people = clusters(persons)
+        return queue(placed(pairs(candidates), people), people, records(), model=MODEL,
+                     review=REVIEW, decided=(), run_id="r", as_of=DAY)  # fmt: skip
+
+    found, empty = queued("s1 w1 25", "s1 w1"), queued("", "")
     assert found.column_names == tables.REVIEW_QUEUE.column_names
-    empty = queue(pairs(""), clusters(""), records(), model=MODEL, review=REVIEW,
-                  decided=(), run_id="r", as_of=DAY)  # fmt: skip
     assert (empty.num_rows, empty.schema) == (0, found.schema)
 
 
@@ -309,7 +320,8 @@ def test_a_queue_that_is_cut_short_has_an_item_of_each_stratum() -> None:
     candidates = ",".join(f"s{n} w{n} {25 if n < 15 else 29},x{n} w{n} 23" for n in range(number))
     persons = " | ".join(f"s{n} w{n} | x{n}" for n in range(number))
     given = {"model": MODEL, "review": REVIEW, "decided": (), "run_id": "r", "as_of": DAY}
-    whole = queue(pairs(candidates), clusters(persons), records(), **given)  # type: ignore[arg-type]
+    people = clusters(persons)
+    whole = queue(placed(pairs(candidates), people), people, records(), **given)  # type: ignore[arg-type]
     ordered = in_turn(whole.take(pa.array(np.random.default_rng(1).permutation(whole.num_rows))))
     assert ordered.num_rows == whole.num_rows == 40
     first = ordered["stratum"].to_pylist()[:3]
@@ -368,7 +380,8 @@ def rendered(run_id: str = "r") -> Reading:
     )
     born = born.add_column(1, "feed", pa.array(["snap", "snap", "wages", "wages"]))
     candidates = pairs("s1 w1 25, s1 w2 40!")
-    found = queue(candidates, clusters("s1 w1 | w2"), born, model=MODEL, review=REVIEW,
+    people = clusters("s1 w1 | w2")
+    found = queue(placed(candidates, people), people, born, model=MODEL, review=REVIEW,
                   decided=(), run_id=run_id, as_of=DAY)  # fmt: skip
     assert {*concerned(found).to_pylist()} == {"s1", "w1", "w2"}
     persons = {"s1": "p", "w1": "p", "w2": "q"}
