@@ -18,6 +18,7 @@ from concord.errors import UsageError
 from concord.ingest.rules import declared_rules
 from concord.lake.session import start
 from tests.bench.feed import COLUMNS, contract
+from tests.bench.index_job import index_job
 from tests.bench.line import line
 from tests.bench.linkage import linkage
 from tests.bench.measure import Bench, settings_of, synthesis
@@ -57,7 +58,8 @@ def bench(
         "docs/benchmarks.md"
     ),
 ) -> None:
-    """Measure synthesis, ingestion and the whole line on this machine; `linkage`: linkage alone."""
+    """Measure synthesis, ingestion and the whole line on this machine; `linkage`: the engine alone;
+    `index`: the whole index job."""
     if context.invoked_subcommand:
         return
     sizes = sorted({*_sizes(rows), *([FULL] if full else [])})
@@ -168,6 +170,7 @@ def application() -> typer.Typer:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.callback(invoke_without_command=True)(bench)
     app.command()(linkage)
+    app.command("index")(index_job)
     return app
 
 

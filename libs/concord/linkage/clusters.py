@@ -36,11 +36,13 @@ class Clusters:
 
     `parted`: components above the limit that were parted; `whole`: parts above it that no weight
     parts, for all their links are of the heaviest, or must be. Average linkage may part them yet.
+    `again[r]`: whether record `r`'s component was looked at; None: all were.
     """
 
     of: Integers
     parted: int
     whole: int
+    again: Flags | None = None
 
     @property
     def number(self) -> int:
@@ -198,7 +200,7 @@ def clusters(
     label[rest] = records + merged[at]
     if known is not None:
         label[held] = 2 * records + known[held]
-    return Clusters(_by_first(label), parted, whole)
+    return Clusters(_by_first(label), parted, whole, None if known is None else ~held)
 
 
 def check(*, threshold: float, absent: float, clip: float, must: Pairs, cannot: Pairs) -> None:

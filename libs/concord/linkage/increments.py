@@ -55,13 +55,14 @@ class Extension:
     """All records and pairs as they are now.
 
     `origin`: as groups.facts. `touched`: ids of records of which a pair is not what it was, gone
-    ones too; None: any may be.
+    ones too; None: any may be. `changed`: how many records had their pairs made anew; None: all.
     """
 
     records: DataFrame
     origin: pa.Table
     compared: Compared
     touched: pa.Array | None = None
+    changed: int | None = None
 
 
 def base(lake: Lake, digest: str) -> Base | None:
@@ -173,7 +174,7 @@ def extended(here: Index, since: Base, change: Delivered) -> Extension:
         touched = pa.concat_arrays(
             [found.ids, *(chunk for side in pairs.SIDES for chunk in touching[side].chunks)]
         )
-        return Extension(records, origin, compared, touched)
+        return Extension(records, origin, compared, touched, len(found.ids))
     finally:
         for frame in held:
             frame.unpersist()

@@ -73,8 +73,9 @@ class How:
 class Outcome:
     """What a run found. `events`: kind -> how many. `done` is False when nothing was to do.
 
-    `moved`: feed -> how many of its records change from one person to another. `examples`: some of
-    the events, in words, of a dry run.
+    `changed`: how many records had their pairs made anew, None if all. `moved`: feed -> how many of
+    its records change from one person to another. `examples`: some of the events, in words, of a
+    dry run.
     """
 
     done: bool
@@ -82,6 +83,7 @@ class Outcome:
     persons: int = 0
     links: int = 0
     refused_pairs: int = 0
+    changed: int | None = None
     events: tuple[tuple[str, int], ...] = ()
     moved: tuple[tuple[str, int], ...] = ()
     examples: tuple[str, ...] = ()
@@ -91,7 +93,8 @@ class Outcome:
         if not self.done:
             return "nothing to do"
         changes = ", ".join(f"{count:,} {kind}" for kind, count in self.events)
-        told = f"{self.records:,} records, {self.persons:,} persons"
+        anew = "" if self.changed is None else f" ({self.changed:,} compared anew)"
+        told = f"{self.records:,} records{anew}, {self.persons:,} persons"
         return f"{told}; {changes or 'no person changed'}"
 
 
@@ -189,15 +192,17 @@ def _index(here: Index, how: How, digest: str) -> Outcome:
         origin, compared = extension.origin, extension.compared
         progress.step("pairs compared and weighed")
         again = _again(origin, extension, decided)
-        grouped = _clusters(here, origin, compared.pairs, taken, present, again)
-        events = _events(here, origin, grouped, present, taken)
+        ids = origin["record_id"].combine_chunks()
+        before, gone = identity.aligned(ids, present.open.select(["record_id", "person_id"]))
+        grouped = _clusters(here, ids, compared.pairs, taken, before, again)
+        events = _events(here, ids, grouped, before, gone, present, taken)
         moved = identity.churn(events)
         if not how.accept_churn:
             _check_churn(here.model, moved, present)
-        before = len(pc.unique(present.open["person_id"]))
+        persons = len(pc.unique(present.open["person_id"]))
         counted: Mapping[str, int] = Counter(events["kind"].to_pylist())
         found = _measures(here, origin, compared, grouped)
-        _check_limits(here.model, [*found, *report.changes(counted, before=before)])
+        _check_limits(here.model, [*found, *report.changes(counted, before=persons)])
         progress.step("persons decided on")
         if not run.dry_run:
             after = history.record(here, present, events)
@@ -207,7 +212,7 @@ def _index(here: Index, how: How, digest: str) -> Outcome:
             weights = link_weights.link_weights(origin, grouped.of, as_of=run.as_of)
             here.remake(lake.spark.createDataFrame(weights).coalesce(1), tables.LINK_WEIGHTS)
             counted = history.told(here)
-            rows = [*found, *report.changes(counted, before=before)]
+            rows = [*found, *report.changes(counted, before=persons)]
             told = report.rows(run.run_id, run.as_of, here.model, rows)
             frame = lake.spark.createDataFrame(told, tables.QUALITY.schema).coalesce(1)
             here.remake(frame, tables.QUALITY, ReplaceWhere(isin("run_id", (run.run_id,))))
@@ -220,6 +225,7 @@ def _index(here: Index, how: How, digest: str) -> Outcome:
         persons=grouped.number,
         links=linked,
         refused_pairs=sum(compared.refused.pairs.values()),
+        changed=extension.changed,
         events=tuple(sorted(counted.items())),
         moved=_by_feed(moved, origin),
         examples=tuple(identity.in_words(events)) if run.dry_run else (),
@@ -313,16 +319,15 @@ def _records(here: Index) -> DataFrame:
 
 def _clusters(
     here: Index,
-    origin: pa.Table,
+    ids: pa.Array,
     pairs: pa.Table,
     taken: Sequence[Decision],
-    present: Present,
+    before: pa.Array,
     again: np.ndarray | None,
 ) -> Clusters:
-    ids = origin["record_id"].combine_chunks()
+    """`before`: the persons of now; `again`: as `_again` says."""
     known = None
     if again is not None:
-        before, _ = identity.aligned(ids, present.open.select(["record_id", "person_id"]))
         known = before.dictionary_encode().indices.fill_null(-1).to_numpy().astype("int64")
     bound = decisions.constraints(ids, taken)
     prior = here.model.prior_bits
@@ -343,13 +348,19 @@ def _clusters(
 
 def _events(
     here: Index,
-    origin: pa.Table,
+    ids: pa.Array,
     grouped: Clusters,
+    before: pa.Array,
+    gone: pa.Table,
     present: Present,
     taken: Sequence[Decision],
 ) -> pa.Table:
-    ids = origin["record_id"].combine_chunks()
-    before, gone = identity.aligned(ids, present.open.select(["record_id", "person_id"]))
+    """What changes of persons. Of components that were not looked at nothing does: they have whole
+    persons, and a person that lost a record has a component that was."""
+    of = grouped.of
+    if grouped.again is not None:
+        some = pa.array(grouped.again)
+        ids, before, of = ids.filter(some), before.filter(some), of[grouped.again]
     mint = partial(
         identity.mint_ids,
         key=mint_key(here.run.settings.keys, create=True),
@@ -357,7 +368,7 @@ def _events(
         taken=present.minted["person_id"].combine_chunks(),
     )
     return identity.decide_arrays(
-        ids, grouped.of, before, gone, minted=present.minted, mint=mint, decisions=taken
+        ids, of, before, gone, minted=present.minted, mint=mint, decisions=taken
     )
 
 
