@@ -71,8 +71,13 @@ class QueueDesk(Desk):
         )
 
     def queue(self, *, run_id: str) -> None:
-        pairs = self.lake.read(tables.PAIRS).toArrow()
-        records = self.lake.read(tables.RECORDS).toArrow()
+        records = self.lake.read(tables.RECORDS).toArrow().sort_by("record_id")
+        given = self.lake.read(tables.PAIRS).toArrow()
+        ids = pa.compute.unique(records["record_id"])
+        pairs = given.select(["pattern", "rule"])
+        for end in ("left", "right"):
+            place = pa.compute.index_in(given[f"{end}_record_id"], value_set=ids)
+            pairs = pairs.append_column(end, place)
         clusters = records.select(["record_id", "feed"]).append_column(
             "person_id", pa.array([f"person-{r[:1]}" for r in records["record_id"].to_pylist()])
         )
