@@ -81,8 +81,10 @@ def said(rows: DataFrame) -> tuple[Hashes, Hashes]:
 
 def _with_said(rows: pa.Table, sources: pa.Table) -> pa.Table:
     """Adds each record's digest, after `variant`."""
-    which, each = _summed(*_distinct(numbers(sources["record_id"]), _digests(sources)))
-    mine = each[np.searchsorted(which, numbers(rows["record_id"]))]
+    ids = sources["record_id"].combine_chunks().dictionary_encode()
+    codes = ids.indices.to_numpy().astype(np.uint64)
+    _, each = _summed(*_distinct(codes, _digests(sources)))
+    mine = each[pc.index_in(rows["record_id"], value_set=ids.dictionary).to_numpy()]
     place = rows.column_names.index("variant") + 1
     return rows.add_column(place, "said", pa.array(mine.view(np.int64)))
 
