@@ -18,7 +18,8 @@ from concord.lake.registry import RUNS, Table
 from concord.lake.run import actor
 from concord.lake.session import interpret
 from concord.lake.tables import Overwrite, Stamp, Transaction
-from concord.linkage import review_commands, tables
+from concord.linkage import job, review_commands, tables
+from concord.linkage.estimate import Labels
 from concord.linkage.model import load_person_index
 from concord.linkage.review import SHOWN, Review, queue
 from tests.conftest import ROOT
@@ -182,3 +183,13 @@ def test_a_queue_of_other_records_or_another_model_is_not_shown(
     desk.write(tables.REVIEW_QUEUE, [], run_id="index-2")
     assert desk.review("report") == 0 and "nothing to review" in desk.out
     assert not (desk.folder / "lake/vault/review_pages").exists()
+
+
+def test_decisions_teach_with_the_patterns_of_their_pairs(desk: QueueDesk) -> None:
+    assert job.labels(desk.lake, weight=3.0) == Labels({}, {}, 3.0)
+    for pair, verdict in [((C, D), "must-link"), ((A, B), "cannot-link"), ((A, C), "cannot-link")]:
+        given = ["--left", pair[0], "--right", pair[1], "--verdict", verdict]
+        assert desk.review("decide", *given, "--reason", "I know them") == 0
+    (_, _, never, _), (_, _, doubt, _) = desk.pairs
+    assert job.labels(desk.lake, weight=3.0) == Labels({doubt: 1}, {never: 1}, 3.0)
+    assert job.labels(desk.lake, weight=0.0) == Labels({}, {}, 0.0)

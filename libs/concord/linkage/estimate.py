@@ -2,13 +2,14 @@
 
 Method: Fellegi and Sunter (1969); EM as in Winkler (1988) and Jaro (1989), in several trainings as
 Splink does: pairs that agree on some comparisons teach the m of the others. u is held while m is
-sought. What the model never links is no pair of one person.
+sought. What the model never links is no pair of one person. Pairs of which a steward has said what
+they are take part as such (Larsen and Rubin 2001; Enamorado, Fifield and Imai 2019).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -17,13 +18,14 @@ from concord.linkage.compare import patterns
 from concord.linkage.keys import Sizes
 from concord.linkage.model import SHARES, Model
 from concord.linkage.patterns import MISSING, Floats, Integers, Weights, meets, probability
-from concord.linkage.values import Part, Records
+from concord.linkage.values import Flags, Part, Records
 
 RANDOM_PAIRS = 1_000_000
 ROUNDS, ENOUGH = 500, 1e-9
 # Fewer pairs teach nothing.
 FEWEST = 100
 HALF = 0.5  # added to each level's count, so that what was not seen is rare and not impossible
+TINY = 1e-300  # no likelihood is less, so that its logarithm is finite
 # What the pairs at hand did not show, such as a wrong sex, agencies still do now and then.
 RAREST = 0.002
 
@@ -31,7 +33,8 @@ RAREST = 0.002
 @dataclass(frozen=True)
 class Training:
     """One EM: which comparisons it taught from how many pairs, in how many rounds, and the share
-    of them that it takes for pairs of one person. `likelihood`: log-likelihood (natural) a pair."""
+    of them that it takes for pairs of one person. `likelihood`: log-likelihood (natural) a pair.
+    `labelled`: how many of the pairs somebody has judged."""
 
     on: str
     taught: tuple[str, ...]
@@ -39,6 +42,42 @@ class Training:
     rounds: int
     share: float
     likelihood: float
+    labelled: int = 0
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Pairs that somebody has judged, among those that were compared: pattern -> pairs.
+
+    `one`: those of one person; `two`: of two. Each counts as `weight` pairs. With a weight of 1 it
+    biases nothing if the judged pairs were chosen by what they agree on. A heavier weight trusts
+    them more than the other pairs, and then what was looked at matters (Enamorado, Fifield, Imai,
+    "Using a Probabilistic Model to Assist Merging of Large-Scale Administrative Records", American
+    Political Science Review 113(2), 2019).
+    """
+
+    one: Mapping[int, int]
+    two: Mapping[int, int]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs by pattern, an entry each. `n`: those not judged; `one`, `two`: those of one person and
+    of two, as often as they count; `judged`: both, as often as there are."""
+
+    levels: Integers
+    n: Floats
+    one: Floats
+    two: Floats
+    judged: Floats
+
+    def where(self, some: Flags) -> _Pairs:
+        return _Pairs(*(getattr(self, field.name)[some] for field in fields(self)))
+
+    @property
+    def count(self) -> int:
+        return int((self.n + self.judged).sum())
 
 
 @dataclass(frozen=True)
@@ -144,36 +183,41 @@ def trainings(model: Model) -> list[tuple[str, dict[str, tuple[str, ...]]]]:
 
 
 def fit(
-    model: Model, counted: Mapping[int, int], u: Mapping[str, Floats], *, records: int | None = None
+    model: Model,
+    counted: Mapping[int, int],
+    u: Mapping[str, Floats],
+    *,
+    records: int | None = None,
+    labels: Labels | None = None,
 ) -> Fit:
     """m by EM, u held. `counted`: pattern -> pairs of rows that were compared.
 
-    `records`: how many there are, for the prior odds where the model says no `people`. Raises
+    `records`: how many there are, for the prior odds where the model says no `people`. `labels`:
+    teach like other pairs where they are of a training set and the model may link them. Raises
     QualityError (exit 12) where the pairs cannot teach a comparison.
     """
     of = np.array(list(counted), dtype=np.int64)
     n = np.array(list(counted.values()), dtype=float)
-    levels = model.weights.space.decode(of)
-    n = np.where(meets(levels, model.weights.never), 0.0, n)
+    pairs = _pairs(model, of, n, labels or Labels({}, {}))
     names = list(model.comparisons)
     m: dict[str, Floats] = {}
     done = []
     sets = trainings(model)
     for title, when in sets:
         free = [name for name in names if name not in when]
-        inside = meets(levels, [model.numbers(when)]) & (n > 0)
-        pairs = n[inside].sum()
-        if pairs < FEWEST:
+        some = pairs.where(meets(pairs.levels, [model.numbers(when)]))
+        if some.count < FEWEST:
             continue
         start = {names.index(name): _fall(model.comparisons[name].digits) for name in free}
         found, share, rounds, likelihood = _em(
-            levels[inside], n[inside], start, {names.index(name): u[name] for name in free}
+            some, start, {names.index(name): u[name] for name in free}
         )
         if not np.isfinite(likelihood):
             raise QualityError(f"EM over the pairs of {title} diverges; see the levels' tests")
         new = [name for name in free if name not in m]
         m |= {name: found[names.index(name)] for name in new}
-        done.append(Training(title, tuple(new), int(pairs), rounds, share, likelihood))
+        judged = int(some.judged.sum())
+        done.append(Training(title, tuple(new), some.count, rounds, share, likelihood, judged))
     absent = [name for name in names if name not in m]
     if absent:
         raise QualityError(
@@ -211,12 +255,25 @@ def out_of_order(model: Model) -> list[str]:
     return found
 
 
+def _pairs(model: Model, of: Integers, n: Floats, labels: Labels) -> _Pairs:
+    """What may teach m: the pairs that the model may link. Those judged are among those counted."""
+    one, two = (
+        np.array([said.get(pattern, 0) for pattern in of.tolist()], dtype=float)
+        for said in (labels.one, labels.two)
+    )
+    levels = model.weights.space.decode(of)
+    weight = labels.weight
+    every = _Pairs(levels, np.maximum(n - one - two, 0.0), weight * one, weight * two, one + two)
+    return every.where(~meets(levels, model.weights.never) & (n > 0))
+
+
 def _em(
-    levels: Integers, n: Floats, start: Mapping[int, Floats], u: Mapping[int, Floats]
+    pairs: _Pairs, start: Mapping[int, Floats], u: Mapping[int, Floats]
 ) -> tuple[dict[int, Floats], float, int, float]:
-    """m of the comparisons (columns of `levels`) of `u`, the share of pairs of one person among
-    all, rounds, and log-likelihood a pair."""
+    """m of the comparisons (columns of levels) of `u`, the share of pairs of one person among all,
+    rounds, and log-likelihood a pair."""
     m = {c: np.concatenate([[1.0], start[c]]) for c in u}
+    levels, total = pairs.levels, (pairs.n + pairs.one + pairs.two).sum()
     two_levels = np.ones(len(levels))
     for c, of in u.items():
         two_levels = two_levels * of[levels[:, c]]
@@ -226,11 +283,14 @@ def _em(
         one, two = np.full(len(levels), share), (1 - share) * two_levels
         for c in u:
             one = one * m[c][levels[:, c]]
-        belongs = one / np.maximum(one + two, 1e-300)
-        before, share = share, float((n * belongs).sum() / n.sum())
-        likelihood = float((n * np.log(np.maximum(one + two, 1e-300))).sum() / n.sum())
+        either = np.maximum(one + two, TINY)
+        belongs = pairs.n * one / either + pairs.one
+        before, share = share, float(belongs.sum() / total)
+        told = pairs.n * np.log(either) + pairs.one * np.log(np.maximum(one, TINY))
+        told += pairs.two * np.log(np.maximum(two, TINY))
+        likelihood = float(told.sum() / total)
         for c in u:
-            m[c] = _shares(np.bincount(levels[:, c], n * belongs, minlength=len(m[c])))
+            m[c] = _shares(np.bincount(levels[:, c], belongs, minlength=len(m[c])))
         if abs(share - before) < ENOUGH:
             break
     return m, share, rounds, likelihood

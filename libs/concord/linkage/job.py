@@ -45,7 +45,7 @@ from concord.linkage import (
 )
 from concord.linkage.clusters import Clusters, clusters
 from concord.linkage.decisions import Decision
-from concord.linkage.estimate import Fit
+from concord.linkage.estimate import Fit, Labels
 from concord.linkage.history import Present
 from concord.linkage.index import Index
 from concord.linkage.inputs import Input
@@ -388,7 +388,24 @@ def estimated(lake: Lake, model: PersonIndex) -> Fit:
         encoded.blobs.unpersist()
     drawn = estimate.random_patterns(model, sample, blobs.ID)
     u = estimate.chance(model, drawn, blocked.frequent, records=encoded.rows)
-    return estimate.fit(model, counted, u)
+    return estimate.fit(model, counted, u, labels=labels(lake, weight=model.label_weight))
+
+
+def labels(lake: Lake, *, weight: float) -> Labels:
+    """What stewards' decisions in force teach: the patterns of the pairs decided on.
+
+    A pair that the last run did not keep has no pattern, and teaches nothing.
+    """
+    found: dict[str, Counter[int]] = {verdict: Counter() for verdict in decisions.VERDICTS}
+    if weight and lake.exists(tables.STEWARD_DECISIONS):
+        every = decisions.of_rows(lake.read(tables.STEWARD_DECISIONS).toArrow())
+        said = [(*d.pair, d.verdict) for d in decisions.in_force(every)]
+        columns = "left_record_id string, right_record_id string, verdict string"
+        frame = F.broadcast(lake.spark.createDataFrame(said, columns))
+        pairs = lake.read(tables.PAIRS).join(frame, ["left_record_id", "right_record_id"])
+        for row in pairs.groupBy("verdict", "pattern").count().collect():
+            found[row["verdict"]][row["pattern"]] += row["count"]
+    return Labels(found["must_link"], found["cannot_link"], weight)
 
 
 def quality_report(lake: Lake, model: PersonIndex) -> str:

@@ -35,7 +35,7 @@ SUM_TOLERANCE = 0.002
 MOST_PATTERNS = 2**62
 
 # What does not change which records are one person.
-NOT_OF_PERSONS = {"churn_limit", "limits", "review"}
+NOT_OF_PERSONS = {"churn_limit", "label_weight", "limits", "review"}
 
 Mistake = tuple[Location, str]
 SHARES: tuple[Literal["m"], Literal["u"]] = ("m", "u")
@@ -318,6 +318,12 @@ class PersonIndex(Model):
     )
     absent_weight: float = Setting(
         description="what a pair counts in such an average that was not compared or not kept"
+    )
+    label_weight: float = Setting(
+        default=1.0,
+        ge=0,
+        description="as how many pairs each pair that stewards decided on teaches `--estimate`; "
+        "0: decisions teach nothing",
     )
     component_limit: int = Setting(
         gt=1, description="records above which a component is parted at heavier links"
