@@ -8,24 +8,27 @@ they are take part as such (Larsen and Rubin 2001; Enamorado, Fifield and Imai 2
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from concord.errors import QualityError
 from concord.linkage.compare import patterns
+from concord.linkage.dependence import Crossed, Crossing, Dependence, dependence
+from concord.linkage.em import HALF, ROUNDS, Pairs, em, shares
 from concord.linkage.keys import Sizes
-from concord.linkage.model import SHARES, Model
+from concord.linkage.model import SHARES, Model, Names
 from concord.linkage.patterns import MISSING, Floats, Integers, Weights, meets, probability
-from concord.linkage.values import Flags, Part, Records
+from concord.linkage.values import Part, Records
 
 RANDOM_PAIRS = 1_000_000
-ROUNDS, ENOUGH = 500, 1e-9
 # Fewer pairs teach nothing.
 FEWEST = 100
-HALF = 0.5  # added to each level's count, so that what was not seen is rare and not impossible
-TINY = 1e-300  # no likelihood is less, so that its logarithm is finite
+# Bits by which two levels may miss their sum, and Cramer's V, before one is told. Less V is seen
+# where nothing depends: pairs that differ in much are not taken for one person.
+MUCH, CLEAR = 2.0, 0.1
 # What the pairs at hand did not show, such as a wrong sex, agencies still do now and then.
 RAREST = 0.002
 
@@ -62,31 +65,14 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class _Pairs:
-    """Pairs by pattern, an entry each. `n`: those not judged; `one`, `two`: those of one person and
-    of two, as often as they count; `judged`: both, as often as there are."""
-
-    levels: Integers
-    n: Floats
-    one: Floats
-    two: Floats
-    judged: Floats
-
-    def where(self, some: Flags) -> _Pairs:
-        return _Pairs(*(getattr(self, field.name)[some] for field in fields(self)))
-
-    @property
-    def count(self) -> int:
-        return int((self.n + self.judged).sum())
-
-
-@dataclass(frozen=True)
 class Fit:
-    """A fitted model, how it came about, and what looks wrong about it."""
+    """A fitted model, how it came about, and what looks wrong about it. `dependences`: of each two
+    comparisons that one training set leaves free."""
 
     model: Model
     trainings: tuple[Training, ...]
     warnings: tuple[str, ...]
+    dependences: tuple[Dependence, ...] = ()
 
 
 def random_patterns(
@@ -127,7 +113,7 @@ def chance(
         if comparison.fixed_u and len(said) == width - 1:
             found[name] = np.array([1.0, *said])
             continue
-        found[name] = _shares(np.bincount(levels[:, column], minlength=width))
+        found[name] = shares(np.bincount(levels[:, column], minlength=width))
         first = next(iter(comparison.levels.values()))
         part = first.column or comparison.column or ""
         if first.test == "same" and first.frequencies and part in frequent:
@@ -189,18 +175,23 @@ def fit(
     *,
     records: int | None = None,
     labels: Labels | None = None,
+    drawn: Integers | None = None,
 ) -> Fit:
-    """m by EM, u held. `counted`: pattern -> pairs of rows that were compared.
+    """m by EM, u held, and what declared interactions weigh. `counted`: pattern -> pairs of rows
+    that were compared.
 
     `records`: how many there are, for the prior odds where the model says no `people`. `labels`:
-    teach like other pairs where they are of a training set and the model may link them. Raises
-    QualityError (exit 12) where the pairs cannot teach a comparison.
+    teach like other pairs where they are of a training set and the model may link them. `drawn`:
+    patterns of random pairs, which tell how comparisons depend on each other among pairs of two.
+    Raises QualityError (exit 12) where the pairs cannot teach a comparison.
     """
     of = np.array(list(counted), dtype=np.int64)
     n = np.array(list(counted.values()), dtype=float)
     pairs = _pairs(model, of, n, labels or Labels({}, {}))
+    two = _between(model, np.zeros(0, dtype=np.int64) if drawn is None else drawn)
     names = list(model.comparisons)
     m: dict[str, Floats] = {}
+    depend: dict[Names, Dependence] = {}
     done = []
     sets = trainings(model)
     for title, when in sets:
@@ -208,16 +199,30 @@ def fit(
         some = pairs.where(meets(pairs.levels, [model.numbers(when)]))
         if some.count < FEWEST:
             continue
-        start = {names.index(name): _fall(model.comparisons[name].digits) for name in free}
-        found, share, rounds, likelihood = _em(
-            some, start, {names.index(name): u[name] for name in free}
+        found = em(
+            some,
+            {names.index(name): _fall(model.comparisons[name].digits) for name in free},
+            {names.index(name): u[name] for name in free},
+            [
+                (_crossing(model, each.of), two[each.of].ratio)
+                for each in model.interactions
+                if {*each.of} <= {*free}
+            ],
         )
-        if not np.isfinite(likelihood):
+        if not np.isfinite(found.likelihood):
             raise QualityError(f"EM over the pairs of {title} diverges; see the levels' tests")
         new = [name for name in free if name not in m]
-        m |= {name: found[names.index(name)] for name in new}
+        m |= {name: found.m[names.index(name)] for name in new}
+        for names_of, apart in two.items():
+            if {*names_of} <= {*free} and names_of not in depend:
+                one = _crossing(model, names_of).counted(some.levels, found.belongs)
+                depend[names_of] = dependence(names_of, one, apart, fewest=FEWEST)
         judged = int(some.judged.sum())
-        done.append(Training(title, tuple(new), some.count, rounds, share, likelihood, judged))
+        done.append(
+            Training(
+                title, tuple(new), some.count, found.rounds, found.share, found.likelihood, judged
+            )
+        )
     absent = [name for name in names if name not in m]
     if absent:
         raise QualityError(
@@ -235,10 +240,52 @@ def fit(
             if level != MISSING
         }
     fitted = model.with_levels(found_levels)
+    fitted = fitted.with_interactions({of: each.bits.tolist() for of, each in depend.items()})
     if fitted.people is None and records is not None:
         people = _people(fitted, of, n, records)
         fitted = fitted.model_copy(update={"people": people})
-    return Fit(fitted, tuple(done), tuple(out_of_order(fitted)))
+    depending = tuple(depend.values())
+    warnings = [*out_of_order(fitted), *not_independent(fitted, depending)]
+    return Fit(fitted, tuple(done), tuple(warnings), depending)
+
+
+def _crossing(model: Model, of: Names) -> Crossing:
+    names = list(model.comparisons)
+    first, second = of
+    return Crossing(
+        (names.index(first), names.index(second)),
+        (model.comparisons[first].ranks, model.comparisons[second].ranks),
+    )
+
+
+def _between(model: Model, drawn: Integers) -> dict[Names, Crossed]:
+    """Random pairs by the levels of each two comparisons, those that are declared as they are."""
+    distinct, n = np.unique(drawn, return_counts=True)
+    digits = model.weights.space.decode(distinct)
+    declared = {frozenset(each.of): each.of for each in model.interactions}
+    every = [declared.get(frozenset(of), of) for of in combinations(model.comparisons, 2)]
+    return {of: _crossing(model, of).counted(digits, n.astype(float)) for of in every}
+
+
+def not_independent(model: Model, found: Iterable[Dependence]) -> list[str]:
+    """Comparisons of which two levels weigh much more or less together than their sum, in words;
+    none of those for which the model has an interaction."""
+    declared = {frozenset(each.of) for each in model.interactions}
+    told = []
+    for each in found:
+        at = each.largest
+        if at is None or frozenset(each.of) in declared:
+            continue
+        if abs(each.bits[at]) < MUCH or max(each.one, each.two) < CLEAR:
+            continue
+        levels = [list(model.comparisons[c].levels)[i] for c, i in zip(each.of, at, strict=True)]
+        told.append(
+            f"{' and '.join(each.of)} depend on each other (Cramer's V {each.one:.2f} of one "
+            f"person, {each.two:.2f} of two): {' and '.join(levels)} weigh {each.bits[at]:+.1f} "
+            f"bits besides their sum; join the two, or declare interactions: [{{of: "
+            f"[{', '.join(each.of)}]}}]"
+        )
+    return told
 
 
 def out_of_order(model: Model) -> list[str]:
@@ -255,7 +302,7 @@ def out_of_order(model: Model) -> list[str]:
     return found
 
 
-def _pairs(model: Model, of: Integers, n: Floats, labels: Labels) -> _Pairs:
+def _pairs(model: Model, of: Integers, n: Floats, labels: Labels) -> Pairs:
     """What may teach m: the pairs that the model may link. Those judged are among those counted."""
     one, two = (
         np.array([said.get(pattern, 0) for pattern in of.tolist()], dtype=float)
@@ -263,37 +310,8 @@ def _pairs(model: Model, of: Integers, n: Floats, labels: Labels) -> _Pairs:
     )
     levels = model.weights.space.decode(of)
     weight = labels.weight
-    every = _Pairs(levels, np.maximum(n - one - two, 0.0), weight * one, weight * two, one + two)
+    every = Pairs(levels, np.maximum(n - one - two, 0.0), weight * one, weight * two, one + two)
     return every.where(~meets(levels, model.weights.never) & (n > 0))
-
-
-def _em(
-    pairs: _Pairs, start: Mapping[int, Floats], u: Mapping[int, Floats]
-) -> tuple[dict[int, Floats], float, int, float]:
-    """m of the comparisons (columns of levels) of `u`, the share of pairs of one person among all,
-    rounds, and log-likelihood a pair."""
-    m = {c: np.concatenate([[1.0], start[c]]) for c in u}
-    levels, total = pairs.levels, (pairs.n + pairs.one + pairs.two).sum()
-    two_levels = np.ones(len(levels))
-    for c, of in u.items():
-        two_levels = two_levels * of[levels[:, c]]
-    share, rounds, likelihood = 0.5, 0, 0.0
-    while rounds < ROUNDS:
-        rounds += 1
-        one, two = np.full(len(levels), share), (1 - share) * two_levels
-        for c in u:
-            one = one * m[c][levels[:, c]]
-        either = np.maximum(one + two, TINY)
-        belongs = pairs.n * one / either + pairs.one
-        before, share = share, float(belongs.sum() / total)
-        told = pairs.n * np.log(either) + pairs.one * np.log(np.maximum(one, TINY))
-        told += pairs.two * np.log(np.maximum(two, TINY))
-        likelihood = float(told.sum() / total)
-        for c in u:
-            m[c] = _shares(np.bincount(levels[:, c], belongs, minlength=len(m[c])))
-        if abs(share - before) < ENOUGH:
-            break
-    return m, share, rounds, likelihood
 
 
 def _people(model: Model, of: Integers, n: Floats, records: int) -> int:
@@ -312,12 +330,6 @@ def _people(model: Model, of: Integers, n: Floats, records: int) -> int:
         if abs(people - before) < 0.5:
             break
     return round(people)
-
-
-def _shares(counts: Integers | Floats) -> Floats:
-    """Of levels other than missing, each one's share; missing gets 1, which weighs nothing."""
-    smoothed = np.asarray(counts, dtype=float)[1:] + HALF
-    return np.concatenate([[1.0], smoothed / smoothed.sum()])
 
 
 def _fall(digits: Mapping[str, range]) -> Floats:
@@ -343,6 +355,13 @@ def as_yaml(model: Model) -> str:
         for level, of in comparison.levels.items():
             m, u = (_digits(of.each(which)) for which in SHARES)
             lines.append(f"    {level}: {{m: {m}, u: {u}}}")
+    if model.interactions:
+        lines.append("interactions:")
+    for each in model.interactions:
+        lines += [f"  - of: [{', '.join(each.of)}]", "    bits:"]
+        for level, row in each.bits.items():
+            said = ", ".join(f"{other}: {bits:.2f}" for other, bits in row.items())
+            lines.append(f"      {level}: {{{said}}}")
     return "\n".join(lines)
 
 

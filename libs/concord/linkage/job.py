@@ -388,7 +388,9 @@ def estimated(lake: Lake, model: PersonIndex) -> Fit:
         encoded.blobs.unpersist()
     drawn = estimate.random_patterns(model, sample, blobs.ID)
     u = estimate.chance(model, drawn, blocked.frequent, records=encoded.rows)
-    return estimate.fit(model, counted, u, labels=labels(lake, weight=model.label_weight))
+    return estimate.fit(
+        model, counted, u, labels=labels(lake, weight=model.label_weight), drawn=drawn
+    )
 
 
 def labels(lake: Lake, *, weight: float) -> Labels:
