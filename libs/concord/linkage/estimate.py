@@ -188,7 +188,7 @@ def fit(
     of = np.array(list(counted), dtype=np.int64)
     n = np.array(list(counted.values()), dtype=float)
     pairs = _pairs(model, of, n, labels or Labels({}, {}))
-    two = _between(model, np.zeros(0, dtype=np.int64) if drawn is None else drawn)
+    two = _between(model, np.zeros(0, dtype=np.int64) if drawn is None else drawn, u, records)
     names = list(model.comparisons)
     m: dict[str, Floats] = {}
     depend: dict[Names, Dependence] = {}
@@ -258,13 +258,23 @@ def _crossing(model: Model, of: Names) -> Crossing:
     )
 
 
-def _between(model: Model, drawn: Integers) -> dict[Names, Crossed]:
-    """Random pairs by the levels of each two comparisons, those that are declared as they are."""
-    distinct, n = np.unique(drawn, return_counts=True)
+def _between(
+    model: Model, drawn: Integers, u: Mapping[str, Floats], records: int | None
+) -> dict[Names, Crossed]:
+    """Random pairs of two persons by the levels of each two comparisons, those that are declared as
+    they are.
+
+    A few of the random pairs are of one person. They agree on nearly all, and a few are enough to
+    make rare levels look as if they went together: each counts by its chance to be of two.
+    """
+    distinct, found = np.unique(drawn, return_counts=True)
+    weights = model.weights if model.fitted else provisional(model, u)
+    prior = -np.log2(max(model.people or records or len(drawn), 2))
+    n = found * (1 - probability(weights.of(distinct), prior))
     digits = model.weights.space.decode(distinct)
     declared = {frozenset(each.of): each.of for each in model.interactions}
     every = [declared.get(frozenset(of), of) for of in combinations(model.comparisons, 2)]
-    return {of: _crossing(model, of).counted(digits, n.astype(float)) for of in every}
+    return {of: _crossing(model, of).counted(digits, n) for of in every}
 
 
 def not_independent(model: Model, found: Iterable[Dependence]) -> list[str]:

@@ -174,6 +174,17 @@ def test_what_depends_on_each_other_is_told() -> None:
     assert not [warning for warning in free.warnings if "depend" in warning]
 
 
+def test_random_pairs_of_one_person_do_not_look_like_dependence() -> None:
+    free = world(9, families=0.0, married=0.0)
+    strong = free.one[:15].copy()
+    strong[:, 0] = SAME
+    some = World(free.one, free.two, np.concatenate([free.drawn, strong]))
+    names = [each for each in fitted(FAMILIES, some).dependences if "number" not in each.of]
+    assert max(each.two for each in names) < 0.03
+    found = fitted(depending(FAMILIES, "family", "home"), some).model.interactions[0]
+    assert abs(found.bits["same"]["same"]) < 1.5
+
+
 def test_an_interaction_mends_the_probabilities() -> None:
     seen = world(6)
     without = fitted(FAMILIES, seen).model
