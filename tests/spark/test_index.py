@@ -23,7 +23,7 @@ from concord.lake.session import interpret
 from concord.lake.tables import Lake, Overwrite, Stamp, Transaction
 from concord.linkage import tables
 from concord.linkage.identity import Event, replay
-from concord.linkage.job import Outcome, index, quality_report
+from concord.linkage.job import Outcome, estimated_from, index, measured, quality_report
 from concord.linkage.limits import Bound, Limits
 from concord.linkage.model import PersonIndex, load_person_index
 from concord.linkage.plan import planned, show_plan
@@ -374,6 +374,11 @@ def test_pairs_are_weighed_anew_without_being_compared(archive: Archive) -> None
     assert ssn["exact"].bits > doubtful.comparisons["ssn"].levels["exact"].bits
     anew = all_of(less, rescore=True)
     links = archive.lake.read(tables.LINKS).collect()
+    told = {row["measure"]: row["value"] for row in measured(archive.lake) if row["group"] == "all"}
+    assert told["persons"] == 4
+    assert {*estimated_from(archive.lake)} == {
+        t.name for t in (tables.RECORDS, tables.PATTERNS, tables.PAIRS)
+    }
     whole = all_of(less)
     assert (anew.persons, anew.links) == (whole.persons, whole.links) == (4, 0)
     assert links == archive.lake.read(tables.LINKS).collect()

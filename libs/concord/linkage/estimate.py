@@ -375,7 +375,11 @@ def as_yaml(model: Model) -> str:
     return "\n".join(lines)
 
 
-def _digits(shares: Sequence[float]) -> str:
+def rounded(shares: Sequence[float]) -> list[str]:
     """Short, and exact enough that a comparison's shares add up to 1 and none of them is 1."""
-    said = [f"{min(one, 0.99999999):.8f}" if one > 0.99 else f"{one:.3g}" for one in shares]
+    return [f"{min(one, 0.99999999):.8f}" if one > 0.99 else f"{one:.3g}" for one in shares]
+
+
+def _digits(shares: Sequence[float]) -> str:
+    said = rounded(shares)
     return said[0] if len(said) == 1 else f"[{', '.join(said)}]"

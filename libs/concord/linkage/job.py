@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -391,6 +392,23 @@ def estimated(lake: Lake, model: PersonIndex) -> Fit:
     return estimate.fit(
         model, counted, u, labels=labels(lake, weight=model.label_weight), drawn=drawn
     )
+
+
+def estimated_from(lake: Lake) -> dict[str, int]:
+    """The versions of what `estimated` reads, by the tables' names."""
+    return {**_last_run(lake), **decided(lake)}
+
+
+def measured(lake: Lake, run_id: str | None = None) -> list[dict[str, Any]]:
+    """A run's measures, rows of index/quality; of the last one that has any by default."""
+    if not lake.exists(tables.QUALITY):
+        return []
+    rows = lake.read(tables.QUALITY)
+    if run_id is None:
+        newest = lake.newest(tables.QUALITY)
+        run_id = newest.run_id if newest else ""
+    of_run = rows.where(F.col("run_id") == run_id).orderBy("measure", "group")
+    return [row.asDict() for row in of_run.collect()]
 
 
 def labels(lake: Lake, *, weight: float) -> Labels:

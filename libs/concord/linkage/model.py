@@ -36,7 +36,9 @@ SUM_TOLERANCE = 0.002
 MOST_PATTERNS = 2**62
 
 # What does not change which records are one person.
-NOT_OF_PERSONS = {"churn_limit", "label_weight", "limits", "review"}
+NOT_OF_PERSONS = {
+    "churn_limit", "data_digest", "fitted_on", "label_weight", "limits", "review",
+}  # fmt: skip
 
 Mistake = tuple[Location, str]
 Names = tuple[str, str]
@@ -362,6 +364,12 @@ class Placeholders(Typed):
 class PersonIndex(Model):
     """The whole file."""
 
+    fitted_on: date | None = Setting(
+        default=None, description="business date of the fit; `--estimate --write` says it"
+    )
+    data_digest: str | None = Setting(
+        default=None, description="names the versions of the tables that it was fitted to"
+    )
     people: int = Setting(
         gt=1, description="people whom a record may speak about; the prior odds are 1 to this"
     )
