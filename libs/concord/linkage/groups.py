@@ -20,6 +20,7 @@ from concord.disclosure.profiles import Profile
 from concord.disclosure.suppression import suppress
 from concord.linkage.patterns import Integers
 from concord.linkage.standardise import ORIGIN, STANDARD
+from concord.towns import sizes_by_zip
 
 # Centers for Medicare & Medicaid Services, cell size suppression policy: no cell of 1 to 10.
 CELLS = Profile(minimum=11, source="CMS cell size suppression policy")
@@ -31,7 +32,7 @@ WHOLE: Cell = ("", "")
 
 
 def facts(records: DataFrame) -> DataFrame:
-    """Rows of vault/linkage_records -> one row a record: record_id, feed, role, sex, birth, zip3,
+    """Rows of vault/linkage_records -> one row a record: record_id, feed, role, sex, birth, zip,
     says.
 
     `says`: bit `i` where one of the record's variants has STANDARD's column `i`. Of several values
@@ -44,7 +45,7 @@ def facts(records: DataFrame) -> DataFrame:
     return records.groupBy(*ORIGIN).agg(
         F.max("sex").alias("sex"),
         F.max("birth").alias("birth"),
-        F.substring(F.max("zip"), 1, 3).alias("zip3"),
+        F.max("zip").alias("zip"),
         says.alias("says"),
     )
 
@@ -98,12 +99,21 @@ def attributes(
     found = {
         "sex": origin["sex"],
         "age": pa.chunked_array([age_bands(origin["birth"], as_of)]),
-        "zip3": origin["zip3"],
+        "zip3": pc.utf8_slice_codeunits(origin["zip"], 0, 3),
+        "municipality": municipality_sizes(origin["zip"]),
     }
     if more is not None:
         place = pc.index_in(origin["record_id"], value_set=more["record_id"].combine_chunks())
         found |= {name: more[name].take(place) for name in more.column_names if name != "record_id"}
     return found
+
+
+def municipality_sizes(zips: pa.ChunkedArray) -> pa.ChunkedArray:
+    """How many people the municipality has whose ZIP code it is, such as `10000-49999`; NULL for
+    other codes, of post boxes and other states among them."""
+    known = sizes_by_zip()
+    place = pc.index_in(zips, value_set=pa.array(list(known), pa.string()))
+    return pa.chunked_array([pa.array(list(known.values())).take(place.combine_chunks())])
 
 
 def age_bands(births: pa.ChunkedArray, as_of: date) -> pa.Array:

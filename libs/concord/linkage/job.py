@@ -224,9 +224,14 @@ def _measures(
     model = here.model
     return [
         *report.measures(model, origin, compared, grouped),
-        *report.hold_out(model, origin, compared, as_of=here.run.as_of),
+        *report.hold_out(model, origin, compared, as_of=here.run.as_of, more=_demographics(here)),
         *report.unlinkable(model, origin),
     ]
+
+
+def _demographics(here: Index) -> pa.Table | None:
+    found = inputs.demographics(here.lake, here.found)
+    return None if found is None else found.toArrow()
 
 
 def _check_limits(model: PersonIndex, found: Sequence[Measure]) -> None:
