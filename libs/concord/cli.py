@@ -53,6 +53,7 @@ from concord.linkage.job import (
 from concord.linkage.job import index as build_index
 from concord.linkage.model import FILE as PERSON_INDEX
 from concord.linkage.plan import planned, show_plan
+from concord.linkage.review_commands import PAGES, remove_pages
 from concord.linkage.review_commands import app as review_app
 from concord.linkage.tracked import Made, data_digest
 from concord.products import job as publishing
@@ -466,7 +467,7 @@ def maintain(
     run_id: RunIdOption = None,
     json_logs: JsonLogsOption = False,
 ) -> None:
-    """Compact the lake's tables and remove files that are past their retention."""
+    """Compact the lake's tables; remove files and review pages that are past their retention."""
     deployment = load_deployment(settings, lake=lake)
     options = Options(as_of, run_id, json_logs=json_logs)
     with job("maintain", deployment, options, inputs=lambda spark: None) as current:
@@ -474,7 +475,9 @@ def maintain(
         for upkeep in done:
             files = f"{upkeep.files_before} files, now {upkeep.files_after}"
             current.reporter.say(f"{upkeep.table}: {files}")
-        current.ended(f"{len(done)} tables", tables=len(done))
+        pages = remove_pages(current.run.lake, current.run.clock())
+        current.reporter.say(f"{PAGES}: {pages} old pages removed")
+        current.ended(f"{len(done)} tables", tables=len(done), review_pages_removed=pages)
 
 
 @app.command()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 from collections.abc import Iterator, Sequence
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,14 @@ from pyspark.sql import SparkSession
 
 from concord.agreements import access_log
 from concord.lake.registry import RUNS, Table
-from concord.lake.run import actor
+from concord.lake.run import actor, real_clock
 from concord.lake.session import interpret
 from concord.lake.tables import Overwrite, Stamp, Transaction
 from concord.linkage import job, review_commands, tables
 from concord.linkage.estimate import Labels
 from concord.linkage.model import load_person_index
 from concord.linkage.review import SHOWN, Review, queue
+from concord.linkage.review_commands import remove_pages
 from tests.conftest import ROOT
 from tests.spark.desk import Desk
 
@@ -166,6 +169,19 @@ def test_the_page_lies_in_the_vault_for_its_owner_alone_and_is_noted(desk: Desk)
     assert desk.review("report", "--limit", "1") == 0
     assert C not in page.read_text() and A in page.read_text()
     assert page.stat().st_mode & 0o777 == 0o600
+
+
+def test_old_pages_are_removed_with_the_tables_old_files(desk: QueueDesk) -> None:
+    assert remove_pages(desk.lake, real_clock()) == 0, "there is no folder yet"
+    assert desk.review("report") == 0
+    folder = desk.folder / "lake/vault/review_pages"
+    (folder / "index-0.html").write_text("old")
+    days = tables.REVIEW_QUEUE.retention_days
+    then = time.time() - (days + 1) * 86_400
+    os.utime(folder / "index-0.html", (then, then))
+    assert remove_pages(desk.lake, real_clock()) == 1
+    assert [file.name for file in folder.iterdir() if file.suffix == ".html"] == ["index-1.html"]
+    assert remove_pages(desk.lake, real_clock() + timedelta(days=days + 1)) == 1
 
 
 def test_a_queue_of_other_records_or_another_model_is_not_shown(
