@@ -8,6 +8,9 @@ from datetime import date
 from functools import reduce
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
@@ -17,6 +20,7 @@ from concord.contracts.model import Contract
 from concord.ingest import tables as ingest_tables
 from concord.lake.registry import Table
 from concord.lake.tables import Lake, commits
+from concord.linkage.patterns import Integers
 from concord.linkage.standardise import SOURCES
 
 # What contracts name among identifiers, in codes that they map to standard lists of one name.
@@ -37,12 +41,14 @@ class Codes:
 
 @dataclass(frozen=True)
 class Input:
-    """One feed's identifiers: the version that its last complete delivery left."""
+    """One feed's identifiers: the version that its last complete delivery left. `alone`: roles in
+    which a person has one record at most."""
 
     feed: str
     table: Table
     version: int
     codes: tuple[Codes, ...] = ()
+    alone: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,8 +115,23 @@ def inputs(contracts: Iterable[Contract], deliveries: Iterable[Any]) -> list[Inp
     for contract in contracts:
         table = ingest_tables.identifiers(contract)
         if table is not None and table.name in newest:
-            found.append(Input(contract.feed, table, newest[table.name], codes(contract)))
+            known = codes(contract), alone(contract)
+            found.append(Input(contract.feed, table, newest[table.name], *known))
     return found
+
+
+def alone(contract: Contract) -> tuple[str, ...]:
+    """The roles of which a table of the feed says that a person has one record."""
+    subjects = [subject for source in contract.tables for subject in source.subjects]
+    return tuple(sorted({each.role for each in subjects if each.one_record_per_person}))
+
+
+def sources(found: Iterable[Input], origin: pa.Table) -> Integers:
+    """By row of `origin` (feed, role): the number of the source, of which a person has one record
+    at most; -1 for records of others."""
+    named = pa.array([f"{one.feed}/{role}" for one in found for role in one.alone], pa.string())
+    said = pc.binary_join_element_wise(origin["feed"], origin["role"], "/")
+    return np.asarray(pc.index_in(said, value_set=named).fill_null(-1), dtype=np.int64)
 
 
 def codes(contract: Contract) -> tuple[Codes, ...]:

@@ -315,6 +315,7 @@ def _clusters(
         limit=here.model.component_limit,
         must=bound.must,
         cannot=bound.cannot,
+        alone=inputs.sources(here.found, origin),
     )
 
 
