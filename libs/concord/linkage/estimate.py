@@ -19,7 +19,7 @@ from concord.linkage.compare import patterns
 from concord.linkage.dependence import Crossed, Crossing, Dependence, dependence
 from concord.linkage.em import HALF, ROUNDS, Pairs, em, shares
 from concord.linkage.keys import Sizes
-from concord.linkage.model import SHARES, Model, Names
+from concord.linkage.model import SHARES, Model, Names, Shares
 from concord.linkage.patterns import MISSING, Floats, Integers, Weights, meets, probability
 from concord.linkage.values import Part, Records
 
@@ -189,64 +189,79 @@ def fit(
     n = np.array(list(counted.values()), dtype=float)
     pairs = _pairs(model, of, n, labels or Labels({}, {}))
     two = _between(model, np.zeros(0, dtype=np.int64) if drawn is None else drawn, u, records)
-    names = list(model.comparisons)
-    m: dict[str, Floats] = {}
-    depend: dict[Names, Dependence] = {}
-    done = []
-    sets = trainings(model)
+    taught = _taught(model, pairs, u, two)
+    depend = tuple(taught.depend.values())
+    fitted = model.with_levels(_levels(model, taught.m, u)).with_interactions(
+        {each.of: each.bits.tolist() for each in depend}
+    )
+    if fitted.people is None and records is not None:
+        people = _people(fitted, of, n, records)
+        fitted = fitted.model_copy(update={"people": people})
+    warnings = [*out_of_order(fitted), *not_independent(fitted, depend)]
+    return Fit(fitted, tuple(taught.trainings), tuple(warnings), depend)
+
+
+@dataclass(frozen=True)
+class _Taught:
+    """What training sets have taught: m by comparison, dependences by two of them."""
+
+    m: dict[str, Floats]
+    depend: dict[Names, Dependence]
+    trainings: list[Training]
+
+
+def _taught(
+    model: Model, pairs: Pairs, u: Mapping[str, Floats], two: Mapping[Names, Crossed]
+) -> _Taught:
+    """One EM for each training set. Of what several leave free the first one counts."""
+    names, sets = list(model.comparisons), trainings(model)
+    taught = _Taught({}, {}, [])
     for title, when in sets:
         free = [name for name in names if name not in when]
         some = pairs.where(meets(pairs.levels, [model.numbers(when)]))
         if some.count < FEWEST:
             continue
+        inside = [of for of in two if {*of} <= {*free}]
+        declared = [each.of for each in model.interactions if each.of in inside]
         found = em(
             some,
             {names.index(name): _fall(model.comparisons[name].digits) for name in free},
             {names.index(name): u[name] for name in free},
-            [
-                (_crossing(model, each.of), two[each.of].ratio)
-                for each in model.interactions
-                if {*each.of} <= {*free}
-            ],
+            [(_crossing(model, of), two[of].ratio) for of in declared],
         )
         if not np.isfinite(found.likelihood):
             raise QualityError(f"EM over the pairs of {title} diverges; see the levels' tests")
-        new = [name for name in free if name not in m]
-        m |= {name: found.m[names.index(name)] for name in new}
-        for names_of, apart in two.items():
-            if {*names_of} <= {*free} and names_of not in depend:
-                one = _crossing(model, names_of).counted(some.levels, found.belongs)
-                depend[names_of] = dependence(names_of, one, apart, fewest=FEWEST)
-        judged = int(some.judged.sum())
-        done.append(
-            Training(
-                title, tuple(new), some.count, found.rounds, found.share, found.likelihood, judged
-            )
-        )
-    absent = [name for name in names if name not in m]
-    if absent:
+        new = tuple(name for name in free if name not in taught.m)
+        taught.m.update((name, found.m[names.index(name)]) for name in new)
+        for of in inside:
+            if of not in taught.depend:
+                one = _crossing(model, of).counted(some.levels, found.belongs)
+                taught.depend[of] = dependence(of, one, two[of], fewest=FEWEST)
+        told = (found.rounds, found.share, found.likelihood, int(some.judged.sum()))
+        taught.trainings.append(Training(title, new, some.count, *told))
+    if absent := [name for name in names if name not in taught.m]:
         raise QualityError(
             f"no training set of {FEWEST} pairs or more teaches m of {', '.join(absent)}; there "
             f"are the sets {', '.join(t for t, _ in sets) or 'none'}. Add one to `training` that "
             "leaves them free, or say m and u in the model"
         )
-    found_levels = {}
-    for name in names:
+    return taught
+
+
+def _levels(
+    model: Model, m: Mapping[str, Floats], u: Mapping[str, Floats]
+) -> dict[str, dict[str, tuple[Shares, Shares]]]:
+    """Comparison -> level -> m, u. No m is less than RAREST before they are made to add up to 1."""
+    found = {}
+    for name, comparison in model.comparisons.items():
         known = np.maximum(m[name][1:], RAREST)
         known = known / known.sum()
-        found_levels[name] = {
+        found[name] = {
             level: (_said(known, at), _said(u[name][1:], at))
-            for level, at in model.comparisons[name].digits.items()
+            for level, at in comparison.digits.items()
             if level != MISSING
         }
-    fitted = model.with_levels(found_levels)
-    fitted = fitted.with_interactions({of: each.bits.tolist() for of, each in depend.items()})
-    if fitted.people is None and records is not None:
-        people = _people(fitted, of, n, records)
-        fitted = fitted.model_copy(update={"people": people})
-    depending = tuple(depend.values())
-    warnings = [*out_of_order(fitted), *not_independent(fitted, depending)]
-    return Fit(fitted, tuple(done), tuple(warnings), depending)
+    return found
 
 
 def _crossing(model: Model, of: Names) -> Crossing:
