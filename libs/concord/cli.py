@@ -36,14 +36,27 @@ from concord.lake.lineage import lineage as trace
 from concord.lake.locks import Locks
 from concord.lake.maintain import maintain as maintain_tables
 from concord.lake.registry import DELIVERIES
+from concord.lake.run import Run
 from concord.lake.session import shared, start, stop
 from concord.lake.storage import Storage
 from concord.lake.tables import Lake
+from concord.linkage import model_file, tracked
 from concord.linkage.estimate import as_yaml
-from concord.linkage.job import How, decided, estimated, input_versions, quality_report
+from concord.linkage.job import (
+    How,
+    decided,
+    estimated,
+    estimated_from,
+    input_versions,
+    measured,
+    quality_report,
+)
 from concord.linkage.job import index as build_index
+from concord.linkage.model import FILE as PERSON_INDEX
 from concord.linkage.plan import planned, show_plan
+from concord.linkage.review_commands import PAGES, remove_pages
 from concord.linkage.review_commands import app as review_app
+from concord.linkage.tracked import Made, data_digest
 from concord.products import job as publishing
 from concord.reporting import Reporter
 from concord.studies import job as studies
@@ -153,6 +166,13 @@ def index(
         Path | None,
         typer.Option(help="Only write the measures of all runs as a page (HTML) into this file."),
     ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(help="With --estimate: write conf/person_index.yaml as fitted to this file."),
+    ] = None,
+    track: Annotated[
+        bool, typer.Option(help="Log the model file and measures, of a run or a fit, to MLflow.")
+    ] = False,
     rescore: Annotated[
         bool,
         typer.Option(help="Weigh the last run's pairs by conf/person_index.yaml as it is now."),
@@ -172,6 +192,8 @@ def index(
     json_logs: JsonLogsOption = False,
 ) -> None:
     """Recognise the same person across agencies: person ids, crosswalk, events."""
+    if write is not None and not estimate:
+        raise UsageError("--write needs --estimate: what is to be written is fitted")
     deployment = load_deployment(settings, lake=lake)
     model = deployment.person_index
     if estimate or plan or report is not None:
@@ -185,8 +207,7 @@ def index(
                 report.write_text(quality_report(there, model), encoding="utf-8")
                 print(f"wrote {report}")
             else:
-                fit = estimated(there, model)
-                print("\n".join([as_yaml(fit.model), *(f"# {told}" for told in fit.warnings)]))
+                _fit(there, deployment, Options(as_of, run_id), write=write, track=track)
         finally:
             stop(spark)
         return
@@ -217,10 +238,46 @@ def index(
         current.reporter.say(f"index: {outcome.message}")
         for example in outcome.examples:
             current.reporter.say(f"  {example}")
+        if track and outcome.done:
+            _track(current.run, deployment)
         facts = {**asdict(outcome), "model_version": model.model_version}
         facts |= {name: dict(facts[name]) for name in ("events", "moved")}
         del facts["done"], facts["examples"]
         current.ended(outcome.message, **facts)
+
+
+def _track(run: Run, deployment: Deployment) -> None:
+    """Logs a run of the index to MLflow; not a dry one, which has measured nothing to keep."""
+    if not run.dry_run:
+        text = (deployment.settings.conf / PERSON_INDEX).read_text(encoding="utf-8")
+        read = run.tally.read
+        made = Made("index", deployment.person_index, text, read, run.as_of, run.run_id)
+        tracked.track(deployment.settings, made, measures=measured(run.lake, run.run_id))
+
+
+def _fit(
+    lake: Lake, deployment: Deployment, options: Options, *, write: Path | None, track: bool
+) -> None:
+    """Fits the person index's model to the last run, and says, writes and logs what came of it."""
+    model, read = deployment.person_index, estimated_from(lake)
+    fit = estimated(lake, model)
+    print("\n".join([as_yaml(fit.model), *(f"# {told}" for told in fit.warnings)]))
+    fitted = model.model_copy(
+        update={
+            "comparisons": fit.model.comparisons,
+            "interactions": fit.model.interactions,
+            "fitted_on": options.day,
+            "data_digest": data_digest(read),
+        }
+    )
+    text = model_file.written(deployment.settings.conf / PERSON_INDEX, fitted)
+    if write is not None:
+        write.write_text(text, encoding="utf-8")
+        print(f"# wrote {write}")
+    if track:
+        made = Made("fit", fitted, text, read, options.day, options.run_id or "")
+        logged = tracked.track(deployment.settings, made, measures=measured(lake), fit=fit)
+        print(f"# MLflow run {logged}")
 
 
 @app.command()
@@ -416,7 +473,7 @@ def maintain(
     run_id: RunIdOption = None,
     json_logs: JsonLogsOption = False,
 ) -> None:
-    """Compact the lake's tables and remove files that are past their retention."""
+    """Compact the lake's tables; remove files and review pages that are past their retention."""
     deployment = load_deployment(settings, lake=lake)
     options = Options(as_of, run_id, json_logs=json_logs)
     with job("maintain", deployment, options, inputs=lambda spark: None) as current:
@@ -424,7 +481,9 @@ def maintain(
         for upkeep in done:
             files = f"{upkeep.files_before} files, now {upkeep.files_after}"
             current.reporter.say(f"{upkeep.table}: {files}")
-        current.ended(f"{len(done)} tables", tables=len(done))
+        pages = remove_pages(current.run.lake, current.run.clock())
+        current.reporter.say(f"{PAGES}: {pages} old pages removed")
+        current.ended(f"{len(done)} tables", tables=len(done), review_pages_removed=pages)
 
 
 @app.command()

@@ -36,8 +36,11 @@ from concord.lake.registry import DELIVERIES
 from concord.lake.run import running
 from concord.lake.session import start
 from concord.lake.tables import Lake
+from concord.linkage import inputs
 from concord.linkage import job as index_job
+from concord.linkage.index import Index
 from concord.linkage.quality import b_cubed, pairwise
+from concord.linkage.review_commands import ON_PAGE, report_queue
 from concord.linkage.tables import CROSSWALK
 from concord.privacy.keys import vault_key
 from concord.products import job as product_job
@@ -54,8 +57,8 @@ ROUNDS = (date(2025, 4, 30), date(2025, 5, 31), date(2025, 6, 30), date(2025, 7,
 # Seconds on two cores, 240 together: who makes a stage dearer makes another cheaper. On a slower
 # machine all are above in one proportion.
 BUDGET = {
-    "synthesize": 6, "start Spark": 4, "ingest, all": 100, "index, all": 50, "study": 15,
-    "train": 40, "score": 9, "publish": 7, "show": 7, "judge": 2,
+    "synthesize": 6, "start Spark": 4, "ingest, all": 97, "index, all": 50, "study": 15,
+    "train": 40, "score": 9, "publish": 7, "show": 7, "judge": 2, "pages": 3,
 }  # fmt: skip
 
 console = Console(highlight=False)
@@ -120,6 +123,8 @@ def demo(
             _show(spark, deployment)
         with _timed(seconds, "judge"):
             judged = _judge(spark, deployment, folder)
+        with _timed(seconds, "pages"):
+            _pages(spark, deployment, folder, reporter)
     finally:
         spark.stop()
     _show_seconds(seconds)
@@ -254,6 +259,20 @@ def _judge(spark: SparkSession, deployment: Deployment, folder: Path) -> dict[st
         "b_cubed_precision": round(cubed.precision, 4),
         "b_cubed_recall": round(cubed.recall, 4),
     }
+
+
+def _pages(spark: SparkSession, deployment: Deployment, folder: Path, reporter: Reporter) -> None:
+    """What a steward works through, and how good the index says it is, as pages to open."""
+    on, model = _permitted(deployment)().date(), deployment.person_index
+    matched = inputs.matched(deployment.contracts, model.leave_out)
+    permitted = inputs.permission(matched, deployment.mous, on)
+    console.print("\n[bold]Pages of the index[/]")
+    with _stage(deployment, "review report", ROUNDS[-1], spark, reporter) as run:
+        report_queue(Index(run, model, permitted, ()), ON_PAGE)
+        console.print(f"  review: {run.tally.message}", soft_wrap=True)
+        quality = folder / "quality.html"
+        quality.write_text(index_job.quality_report(run.lake, model), encoding="utf-8")
+    console.print(f"  quality: {quality}", soft_wrap=True)
 
 
 def _show(spark: SparkSession, deployment: Deployment) -> None:

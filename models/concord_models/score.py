@@ -21,6 +21,7 @@ import pandas as pd
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from concord import tracking
 from concord.agreements import access_log
 from concord.agreements.decision import Decision, Request
 from concord.agreements.dula import Dula
@@ -36,15 +37,15 @@ from concord.lake.tables import Lake, ReplaceWhere, Transaction, Written, commit
 from concord.privacy.wrapping import agreement_key
 from concord.studies.returning import OWN_ID, own_ids
 from concord.studies.tables import folder
+from concord.tracking import Registered
 from concord_models import scorer as scorers
-from concord_models import studies, tracking
+from concord_models import studies
 from concord_models.churn import cohort
 from concord_models.churn.cohort import AS_OF, CASE, DUE
 from concord_models.churn.features import COLUMNS, OFFICE, features
 from concord_models.scorer import Scorer
 from concord_models.specification import ModelSpec, load_models
 from concord_models.studies import Held
-from concord_models.tracking import Registered
 
 CASES = "dta_snap.cases"
 ROLE = "case"
@@ -157,7 +158,7 @@ def score(
         expires,
         decision.policy_digest,
         spec.cohort.model_dump(),
-        tracking.code_digest(),
+        tracking.code_digest(Path(__file__).parent),
     )
     if run.dry_run:
         message = f"{champion.name} version {champion.version} may be applied until {expires}"

@@ -25,6 +25,7 @@ import pandas as pd
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
+from concord import tracking
 from concord.agreements import access_log
 from concord.agreements.decision import Decision, Request
 from concord.agreements.dula import Dula
@@ -34,14 +35,14 @@ from concord.errors import UsageError
 from concord.lake import run as runs
 from concord.lake.points import reach
 from concord.lake.run import Run
-from concord_models import evaluation, fitting, plots, studies, tracking
+from concord.tracking import Store
+from concord_models import evaluation, fitting, plots, studies
 from concord_models.churn import cohort
 from concord_models.churn.features import AUDIT, AUDIT_COLUMNS, COLUMNS, audit, features
 from concord_models.fitting import Slice, Trial
 from concord_models.scorer import Scorer, matrix
 from concord_models.specification import ModelSpec
 from concord_models.studies import Held
-from concord_models.tracking import Store
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def inputs_digest(as_of: date, spec: ModelSpec, held: Held, decision: Decision) 
         held.by_name,
         decision.policy_digest,
         decision.expires,
-        tracking.code_digest(),
+        tracking.code_digest(Path(__file__).parent),
     )
 
 
@@ -236,7 +237,7 @@ def _fit_and_log(
     store.end_interrupted(experiment, inputs)
     mlflow = store.mlflow
     tags = {
-        **tracking.origin(),
+        **tracking.origin(Path(__file__).parent),
         tracking.INPUTS: inputs,
         tracking.RUN_ID: run.run_id,
         tracking.AGREEMENTS: dula.id,

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
-from concord.errors import ConcordError, UsageError
+from concord.errors import ConcordError, QualityError, UsageError
 from concord.linkage import pairwise
 from tests.bench.engine_side import STEPS, WRITE, Job, Run
 from tests.bench.persons import write_persons, write_skewed
@@ -35,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "tests" / "bench" / "linkage.yaml"
 START, END = "<!-- linkage:start -->", "<!-- linkage:end -->"
 RECORDS, FULL, REPETITIONS, MEMORY = "1000000", 5_000_000, 3, "6g"
+HISTORIES, HISTORY_TEST = 500, ROOT / "tests" / "unit" / "linkage" / "test_identity.py"
 # Of records, how many get one name and birth date in the skewed run.
 SKEW = 0.02
 # Pairs of each block that teach Splink: with more, F1 at 1,000,000 records stayed 0.9919 and the
@@ -122,6 +124,9 @@ def linkage(
     ] = REPETITIONS,
     skew: Annotated[bool, typer.Option(help="Also a run on skewed records.")] = True,
     splink: Annotated[bool, typer.Option(help="Also Splink, which needs a network once.")] = True,
+    histories: Annotated[
+        int, typer.Option(help="Generated histories of the index to check first; 0: none.")
+    ] = HISTORIES,
     memory: Annotated[str, typer.Option(help="Memory of the Spark driver.")] = MEMORY,
     out: Annotated[Path, typer.Option(help="Folder of the JSON and of what is made.")] = Path(
         "build/bench"
@@ -131,6 +136,9 @@ def linkage(
     ),
 ) -> None:
     """Measure the linkage engine, and Splink beside it, on invented people."""
+    if histories:
+        console.print(f"{histories:,} histories of the index", end=": ")
+        console.print(f"as the oracle says, {checked_histories(histories):.0f} s")
     sizes = sorted({*sizes_of(records), *([FULL] if full else [])})
     results = Linkage(
         datetime.now(UTC).date().isoformat(),
@@ -155,6 +163,25 @@ def linkage(
     docs.write_text(between_markers(docs.read_text(), markdown(results), START, END))
     console.print(Markdown(markdown(results)))
     console.print(f"written: {out / 'linkage.json'}, {docs}")
+
+
+def checked_histories(count: int, test: Path = HISTORY_TEST) -> float:
+    """Seconds in which persons over so many generated histories were what the oracle says (`test`).
+
+    Raises QualityError (exit 12) with what the test says where they were not.
+    """
+    begin = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-k", "history", str(test)],
+        env={**os.environ, "INDEX_HISTORIES": str(count)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise QualityError(f"the index's histories: {done.stdout[-2000:]}")
+    return time.perf_counter() - begin
 
 
 # --- measuring -----------------------------------------------------------------------------------

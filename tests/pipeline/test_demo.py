@@ -49,6 +49,9 @@ def test_the_demo_loads_every_feed_and_says_what_it_rejected(demo: Demo) -> None
     assert "adds up to" in demo.output, "the faulty delivery's reason"
     assert "replaces sequence 2" in (ledger := json.dumps(reasons(demo))), ledger
     assert "Seconds per stage" in demo.output
+    (review,) = (demo.lake / "vault/review_pages").glob("*.html")
+    assert review.name in demo.output
+    assert "doctype" in (demo.home / "data/demo/quality.html").read_text()[:20]
     assert sum(BUDGET.values()) <= 240
     stages = {stage.partition(" ")[0] for stage in demo.summary["seconds"]}
     assert stages == {name.partition(" ")[0].strip(",") for name in BUDGET}, "each has a budget"

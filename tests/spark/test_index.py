@@ -15,7 +15,7 @@ from concord.errors import QualityError, RefusedError, UsageError
 from concord.lake import points
 from concord.lake.session import interpret
 from concord.linkage import tables
-from concord.linkage.job import Outcome, quality_report
+from concord.linkage.job import Outcome, estimated_from, measured, quality_report
 from concord.linkage.limits import Bound, Limits
 from concord.linkage.model import load_person_index
 from concord.linkage.plan import planned, show_plan
@@ -249,6 +249,11 @@ def test_pairs_are_weighed_anew_without_being_compared(archive: Archive) -> None
     assert ssn["exact"].bits > doubtful.comparisons["ssn"].levels["exact"].bits
     anew = all_of(less, rescore=True)
     links = archive.lake.read(tables.LINKS).collect()
+    told = {row["measure"]: row["value"] for row in measured(archive.lake) if row["group"] == "all"}
+    assert told["persons"] == 4
+    assert {*estimated_from(archive.lake)} == {
+        t.name for t in (tables.RECORDS, tables.PATTERNS, tables.PAIRS)
+    }
     whole = all_of(less)
     assert (anew.persons, anew.links) == (whole.persons, whole.links) == (4, 0)
     assert links == archive.lake.read(tables.LINKS).collect()

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from concord import tracking
 from concord.agreements import access_log
 from concord.agreements.access_log import ACCESS_LOG
 from concord.cli import Deployment, load_deployment
@@ -31,7 +32,6 @@ from concord.reporting import Reporter
 from concord.settings import Keys
 from concord.studies.tables import StudyTable, of_agreement
 from concord_models import score as scoring
-from concord_models import tracking
 from concord_models import train as training
 from concord_models.churn import cohort, features
 from concord_models.specification import ModelSpec, load_models

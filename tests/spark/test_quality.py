@@ -10,6 +10,7 @@ from pyspark.sql import SparkSession
 
 from concord.linkage import report, tables
 from concord.linkage.groups import facts
+from concord.linkage.inputs import Codes, standard
 from concord.linkage.intervals import Share
 from concord.linkage.model import load_person_index
 from concord.linkage.report import ALL, Measure
@@ -50,12 +51,37 @@ def test_a_record_is_one_row_of_what_its_variants_say(spark: SparkSession) -> No
         mine = [r for r in ROWS if r["record_id"] == row["record_id"]]
         oracle = {name for r in mine for name in bits if r.get(name) is not None}
         assert {name for i, name in enumerate(bits) if row["says"] >> i & 1} == oracle
-    assert [(row["sex"], row["birth"], row["zip3"]) for row in found] == [
-        ("F", None, "021"),
+    assert [(row["sex"], row["birth"], row["zip"]) for row in found] == [
+        ("F", None, "02139"),
         (None, date(1990, 1, 2), "02"),
         (None, None, None),
     ]
     assert [row["feed"] for row in found] == ["snap", "wages", "wages"]
+
+
+def test_race_and_language_are_told_in_standard_codes(spark: SparkSession) -> None:
+    codes = [
+        Codes("race", "pupils", "student", {"04": "unknown", "05": "white"}, None),
+        Codes("language", "pupils", "student", {"eng": "eng"}, "other"),
+        Codes("race", "staff", "teacher", {"05": "black"}, None),
+    ]
+    columns = ["record_id", "kind", "source_table", "role", "race", "ethnicity", "language"]
+    rows = [
+        ("a", "person", "pupils", "student", "05", "x", "eng"),
+        ("b", "person", "pupils", "student", "04", None, "kea"),
+        ("c", "person", "staff", "teacher", "05", None, "eng"),
+        ("d", "person", "pupils", "student", None, None, None),
+        ("d", "person", "pupils", "student", "99", None, None),
+        ("e", "entity", "pupils", "student", "05", None, None),
+    ]
+    frame = spark.createDataFrame(rows, ", ".join(f"{name} string" for name in columns))
+    found = standard(frame, codes).orderBy("record_id").collect()
+    assert [tuple(row) for row in found] == [
+        ("a", "white", None, "eng"),
+        ("b", None, None, "other"),
+        ("c", "black", None, None),
+        ("d", None, None, None),
+    ]
 
 
 def test_measures_are_rows_of_quality(spark: SparkSession) -> None:

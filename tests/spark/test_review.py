@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 from collections.abc import Iterator, Sequence
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,14 @@ from pyspark.sql import SparkSession
 
 from concord.agreements import access_log
 from concord.lake.registry import RUNS, Table
-from concord.lake.run import actor
+from concord.lake.run import actor, real_clock
 from concord.lake.session import interpret
 from concord.lake.tables import Overwrite, Stamp, Transaction
-from concord.linkage import review_commands, tables
+from concord.linkage import job, review_commands, tables
+from concord.linkage.estimate import Labels
 from concord.linkage.model import load_person_index
 from concord.linkage.review import SHOWN, Review, queue
+from concord.linkage.review_commands import remove_pages
 from tests.conftest import ROOT
 from tests.spark.desk import Desk
 
@@ -172,6 +176,19 @@ def test_the_page_lies_in_the_vault_for_its_owner_alone_and_is_noted(desk: Desk)
     assert page.stat().st_mode & 0o777 == 0o600
 
 
+def test_old_pages_are_removed_with_the_tables_old_files(desk: QueueDesk) -> None:
+    assert remove_pages(desk.lake, real_clock()) == 0, "there is no folder yet"
+    assert desk.review("report") == 0
+    folder = desk.folder / "lake/vault/review_pages"
+    (folder / "index-0.html").write_text("old")
+    days = tables.REVIEW_QUEUE.retention_days
+    then = time.time() - (days + 1) * 86_400
+    os.utime(folder / "index-0.html", (then, then))
+    assert remove_pages(desk.lake, real_clock()) == 1
+    assert [file.name for file in folder.iterdir() if file.suffix == ".html"] == ["index-1.html"]
+    assert remove_pages(desk.lake, real_clock() + timedelta(days=days + 1)) == 1
+
+
 def test_a_queue_of_other_records_or_another_model_is_not_shown(
     desk: QueueDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,3 +204,13 @@ def test_a_queue_of_other_records_or_another_model_is_not_shown(
     desk.write(tables.REVIEW_QUEUE, [], run_id="index-2")
     assert desk.review("report") == 0 and "nothing to review" in desk.out
     assert not (desk.folder / "lake/vault/review_pages").exists()
+
+
+def test_decisions_teach_with_the_patterns_of_their_pairs(desk: QueueDesk) -> None:
+    assert job.labels(desk.lake, weight=3.0) == Labels({}, {}, 3.0)
+    for pair, verdict in [((C, D), "must-link"), ((A, B), "cannot-link"), ((A, C), "cannot-link")]:
+        given = ["--left", pair[0], "--right", pair[1], "--verdict", verdict]
+        assert desk.review("decide", *given, "--reason", "I know them") == 0
+    (_, _, never, _), (_, _, doubt, _) = desk.pairs
+    assert job.labels(desk.lake, weight=3.0) == Labels({doubt: 1}, {never: 1}, 3.0)
+    assert job.labels(desk.lake, weight=0.0) == Labels({}, {}, 0.0)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from concord.cli import exit_code_of
-from concord.errors import UsageError
+from concord.errors import QualityError, UsageError
 from concord.ingest import job
 from concord.ingest import stage as staging
 from concord.ingest.rules import declared_rules
@@ -47,6 +47,17 @@ from tests.bench.report import (
     write_docs,
     write_json,
 )
+
+
+def test_histories_are_checked_and_a_wrong_one_is_told(tmp_path: Path) -> None:
+    test = tmp_path / "test_of.py"
+    told = "import os\n\ndef test_a_history():\n    assert os.environ['INDEX_HISTORIES'] == '{}'\n"
+    test.write_text(told.format(7))
+    assert linkage.checked_histories(7, test) > 0
+    test.write_text(told.format(8))
+    with pytest.raises(QualityError, match="test_a_history"):
+        linkage.checked_histories(7, test)
+
 
 RESULTS = Results(
     "2025-06-01",

@@ -178,12 +178,21 @@ class Subject(Typed):
     people, who are matched across agencies, and `entity` for what only groups them (a case, a
     household). `identifiers` maps names of IDENTIFIERS to columns; a table that gives it (even
     empty) writes the subject to the vault, one without it only refers to the subject.
+    `one_record_per_person`: the agency sees to it that a person has one key only in this role; the
+    person index then keeps two of its records apart.
     """
 
     role: str
     kind: Literal["person", "entity"] = "person"
     key: tuple[str, ...]
     identifiers: dict[str, str | tuple[str, ...]] | None = None
+    one_record_per_person: bool = False
+
+    @model_validator(mode="after")
+    def _a_person_has_records(self) -> Subject:
+        if self.one_record_per_person and self.kind != "person":
+            raise ValueError("one_record_per_person is said of persons; remove it")
+        return self
 
     @model_validator(mode="after")
     def _known_identifiers(self) -> Subject:

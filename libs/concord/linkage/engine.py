@@ -271,7 +271,7 @@ def link(records: DataFrame, model: Model, *, id: str = "id", unique: bool = Fal
     encoded = encode(records, model, id=id)
     blocked = block(spark, encoded, model)
     how = matching(model, blocked)
-    u = None
+    u, drawn = None, None
     if not model.fitted:
         drawn = estimate.random_patterns(model, sample(encoded, blocked.common), ID)
         u = estimate.chance(model, drawn, blocked.frequent, records=encoded.rows)
@@ -282,7 +282,7 @@ def link(records: DataFrame, model: Model, *, id: str = "id", unique: bool = Fal
     counts = tallied(found)
     fit = None
     if u is not None:
-        fit = estimate.fit(model, counted(counts), u, records=encoded.rows)
+        fit = estimate.fit(model, counted(counts), u, records=encoded.rows, drawn=drawn)
         model = fit.model
     ids = records.select(F.col(id).alias(ID))
     return Linked(model, fit, blocked, found, counts, ids, encoded, unique)

@@ -2,28 +2,33 @@
 
 Method: Fellegi and Sunter (1969); EM as in Winkler (1988) and Jaro (1989), in several trainings as
 Splink does: pairs that agree on some comparisons teach the m of the others. u is held while m is
-sought. What the model never links is no pair of one person.
+sought. What the model never links is no pair of one person. Pairs of which a steward has said what
+they are take part as such (Larsen and Rubin 2001; Enamorado, Fifield and Imai 2019).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from concord.errors import QualityError
 from concord.linkage.compare import patterns
+from concord.linkage.dependence import Crossed, Crossing, Dependence, dependence
+from concord.linkage.em import HALF, ROUNDS, Pairs, em, shares
 from concord.linkage.keys import Sizes
-from concord.linkage.model import SHARES, Model
+from concord.linkage.model import SHARES, Model, Names, Shares
 from concord.linkage.patterns import MISSING, Floats, Integers, Weights, meets, probability
 from concord.linkage.values import Part, Records
 
 RANDOM_PAIRS = 1_000_000
-ROUNDS, ENOUGH = 500, 1e-9
 # Fewer pairs teach nothing.
 FEWEST = 100
-HALF = 0.5  # added to each level's count, so that what was not seen is rare and not impossible
+# Bits by which two levels may miss their sum, and Cramer's V, before one is told. Less V is seen
+# where nothing depends: pairs that differ in much are not taken for one person.
+MUCH, CLEAR = 2.0, 0.1
 # What the pairs at hand did not show, such as a wrong sex, agencies still do now and then.
 RAREST = 0.002
 
@@ -31,7 +36,8 @@ RAREST = 0.002
 @dataclass(frozen=True)
 class Training:
     """One EM: which comparisons it taught from how many pairs, in how many rounds, and the share
-    of them that it takes for pairs of one person. `likelihood`: log-likelihood (natural) a pair."""
+    of them that it takes for pairs of one person. `likelihood`: log-likelihood (natural) a pair.
+    `labelled`: how many of the pairs somebody has judged."""
 
     on: str
     taught: tuple[str, ...]
@@ -39,15 +45,34 @@ class Training:
     rounds: int
     share: float
     likelihood: float
+    labelled: int = 0
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Pairs that somebody has judged, among those that were compared: pattern -> pairs.
+
+    `one`: those of one person; `two`: of two. Each counts as `weight` pairs. With a weight of 1 it
+    biases nothing if the judged pairs were chosen by what they agree on. A heavier weight trusts
+    them more than the other pairs, and then what was looked at matters (Enamorado, Fifield, Imai,
+    "Using a Probabilistic Model to Assist Merging of Large-Scale Administrative Records", American
+    Political Science Review 113(2), 2019).
+    """
+
+    one: Mapping[int, int]
+    two: Mapping[int, int]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted model, how it came about, and what looks wrong about it."""
+    """A fitted model, how it came about, and what looks wrong about it. `dependences`: of each two
+    comparisons that one training set leaves free."""
 
     model: Model
     trainings: tuple[Training, ...]
     warnings: tuple[str, ...]
+    dependences: tuple[Dependence, ...] = ()
 
 
 def random_patterns(
@@ -88,7 +113,7 @@ def chance(
         if comparison.fixed_u and len(said) == width - 1:
             found[name] = np.array([1.0, *said])
             continue
-        found[name] = _shares(np.bincount(levels[:, column], minlength=width))
+        found[name] = shares(np.bincount(levels[:, column], minlength=width))
         first = next(iter(comparison.levels.values()))
         part = first.column or comparison.column or ""
         if first.test == "same" and first.frequencies and part in frequent:
@@ -144,57 +169,148 @@ def trainings(model: Model) -> list[tuple[str, dict[str, tuple[str, ...]]]]:
 
 
 def fit(
-    model: Model, counted: Mapping[int, int], u: Mapping[str, Floats], *, records: int | None = None
+    model: Model,
+    counted: Mapping[int, int],
+    u: Mapping[str, Floats],
+    *,
+    records: int | None = None,
+    labels: Labels | None = None,
+    drawn: Integers | None = None,
 ) -> Fit:
-    """m by EM, u held. `counted`: pattern -> pairs of rows that were compared.
+    """m by EM, u held, and what declared interactions weigh. `counted`: pattern -> pairs of rows
+    that were compared.
 
-    `records`: how many there are, for the prior odds where the model says no `people`. Raises
-    QualityError (exit 12) where the pairs cannot teach a comparison.
+    `records`: how many there are, for the prior odds where the model says no `people`. `labels`:
+    teach like other pairs where they are of a training set and the model may link them. `drawn`:
+    patterns of random pairs, which tell how comparisons depend on each other among pairs of two.
+    Raises QualityError (exit 12) where the pairs cannot teach a comparison.
     """
     of = np.array(list(counted), dtype=np.int64)
     n = np.array(list(counted.values()), dtype=float)
-    levels = model.weights.space.decode(of)
-    n = np.where(meets(levels, model.weights.never), 0.0, n)
-    names = list(model.comparisons)
-    m: dict[str, Floats] = {}
-    done = []
-    sets = trainings(model)
+    pairs = _pairs(model, of, n, labels or Labels({}, {}))
+    two = _between(model, np.zeros(0, dtype=np.int64) if drawn is None else drawn, u, records)
+    taught = _taught(model, pairs, u, two)
+    depend = tuple(taught.depend.values())
+    fitted = model.with_levels(_levels(model, taught.m, u)).with_interactions(
+        {each.of: each.bits.tolist() for each in depend}
+    )
+    if fitted.people is None and records is not None:
+        people = _people(fitted, of, n, records)
+        fitted = fitted.model_copy(update={"people": people})
+    warnings = [*out_of_order(fitted), *not_independent(fitted, depend)]
+    return Fit(fitted, tuple(taught.trainings), tuple(warnings), depend)
+
+
+@dataclass(frozen=True)
+class _Taught:
+    """What training sets have taught: m by comparison, dependences by two of them."""
+
+    m: dict[str, Floats]
+    depend: dict[Names, Dependence]
+    trainings: list[Training]
+
+
+def _taught(
+    model: Model, pairs: Pairs, u: Mapping[str, Floats], two: Mapping[Names, Crossed]
+) -> _Taught:
+    """One EM for each training set. Of what several leave free the first one counts."""
+    names, sets = list(model.comparisons), trainings(model)
+    taught = _Taught({}, {}, [])
     for title, when in sets:
         free = [name for name in names if name not in when]
-        inside = meets(levels, [model.numbers(when)]) & (n > 0)
-        pairs = n[inside].sum()
-        if pairs < FEWEST:
+        some = pairs.where(meets(pairs.levels, [model.numbers(when)]))
+        if some.count < FEWEST:
             continue
-        start = {names.index(name): _fall(model.comparisons[name].digits) for name in free}
-        found, share, rounds, likelihood = _em(
-            levels[inside], n[inside], start, {names.index(name): u[name] for name in free}
+        inside = [of for of in two if {*of} <= {*free}]
+        declared = [each.of for each in model.interactions if each.of in inside]
+        found = em(
+            some,
+            {names.index(name): _fall(model.comparisons[name].digits) for name in free},
+            {names.index(name): u[name] for name in free},
+            [(_crossing(model, of), two[of].ratio) for of in declared],
         )
-        if not np.isfinite(likelihood):
+        if not np.isfinite(found.likelihood):
             raise QualityError(f"EM over the pairs of {title} diverges; see the levels' tests")
-        new = [name for name in free if name not in m]
-        m |= {name: found[names.index(name)] for name in new}
-        done.append(Training(title, tuple(new), int(pairs), rounds, share, likelihood))
-    absent = [name for name in names if name not in m]
-    if absent:
+        new = tuple(name for name in free if name not in taught.m)
+        taught.m.update((name, found.m[names.index(name)]) for name in new)
+        for of in inside:
+            if of not in taught.depend:
+                one = _crossing(model, of).counted(some.levels, found.belongs)
+                taught.depend[of] = dependence(of, one, two[of], fewest=FEWEST)
+        told = (found.rounds, found.share, found.likelihood, int(some.judged.sum()))
+        taught.trainings.append(Training(title, new, some.count, *told))
+    if absent := [name for name in names if name not in taught.m]:
         raise QualityError(
             f"no training set of {FEWEST} pairs or more teaches m of {', '.join(absent)}; there "
             f"are the sets {', '.join(t for t, _ in sets) or 'none'}. Add one to `training` that "
             "leaves them free, or say m and u in the model"
         )
-    found_levels = {}
-    for name in names:
+    return taught
+
+
+def _levels(
+    model: Model, m: Mapping[str, Floats], u: Mapping[str, Floats]
+) -> dict[str, dict[str, tuple[Shares, Shares]]]:
+    """Comparison -> level -> m, u. No m is less than RAREST before they are made to add up to 1."""
+    found = {}
+    for name, comparison in model.comparisons.items():
         known = np.maximum(m[name][1:], RAREST)
         known = known / known.sum()
-        found_levels[name] = {
+        found[name] = {
             level: (_said(known, at), _said(u[name][1:], at))
-            for level, at in model.comparisons[name].digits.items()
+            for level, at in comparison.digits.items()
             if level != MISSING
         }
-    fitted = model.with_levels(found_levels)
-    if fitted.people is None and records is not None:
-        people = _people(fitted, of, n, records)
-        fitted = fitted.model_copy(update={"people": people})
-    return Fit(fitted, tuple(done), tuple(out_of_order(fitted)))
+    return found
+
+
+def _crossing(model: Model, of: Names) -> Crossing:
+    names = list(model.comparisons)
+    first, second = of
+    return Crossing(
+        (names.index(first), names.index(second)),
+        (model.comparisons[first].ranks, model.comparisons[second].ranks),
+    )
+
+
+def _between(
+    model: Model, drawn: Integers, u: Mapping[str, Floats], records: int | None
+) -> dict[Names, Crossed]:
+    """Random pairs of two persons by the levels of each two comparisons, those that are declared as
+    they are.
+
+    A few of the random pairs are of one person. They agree on nearly all, and a few are enough to
+    make rare levels look as if they went together: each counts by its chance to be of two.
+    """
+    distinct, found = np.unique(drawn, return_counts=True)
+    weights = model.weights if model.fitted else provisional(model, u)
+    prior = -np.log2(max(model.people or records or len(drawn), 2))
+    n = found * (1 - probability(weights.of(distinct), prior))
+    digits = model.weights.space.decode(distinct)
+    declared = {frozenset(each.of): each.of for each in model.interactions}
+    every = [declared.get(frozenset(of), of) for of in combinations(model.comparisons, 2)]
+    return {of: _crossing(model, of).counted(digits, n) for of in every}
+
+
+def not_independent(model: Model, found: Iterable[Dependence]) -> list[str]:
+    """Comparisons of which two levels weigh much more or less together than their sum, in words;
+    none of those for which the model has an interaction."""
+    declared = {frozenset(each.of) for each in model.interactions}
+    told = []
+    for each in found:
+        at = each.largest
+        if at is None or frozenset(each.of) in declared:
+            continue
+        if abs(each.bits[at]) < MUCH or max(each.one, each.two) < CLEAR:
+            continue
+        levels = [list(model.comparisons[c].levels)[i] for c, i in zip(each.of, at, strict=True)]
+        told.append(
+            f"{' and '.join(each.of)} depend on each other (Cramer's V {each.one:.2f} of one "
+            f"person, {each.two:.2f} of two): {' and '.join(levels)} weigh {each.bits[at]:+.1f} "
+            f"bits besides their sum; join the two, or declare interactions: [{{of: "
+            f"[{', '.join(each.of)}]}}]"
+        )
+    return told
 
 
 def out_of_order(model: Model) -> list[str]:
@@ -211,29 +327,16 @@ def out_of_order(model: Model) -> list[str]:
     return found
 
 
-def _em(
-    levels: Integers, n: Floats, start: Mapping[int, Floats], u: Mapping[int, Floats]
-) -> tuple[dict[int, Floats], float, int, float]:
-    """m of the comparisons (columns of `levels`) of `u`, the share of pairs of one person among
-    all, rounds, and log-likelihood a pair."""
-    m = {c: np.concatenate([[1.0], start[c]]) for c in u}
-    two_levels = np.ones(len(levels))
-    for c, of in u.items():
-        two_levels = two_levels * of[levels[:, c]]
-    share, rounds, likelihood = 0.5, 0, 0.0
-    while rounds < ROUNDS:
-        rounds += 1
-        one, two = np.full(len(levels), share), (1 - share) * two_levels
-        for c in u:
-            one = one * m[c][levels[:, c]]
-        belongs = one / np.maximum(one + two, 1e-300)
-        before, share = share, float((n * belongs).sum() / n.sum())
-        likelihood = float((n * np.log(np.maximum(one + two, 1e-300))).sum() / n.sum())
-        for c in u:
-            m[c] = _shares(np.bincount(levels[:, c], n * belongs, minlength=len(m[c])))
-        if abs(share - before) < ENOUGH:
-            break
-    return m, share, rounds, likelihood
+def _pairs(model: Model, of: Integers, n: Floats, labels: Labels) -> Pairs:
+    """What may teach m: the pairs that the model may link. Those judged are among those counted."""
+    one, two = (
+        np.array([said.get(pattern, 0) for pattern in of.tolist()], dtype=float)
+        for said in (labels.one, labels.two)
+    )
+    levels = model.weights.space.decode(of)
+    weight = labels.weight
+    every = Pairs(levels, np.maximum(n - one - two, 0.0), weight * one, weight * two, one + two)
+    return every.where(~meets(levels, model.weights.never) & (n > 0))
 
 
 def _people(model: Model, of: Integers, n: Floats, records: int) -> int:
@@ -252,12 +355,6 @@ def _people(model: Model, of: Integers, n: Floats, records: int) -> int:
         if abs(people - before) < 0.5:
             break
     return round(people)
-
-
-def _shares(counts: Integers | Floats) -> Floats:
-    """Of levels other than missing, each one's share; missing gets 1, which weighs nothing."""
-    smoothed = np.asarray(counts, dtype=float)[1:] + HALF
-    return np.concatenate([[1.0], smoothed / smoothed.sum()])
 
 
 def _fall(digits: Mapping[str, range]) -> Floats:
@@ -283,10 +380,21 @@ def as_yaml(model: Model) -> str:
         for level, of in comparison.levels.items():
             m, u = (_digits(of.each(which)) for which in SHARES)
             lines.append(f"    {level}: {{m: {m}, u: {u}}}")
+    if model.interactions:
+        lines.append("interactions:")
+    for each in model.interactions:
+        lines += [f"  - of: [{', '.join(each.of)}]", "    bits:"]
+        for level, row in each.bits.items():
+            said = ", ".join(f"{other}: {bits:.2f}" for other, bits in row.items())
+            lines.append(f"      {level}: {{{said}}}")
     return "\n".join(lines)
 
 
-def _digits(shares: Sequence[float]) -> str:
+def rounded(shares: Sequence[float]) -> list[str]:
     """Short, and exact enough that a comparison's shares add up to 1 and none of them is 1."""
-    said = [f"{min(one, 0.99999999):.8f}" if one > 0.99 else f"{one:.3g}" for one in shares]
+    return [f"{min(one, 0.99999999):.8f}" if one > 0.99 else f"{one:.3g}" for one in shares]
+
+
+def _digits(shares: Sequence[float]) -> str:
+    said = rounded(shares)
     return said[0] if len(said) == 1 else f"[{', '.join(said)}]"

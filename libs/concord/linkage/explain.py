@@ -51,8 +51,9 @@ SAYINGS: Mapping[tuple[str, str], str] = {
 
 @dataclass(frozen=True)
 class Step:
-    """What one comparison adds. `rarity`: of a level that counts rare values apart, which class the
-    value is of, from 1 for the rarest, and how many there are; None for other levels."""
+    """What one comparison adds, or two together besides that. `rarity`: of a level that counts rare
+    values apart, which class the value is of, from 1 for the rarest, and how many there are; None
+    for other levels."""
 
     comparison: str
     level: str
@@ -104,6 +105,14 @@ def explain(model: Model, pattern: int) -> Explanation:
         rarity = (digit - numbers.start + 1, len(numbers)) if len(numbers) > 1 else None
         bits = weights.bits[place][digit]
         steps.append(Step(name, level, bits, _says(name, level, rarity), rarity))
+    every = list(model.comparisons)
+    for each in weights.together:
+        both = every[each.first], every[each.second]
+        bits = each.bits[levels[0, each.first]][levels[0, each.second]]
+        if bits:
+            says = f"{' and '.join(_nouns(name)[0] for name in both)} depend on each other"
+            at = " and ".join(names[name] for name in both)
+            steps.append(Step(" and ".join(both), at, bits, says))
     weight = sum(step.bits for step in steps)
     never = (each.why for each in model.never if meets(levels, (model.numbers(each.when),))[0])
     why = tuple(never)

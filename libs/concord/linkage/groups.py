@@ -22,6 +22,7 @@ from concord.linkage.patterns import Integers
 from concord.linkage.records import as_text, numbers, plain
 from concord.linkage.standardise import ORIGIN, STANDARD
 from concord.linkage.values import Values
+from concord.towns import sizes_by_zip
 
 # Centers for Medicare & Medicaid Services, cell size suppression policy: no cell of 1 to 10.
 CELLS = Profile(minimum=11, source="CMS cell size suppression policy")
@@ -42,7 +43,7 @@ LARGEST = ("sex", "birth", "zip")
 
 def facts(records: DataFrame) -> pa.Table:
     """Rows of vault/linkage_records -> on the driver one row a record, in the order of their ids:
-    record_id, feed, role, sex, birth, zip3, says; and `ssn_least`, `ssn_most`, likewise of the
+    record_id, feed, role, sex, birth, zip, says; and `ssn_least`, `ssn_most`, likewise of the
     other columns of SOLE: the least and the most of its values' hashes (the most below the least
     where there is no value).
 
@@ -64,9 +65,7 @@ def facts(records: DataFrame) -> pa.Table:
                 whole[f"{name}_{end}"] = pa.array(mine, pa.int64())
         return _one_each(pa.table(whole))
 
-    whole = _one_each(files.collected(records, tuple(STANDARD), work, plain=ORIGIN))
-    place = whole.column_names.index("zip")
-    return whole.set_column(place, "zip3", pc.utf8_slice_codeunits(whole["zip"], 0, 3))
+    return _one_each(files.collected(records, tuple(STANDARD), work, plain=ORIGIN))
 
 
 def torn(origin: pa.Table, person: Integers) -> npt.NDArray[np.bool_]:
@@ -159,12 +158,21 @@ def attributes(
     found = {
         "sex": origin["sex"],
         "age": pa.chunked_array([age_bands(origin["birth"], as_of)]),
-        "zip3": origin["zip3"],
+        "zip3": pc.utf8_slice_codeunits(origin["zip"], 0, 3),
+        "municipality": municipality_sizes(origin["zip"]),
     }
     if more is not None:
         place = pc.index_in(origin["record_id"], value_set=more["record_id"].combine_chunks())
         found |= {name: more[name].take(place) for name in more.column_names if name != "record_id"}
     return found
+
+
+def municipality_sizes(zips: pa.ChunkedArray) -> pa.ChunkedArray:
+    """How many people the municipality has whose ZIP code it is, such as `10000-49999`; NULL for
+    other codes, of post boxes and other states among them."""
+    known = sizes_by_zip()
+    place = pc.index_in(zips, value_set=pa.array(list(known), pa.string()))
+    return pa.chunked_array([pa.array(list(known.values())).take(place.combine_chunks())])
 
 
 def age_bands(births: pa.ChunkedArray, as_of: date) -> pa.Array:

@@ -90,8 +90,7 @@ def judged(model: Model, pairs: pa.Table, *, threshold: float) -> Judged:
     exact, near, differ = (np.isin(ssn, list(digits[name])) for name in (EXACT, NEAR, DIFFER))
     levels[:, column] = 0
     weight = weights.of(weights.space.encode(levels))
-    most = np.array([max(bits) for bits in weights.bits])
-    reach = ((levels > 0) @ most >= threshold) & _could_be_made(model, levels > 0)
+    reach = (weights.most(levels > 0) >= threshold) & _could_be_made(model, levels > 0)
     found = np.ones(pairs.num_rows, dtype=bool)
     if blind_first(model):
         by = pc.is_in(pairs["rule"], value_set=pa.array(blind(model), pa.string()))

@@ -8,7 +8,10 @@ from datetime import date
 from functools import reduce
 from typing import Any
 
-from pyspark.sql import DataFrame
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from concord.agreements import labels
@@ -17,16 +20,35 @@ from concord.contracts.model import Contract
 from concord.ingest import tables as ingest_tables
 from concord.lake.registry import Table
 from concord.lake.tables import Lake, commits
+from concord.linkage.patterns import Integers
 from concord.linkage.standardise import SOURCES
+
+# What contracts name among identifiers, in codes that they map to standard lists of one name.
+DEMOGRAPHICS = ("race", "ethnicity", "language")
+NOT_SAID = "unknown"  # of these lists the code for `Not reported`
+
+
+@dataclass(frozen=True)
+class Codes:
+    """An attribute of the people of a table and role: the agency's code -> the standard one."""
+
+    attribute: str
+    source_table: str
+    role: str
+    standard: Mapping[str, str]
+    otherwise: str | None
 
 
 @dataclass(frozen=True)
 class Input:
-    """One feed's identifiers: the version that its last complete delivery left."""
+    """One feed's identifiers: the version that its last complete delivery left. `alone`: roles in
+    which a person has one record at most."""
 
     feed: str
     table: Table
     version: int
+    codes: tuple[Codes, ...] = ()
+    alone: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,8 +115,71 @@ def inputs(contracts: Iterable[Contract], deliveries: Iterable[Any]) -> list[Inp
     for contract in contracts:
         table = ingest_tables.identifiers(contract)
         if table is not None and table.name in newest:
-            found.append(Input(contract.feed, table, newest[table.name]))
+            known = codes(contract), alone(contract)
+            found.append(Input(contract.feed, table, newest[table.name], *known))
     return found
+
+
+def alone(contract: Contract) -> tuple[str, ...]:
+    """The roles of which a table of the feed says that a person has one record."""
+    subjects = [subject for source in contract.tables for subject in source.subjects]
+    return tuple(sorted({each.role for each in subjects if each.one_record_per_person}))
+
+
+def sources(found: Iterable[Input], origin: pa.Table) -> Integers:
+    """By row of `origin` (feed, role): the number of the source, of which a person has one record
+    at most; -1 for records of others."""
+    named = pa.array([f"{one.feed}/{role}" for one in found for role in one.alone], pa.string())
+    said = pc.binary_join_element_wise(origin["feed"], origin["role"], "/")
+    return np.asarray(pc.index_in(said, value_set=named).fill_null(-1), dtype=np.int64)
+
+
+def codes(contract: Contract) -> tuple[Codes, ...]:
+    """How the feed's people say DEMOGRAPHICS, where the contract maps its codes to the list of that
+    name."""
+    found = []
+    for source in contract.tables:
+        fields = {field.name: field.harmonise for field in source.fields}
+        for subject in source.subjects:
+            for name in DEMOGRAPHICS if subject.kind == "person" else ():
+                column = (subject.identifiers or {}).get(name)
+                to = fields.get(column) if isinstance(column, str) else None
+                if to and to.to == name:
+                    found.append(Codes(name, source.name, subject.role, to.map, to.otherwise))
+    return tuple(found)
+
+
+def demographics(lake: Lake, found: Iterable[Input]) -> DataFrame | None:
+    """One row a record: record_id and DEMOGRAPHICS in standard codes, NULL where it does not say.
+
+    Of records of feeds that say any; None without one. Of several values the largest counts. All is
+    read from the vault's identifiers, which the terms let the hub hold for matching.
+    """
+    frames = [
+        standard(lake.read(one.table, version=readable(lake, one)), one.codes)
+        for one in found
+        if one.codes
+    ]
+    return reduce(DataFrame.unionByName, frames) if frames else None
+
+
+def standard(rows: DataFrame, codes: Iterable[Codes]) -> DataFrame:
+    """Rows of one feed's identifiers -> one row a person's record, as `demographics`."""
+    said = rows.where("kind = 'person'").select(
+        "record_id", *[_standard(name, codes) for name in DEMOGRAPHICS]
+    )
+    return said.groupBy("record_id").agg(*[F.max(name).alias(name) for name in DEMOGRAPHICS])
+
+
+def _standard(attribute: str, codes: Iterable[Codes]) -> Column:
+    value, found = F.col(attribute), F.lit(None).cast("string")
+    for each in codes:
+        if each.attribute == attribute:
+            known = F.create_map(*[F.lit(said) for pair in each.standard.items() for said in pair])
+            here = (F.col("source_table") == each.source_table) & (F.col("role") == each.role)
+            said = F.coalesce(F.try_element_at(known, value), F.lit(each.otherwise))
+            found = F.when(here & value.isNotNull(), said).otherwise(found)
+    return F.nullif(found, F.lit(NOT_SAID)).alias(attribute)
 
 
 def read(lake: Lake, found: Iterable[Input]) -> DataFrame:

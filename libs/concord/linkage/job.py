@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,7 +48,7 @@ from concord.linkage import (
 )
 from concord.linkage.clusters import Clusters, clusters
 from concord.linkage.decisions import Decision
-from concord.linkage.estimate import Fit
+from concord.linkage.estimate import Fit, Labels
 from concord.linkage.history import Present
 from concord.linkage.increments import Extension
 from concord.linkage.index import Index
@@ -194,7 +195,7 @@ def _index(here: Index, how: How, digest: str) -> Outcome:
         again = _again(origin, extension, decided)
         ids = origin["record_id"].combine_chunks()
         before, gone = identity.aligned(ids, present.open.select(["record_id", "person_id"]))
-        grouped = _clusters(here, ids, compared.pairs, taken, before, again)
+        grouped = _clusters(here, origin, compared.pairs, taken, before, again)
         events = _events(here, ids, grouped, before, gone, present, taken)
         moved = identity.churn(events)
         if not how.accept_churn:
@@ -267,9 +268,14 @@ def _measures(
     model = here.model
     return [
         *report.measures(model, origin, compared, grouped),
-        *report.hold_out(model, origin, compared, as_of=here.run.as_of),
+        *report.hold_out(model, origin, compared, as_of=here.run.as_of, more=_demographics(here)),
         *report.unlinkable(model, origin),
     ]
+
+
+def _demographics(here: Index) -> pa.Table | None:
+    found = inputs.demographics(here.lake, here.found)
+    return None if found is None else found.toArrow()
 
 
 def _check_limits(model: PersonIndex, found: Sequence[Measure]) -> None:
@@ -319,13 +325,14 @@ def _records(here: Index) -> DataFrame:
 
 def _clusters(
     here: Index,
-    ids: pa.Array,
+    origin: pa.Table,
     pairs: pa.Table,
     taken: Sequence[Decision],
     before: pa.Array,
     again: np.ndarray | None,
 ) -> Clusters:
     """`before`: the persons of now; `again`: as `_again` says."""
+    ids = origin["record_id"].combine_chunks()
     known = None
     if again is not None:
         known = before.dictionary_encode().indices.fill_null(-1).to_numpy().astype("int64")
@@ -343,6 +350,7 @@ def _clusters(
         cannot=bound.cannot,
         known=known,
         touched=again,
+        alone=inputs.sources(here.found, origin),
     )
 
 
@@ -379,7 +387,14 @@ def _waiting(
     spark, run, origin = here.lake.spark, here.run, extension.origin
     ids = origin["record_id"].combine_chunks()
     persons, _ = identity.aligned(ids, after.open)
-    people = pa.table({"record_id": ids, "person_id": persons, "feed": origin["feed"]})
+    people = pa.table(
+        {
+            "record_id": ids,
+            "person_id": persons,
+            "feed": origin["feed"],
+            "alone": inputs.sources(here.found, origin),
+        }
+    )
     # What a conflict can be about: the driver sees no others' values.
     number = persons.dictionary_encode().indices.to_numpy().astype("int64")
     torn = pa.table({"record_id": ids.filter(pa.array(groups.torn(origin, number)))})
@@ -418,7 +433,43 @@ def estimated(lake: Lake, model: PersonIndex) -> Fit:
         encoded.blobs.unpersist()
     drawn = estimate.random_patterns(model, sample, blobs.ID)
     u = estimate.chance(model, drawn, blocked.frequent, records=encoded.rows)
-    return estimate.fit(model, counted, u)
+    return estimate.fit(
+        model, counted, u, labels=labels(lake, weight=model.label_weight), drawn=drawn
+    )
+
+
+def estimated_from(lake: Lake) -> dict[str, int]:
+    """The versions of what `estimated` reads, by the tables' names."""
+    return {**_last_run(lake), **decided(lake)}
+
+
+def measured(lake: Lake, run_id: str | None = None) -> list[dict[str, Any]]:
+    """A run's measures, rows of index/quality; of the last one that has any by default."""
+    if not lake.exists(tables.QUALITY):
+        return []
+    rows = lake.read(tables.QUALITY)
+    if run_id is None:
+        newest = lake.newest(tables.QUALITY)
+        run_id = newest.run_id if newest else ""
+    of_run = rows.where(F.col("run_id") == run_id).orderBy("measure", "group")
+    return [row.asDict() for row in of_run.collect()]
+
+
+def labels(lake: Lake, *, weight: float) -> Labels:
+    """What stewards' decisions in force teach: the patterns of the pairs decided on.
+
+    A pair that the last run did not keep has no pattern, and teaches nothing.
+    """
+    found: dict[str, Counter[int]] = {verdict: Counter() for verdict in decisions.VERDICTS}
+    if weight and lake.exists(tables.STEWARD_DECISIONS):
+        every = decisions.of_rows(lake.read(tables.STEWARD_DECISIONS).toArrow())
+        said = [(*d.pair, d.verdict) for d in decisions.in_force(every)]
+        columns = "left_record_id string, right_record_id string, verdict string"
+        frame = F.broadcast(lake.spark.createDataFrame(said, columns))
+        pairs = lake.read(tables.PAIRS).join(frame, ["left_record_id", "right_record_id"])
+        for row in pairs.groupBy("verdict", "pattern").count().collect():
+            found[row["verdict"]][row["pattern"]] += row["count"]
+    return Labels(found["must_link"], found["cannot_link"], weight)
 
 
 def quality_report(lake: Lake, model: PersonIndex) -> str:

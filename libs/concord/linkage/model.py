@@ -7,11 +7,12 @@ which adds what the state's index needs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
+import numpy as np
 from pydantic import Field as Setting
 
 from concord.contracts.model import Contract
@@ -22,7 +23,7 @@ from concord.linkage.clusters import CLIP
 from concord.linkage.compare import TESTS, AllOf, AnyOf, Simple
 from concord.linkage.keys import Rule
 from concord.linkage.limits import Limits
-from concord.linkage.patterns import MISSING, Weights
+from concord.linkage.patterns import MISSING, Integers, Together, Weights
 from concord.linkage.patterns import Condition as Numbers
 from concord.linkage.review import Review
 from concord.linkage.standardise import STANDARD, Standards, family_name, given_name, street_of
@@ -35,9 +36,18 @@ SUM_TOLERANCE = 0.002
 MOST_PATTERNS = 2**62
 
 # What does not change which records are one person.
-NOT_OF_PERSONS = {"churn_limit", "increment_limit", "limits", "review"}
+NOT_OF_PERSONS = {
+    "churn_limit",
+    "data_digest",
+    "fitted_on",
+    "increment_limit",
+    "label_weight",
+    "limits",
+    "review",
+}
 
 Mistake = tuple[Location, str]
+Names = tuple[str, str]
 SHARES: tuple[Literal["m"], Literal["u"]] = ("m", "u")
 Shares = float | tuple[float, ...]
 M = TypeVar("M", bound="Model")
@@ -138,6 +148,11 @@ class Comparison(Typed):
             next_one += of.classes
         return found
 
+    @property
+    def ranks(self) -> Integers:
+        """Of each number of the digit the place of its level, 0 for missing."""
+        return np.repeat(np.arange(len(self.digits)), [len(at) for at in self.digits.values()])
+
 
 class BlockingRule(Typed):
     """Records that have all of `on` in common are compared; one that lacks a part has no key.
@@ -149,6 +164,28 @@ class BlockingRule(Typed):
     name: str
     on: tuple[str, ...] = Setting(min_length=1)
     refine: tuple[str, ...] = ()
+
+
+class Interaction(Typed):
+    """Two comparisons that depend on each other given who it is. `bits`: what a pattern weighs
+    besides the sum of its two levels (a level of the first -> a level of the second -> bits);
+    nothing for levels that are not there. Without bits they are estimated."""
+
+    of: tuple[str, str]
+    bits: dict[str, dict[str, float]] = {}
+
+    def table(self, comparisons: Mapping[str, Comparison]) -> tuple[tuple[float, ...], ...]:
+        """The bits by level numbers."""
+        first, second = (comparisons[name].digits for name in self.of)
+        return tuple(
+            tuple(
+                self.bits.get(one, {}).get(other, 0.0)
+                for other, numbers in second.items()
+                for _ in numbers
+            )
+            for one, numbers in first.items()
+            for _ in numbers
+        )
 
 
 class Never(Typed):
@@ -179,6 +216,11 @@ class Model(Typed):
         "before it makes any",
     )
     comparisons: dict[str, Comparison] = Setting(min_length=1)
+    interactions: tuple[Interaction, ...] = Setting(
+        default=(),
+        description="comparisons that depend on each other, each in one at most; of all others it "
+        "is taken that they do not",
+    )
     never: tuple[Never, ...] = ()
     training: tuple[dict[str, tuple[str, ...]], ...] = Setting(
         default=(),
@@ -230,7 +272,15 @@ class Model(Typed):
             (0.0, *(bits for level in comparison.levels.values() for bits in level.bits))
             for comparison in self.comparisons.values()
         )
-        return Weights(bits, tuple(self.numbers(never.when) for never in self.never))
+        names = list(self.comparisons)
+        together = tuple(
+            Together(names.index(first), names.index(second), each.table(self.comparisons))
+            for each in self.interactions
+            for first, second in [each.of]
+            if each.bits
+        )
+        never = tuple(self.numbers(never.when) for never in self.never)
+        return Weights(bits, never, together)
 
     @property
     def frequent(self) -> dict[str, tuple[float, ...]]:
@@ -286,6 +336,21 @@ class Model(Typed):
         }
         return self.model_copy(update={"comparisons": comparisons})
 
+    def with_interactions(self, found: Mapping[Names, Sequence[Sequence[float]]]) -> Self:
+        """The same model with the bits of those of its interactions that are in `found`; rows and
+        columns are levels, strongest first."""
+        interactions = []
+        for each in self.interactions:
+            if each.of in found:
+                first, second = (self.comparisons[name].levels for name in each.of)
+                bits = {
+                    level: dict(zip(second, row, strict=True))
+                    for level, row in zip(first, found[each.of], strict=True)
+                }
+                each = each.model_copy(update={"bits": bits})
+            interactions.append(each)
+        return self.model_copy(update={"interactions": tuple(interactions)})
+
 
 class Placeholders(Typed):
     """Values that stand for `unknown`: they are no evidence and make no blocking key."""
@@ -305,6 +370,12 @@ class Placeholders(Typed):
 class PersonIndex(Model):
     """The whole file."""
 
+    fitted_on: date | None = Setting(
+        default=None, description="business date of the fit; `--estimate --write` says it"
+    )
+    data_digest: str | None = Setting(
+        default=None, description="names the versions of the tables that it was fitted to"
+    )
     people: int = Setting(
         gt=1, description="people whom a record may speak about; the prior odds are 1 to this"
     )
@@ -318,6 +389,12 @@ class PersonIndex(Model):
     )
     absent_weight: float = Setting(
         description="what a pair counts in such an average that was not compared or not kept"
+    )
+    label_weight: float = Setting(
+        default=1.0,
+        ge=0,
+        description="as how many pairs each pair that stewards decided on teaches `--estimate`; "
+        "0: decisions teach nothing",
     )
     component_limit: int = Setting(
         gt=1, description="records above which a component is parted at heavier links"
@@ -422,6 +499,7 @@ def model_mistakes(model: Model) -> Iterator[Mistake]:
         > MOST_PATTERNS
     ):
         yield ("comparisons",), "make more patterns than 64 bits can count; leave some out"
+    yield from _interaction_mistakes(model)
     for place, condition in enumerate(model.never):
         yield from _when_mistakes(model, ("never", place, "when"), condition.when)
     for place, training in enumerate(model.training):
@@ -498,6 +576,21 @@ def _when_mistakes(
             if level != MISSING and level not in levels:
                 known = ", ".join((*levels, MISSING))
                 yield (*where, name), f"{name} has no level {level!r}; use one of {known}"
+
+
+def _interaction_mistakes(model: Model) -> Iterator[Mistake]:
+    taken: set[str] = set()
+    for place, each in enumerate(model.interactions):
+        where: Location = ("interactions", place)
+        levels = {other for row in each.bits.values() for other in row}
+        first, second = each.of
+        said = {first: tuple(each.bits), second: tuple(sorted(levels))}
+        if first == second or taken & {*each.of}:
+            yield (*where, "of"), "a comparison can be in one interaction, with another one"
+        taken |= {*each.of}
+        if any(MISSING in allowed for allowed in said.values()):
+            yield (*where, "bits"), f"{MISSING} is no evidence: leave it out"
+        yield from _when_mistakes(model, (*where, "of"), said)
 
 
 def _index_mistakes(

@@ -50,32 +50,57 @@ Condition = tuple[frozenset[int], ...]
 
 
 @dataclass(frozen=True)
+class Together:
+    """What two levels weigh besides their sum: `bits[i][j]` where the comparison (column) `first`
+    is on level number `i` and `second` on `j`, 0 where one is missing."""
+
+    first: int
+    second: int
+    bits: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
 class Weights:
     """Match weights by comparison and level, in bits, and what never links.
 
     `bits[c][l]` is log2(m/u) of level `l` (0: missing, which weighs nothing) of comparison `c`.
     `never` are conditions: for each comparison the level numbers that meet it, none for any; a
-    pattern that meets all of one condition weighs minus infinity.
+    pattern that meets all of one condition weighs minus infinity. `together`: what is added for
+    comparisons that depend on each other; a comparison is in one of these at most.
     """
 
     bits: tuple[tuple[float, ...], ...]
     never: tuple[Condition, ...] = ()
+    together: tuple[Together, ...] = ()
 
     @property
     def space(self) -> Space:
         return Space(tuple(len(bits) for bits in self.bits))
 
     def summed(self, patterns: Integers) -> Floats:
-        """The sum of each pattern's levels, whatever never links."""
+        """The sum of each pattern's levels and of what they add together, whatever never links."""
         distinct, place = np.unique(patterns, return_inverse=True)
         levels = self.space.decode(distinct)
         total = np.zeros(len(distinct))
         for column, bits in enumerate(self.bits):
             total += np.array(bits)[levels[:, column]]
+        for each in self.together:
+            total += np.array(each.bits)[levels[:, each.first], levels[:, each.second]]
         return total[place]
 
+    def most(self, says: npt.NDArray[np.bool_]) -> Floats:
+        """The heaviest that a pair can be of which both say something in these comparisons (a row
+        per pair, a column per comparison), whatever never links."""
+        total = np.asarray(says @ np.array([max(bits) for bits in self.bits]))
+        for each in self.together:
+            first, second = np.array(self.bits[each.first]), np.array(self.bits[each.second])
+            both = (first[:, None] + second[None, :] + np.array(each.bits))[1:, 1:].max()
+            said = says[:, each.first] & says[:, each.second]
+            total += np.where(said, both - max(0.0, first.max()) - max(0.0, second.max()), 0.0)
+        return total
+
     def of(self, patterns: Integers) -> Floats:
-        """The match weight of each pattern: the sum over its comparisons, or minus infinity."""
+        """The match weight of each pattern: the sum of what it says, or minus infinity."""
         total = self.summed(patterns)
         total[self.refuses(patterns)] = -np.inf
         return total

@@ -50,7 +50,10 @@ HEADLINES = (
     "unlinkable",
     "id_churn",
 )
-ATTRIBUTES: Mapping[str, str] = {"zip3": "ZIP code area"}
+ATTRIBUTES: Mapping[str, str] = {
+    "zip3": "ZIP code area",
+    "municipality": "people of the municipality",
+}
 VALUES: Mapping[str, str] = {"differ": "the two differ", "unknown": "not known"}
 JUDGED = ("holdout_precision", "holdout_recall_in_reach", "holdout_recall")
 EVENTS = ("minted", "joined", "merged_into", "split_from", "left", "retired")

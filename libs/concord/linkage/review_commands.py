@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,6 +67,7 @@ DryRunOption = Annotated[bool, typer.Option(help="Every check, no write.")]
 JsonLogsOption = Annotated[bool, typer.Option(help="One JSON object a line on stderr.")]
 
 PAGES = "vault/review_pages"
+ON_PAGE = 2_000  # items
 # As the access log has it.
 PURPOSE = "review of the person index"
 RECORD_ID = re.compile(r"[0-9a-f]{32}")
@@ -149,7 +151,7 @@ def show(
 
 @app.command()
 def report(
-    limit: Annotated[int, typer.Option(min=1, help="Items on the page.")] = 2_000,
+    limit: Annotated[int, typer.Option(min=1, help="Items on the page.")] = ON_PAGE,
     settings: SettingsOption = DEFAULT_SETTINGS,
     lake: LakeOption = None,
     json_logs: JsonLogsOption = False,
@@ -157,14 +159,7 @@ def report(
     """Write the queue as one HTML page into the vault; it holds identifiers."""
     options = Options(settings, lake, json_logs=json_logs)
     with _begun("review report", options, arguments={"limit": str(limit)}) as here:
-        waiting = open_queue(here.lake, here.model).slice(0, limit)
-        tally = here.run.tally
-        tally.rows_out = waiting.num_rows
-        if not waiting.num_rows:
-            tally.message = "nothing to review"
-            return
-        path = write_page(here, waiting)
-        tally.message = f"{waiting.num_rows:,} items in {path}"
+        report_queue(here, limit)
 
 
 @app.command()
@@ -253,6 +248,28 @@ def open_queue(lake: Lake, model: PersonIndex) -> pa.Table:
         found["left_record_id"].to_pylist(), found["right_record_id"].to_pylist(), strict=True
     )
     return found.filter(pa.array([pair not in decided for pair in pairs], pa.bool_()))
+
+
+def report_queue(here: Index, limit: int) -> None:
+    """Writes the page of the first items of the queue; the run's message says where it is."""
+    waiting = open_queue(here.lake, here.model).slice(0, limit)
+    tally = here.run.tally
+    tally.rows_out = waiting.num_rows
+    tally.message = "nothing to review"
+    if waiting.num_rows:
+        tally.message = f"{waiting.num_rows:,} items in {write_page(here, waiting)}"
+
+
+def remove_pages(lake: Lake, now: datetime) -> int:
+    """Removes the pages that were written longer ago than the queue's retention; how many.
+
+    They hold identifiers, as the table's old files do, which go when they are as old.
+    """
+    least = (now - timedelta(days=tables.REVIEW_QUEUE.retention_days)).timestamp() * 1000
+    old = [file for file in lake.storage.list(join(lake.root, PAGES)) if file.modified < least]
+    for file in old:
+        lake.storage.delete(file.path)
+    return len(old)
 
 
 def write_page(here: Index, waiting: pa.Table) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -12,6 +11,7 @@ import pyarrow.csv as pa_csv
 import zipcodes
 
 from concord.synthesis.names import GROUPS, HISPANIC
+from concord.towns import municipalities
 
 STREET_KINDS = ("St", "Ave", "Rd", "Ln", "Dr", "Ct", "Ter", "Pl")
 STREET_WEIGHTS = (0.55, 0.17, 0.13, 0.04, 0.05, 0.02, 0.02, 0.02)
@@ -38,12 +38,6 @@ class Places:
     streets: np.ndarray
     street_weights: np.ndarray
     town_office: np.ndarray
-
-
-def municipalities() -> list[dict[str, str]]:
-    """Rows of data/municipalities.csv; its leading comment lines name the sources."""
-    text = files("concord.synthesis").joinpath("data/municipalities.csv").read_text("utf-8")
-    return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
 
 
 @cache

@@ -88,6 +88,10 @@ MISTAKES = {
     "subject key": ("key: [ssn]", "key: [sn]", "key: [sn]", "no column 'sn'"),
     "identifier column": ("phones: [phone]", "phones: [fone]", "phones: [fone]", "no column"),
     "identifier name": ("phones: [phone]", "fax: phone", "claimant", "unknown identifier 'fax'"),
+    "one record of a thing": ("role: claimant",
+                              "role: claimant\n            kind: entity\n"
+                              "            one_record_per_person: true",
+                              "role: claimant", "is said of persons"),
     "direct unmapped": ("              given_name: first_name\n", "",
                         "name: first_name", "nowhere to go"),
     "mapped but not vault": ("value: quasi}\n          - property: harm",

@@ -8,14 +8,24 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import combinations, product
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from concord.contracts.odcs import load_contracts
+from concord.ingest import tables as ingest_tables
+from concord.lake.registry import Table
+from concord.linkage import inputs, job
 from concord.linkage.clusters import ABSENT, CLIP, STEP, Clusters, Pairs, clusters, contradictions
+from concord.linkage.index import Index
+from concord.linkage.model import load_person_index
 from concord.linkage.quality import b_cubed, pairwise
+from tests.conftest import ROOT
 
 Edge = tuple[int, int, float]
 Pair = tuple[int, int]
@@ -398,3 +408,50 @@ def test_b_cubed_averages_over_records(rows: list[tuple[int, int]]) -> None:
     got = b_cubed([f for f, _ in rows], [t for _, t in rows])
     assert got.precision == pytest.approx(sum(precisions) / len(rows))
     assert got.recall == pytest.approx(sum(recalls) / len(rows))
+
+
+def test_a_role_that_has_a_person_once_keeps_its_records_apart() -> None:
+    contracts = load_contracts(ROOT / "conf" / "feeds")
+    feed = contracts["dph_wic"]
+    (table,) = [t for t in feed.tables if t.name == "participants"]
+    assert inputs.alone(feed) == ()
+    once = tuple(s.model_copy(update={"one_record_per_person": True}) for s in table.subjects)
+    changed = feed.model_copy(update={"tables": (table.model_copy(update={"subjects": once}),)})
+    assert inputs.alone(changed) == ("participant",)
+
+    table = ingest_tables.identifiers(feed)
+    assert table is not None
+    found = [
+        inputs.Input("dua_wages", table, 1),
+        inputs.Input("dph_wic", table, 1, (), inputs.alone(changed)),
+        inputs.Input("eec_childcare", table, 1, (), ("child", "parent")),
+    ]
+    said = [("dph_wic", "participant"), ("dua_wages", "worker"), ("dph_wic", "participant")]
+    said += [("eec_childcare", "parent"), ("dph_wic", "parent")]
+    origin = pa.table({"feed": [f for f, _ in said], "role": [r for _, r in said]})
+    assert inputs.sources(found, origin).tolist() == [0, -1, 0, 2, -1]
+    assert inputs.sources([], origin).tolist() == [-1] * 5
+
+
+def test_the_job_keeps_them_apart() -> None:
+    model = load_person_index(ROOT / "conf" / "person_index.yaml")
+    rows = [("a", "wic"), ("b", "wic"), ("c", "snap")]
+    origin = pa.table(
+        {"record_id": [r for r, _ in rows], "feed": [f for _, f in rows], "role": ["client"] * 3}
+    )
+    linked = list(combinations("abc", 2))
+    found = pa.table(
+        {
+            "left_record_id": [one for one, _ in linked],
+            "right_record_id": [other for _, other in linked],
+            "weight": [60.0] * 3,
+        }
+    )
+    sees = [inputs.Input("wic", cast(Table, None), 1, (), roles) for roles in ((), ("client",))]
+    numbers = [
+        job._clusters(
+            cast(Index, SimpleNamespace(model=model, found=(one,))), origin, found, []
+        ).number
+        for one in sees
+    ]
+    assert numbers == [1, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from concord.linkage.explain import explain
@@ -111,3 +112,22 @@ def test_every_level_of_the_committed_index_has_words_of_its_own() -> None:
         }
         assert len({*says.values()}) == len(says)
         assert not [text for text in says.values() if ": " in text]
+
+
+def test_what_two_comparisons_add_together_is_a_step_of_its_own() -> None:
+    one = {"of": ["family", "hair_colour"], "bits": {"exact": {"much_alike": -1.5}}}
+    both = Model.model_validate({**OWN.model_dump(mode="json"), "interactions": [one]})
+    pattern = both.pattern(family="exact", hair_colour="much_alike")
+    told = explain(both, pattern)
+    assert told.weight == pytest.approx(explain(OWN, pattern).weight - 1.5)
+    assert told.weight == pytest.approx(both.weights.of(np.array([pattern]))[0])
+    assert told.steps[-1].bits == -1.5
+    assert "Family name and hair colour depend on each other (-1.5)." in told.words
+    # Of a rare name and of a common one, and not where one does not say.
+    place = both.weights.space.places.tolist()[0]
+    extra = [
+        explain(both, each).weight - explain(OWN, each).weight
+        for each in (pattern + 2 * place, both.pattern(family="exact"))
+    ]
+    assert extra == pytest.approx([-1.5, 0.0])
+    assert len(explain(both, both.pattern(family="exact")).steps) == 2

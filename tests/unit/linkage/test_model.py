@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from concord.errors import ConfigError, QualityError
 from concord.linkage.compare import patterns
 from concord.linkage.estimate import HALF, chance, fit, out_of_order
 from concord.linkage.keys import Sizes, keys_of
-from concord.linkage.model import Model, PersonIndex, load_person_index
+from concord.linkage.model import Interaction, Model, PersonIndex, load_person_index
 from concord.linkage.patterns import probability
 from concord.linkage.values import Common, Records
 from tests.conftest import ROOT
@@ -49,6 +50,26 @@ def model() -> PersonIndex:
         ("  sex:\n    column: sex\n", "  sex:\n", "of which column?"),
         ("- {ssn: [exact]}", "- {ssm: [exact]}", "training[0].ssm: no comparison 'ssm'"),
         ("given: [differ], ssn", "given: [other], ssn", "never[1].when.given: given has no level"),
+        (
+            "never:",
+            "interactions: [{of: [given, fam]}]\nnever:",
+            "interactions[0].of.fam: no comparison 'fam'",
+        ),
+        (
+            "never:",
+            "interactions: [{of: [given, sex], bits: {exact: {other: 1}}}]\nnever:",
+            "sex has no level 'other'",
+        ),
+        (
+            "never:",
+            "interactions: [{of: [given, sex], bits: {missing: {same: 1}}}]\nnever:",
+            "missing is no evidence",
+        ),
+        (
+            "never:",
+            "interactions: [{of: [given, sex]}, {of: [birth, sex]}]\nnever:",
+            "interactions[1].of: a comparison can be in one interaction",
+        ),
         ('birth_days: ["01-01"]', 'birth_days: ["1 Jan"]', "is no MM-DD"),
         ("F: F, FEMALE", "F: W, FEMALE", "must be F or M"),
         ("keep_weight: 10", "keep_weight: 40", "must not be less than keep_weight"),
@@ -190,6 +211,24 @@ def test_levels_out_of_order_are_told(model: PersonIndex) -> None:
     told = "sex: differ weighs 0.8 bits, more than same with -2.3; put it first, or join the two"
     assert told in out_of_order(wrong)
     assert told not in out_of_order(model)
+
+
+def test_the_heaviest_that_a_pair_can_be_knows_what_depends_on_each_other(
+    model: PersonIndex,
+) -> None:
+    bits = {"exact": {"household": -30.0}, "part": {"household": 40.0}}
+    together = Interaction(of=("family", "contact"), bits=bits)
+    both = model.model_copy(update={"interactions": (together,)})
+    for said in ({"family", "contact"}, {"family", "given"}, {"given", "contact", "family"}):
+        levels = [
+            [model.pattern(**dict(zip(said, each, strict=True)))]
+            for each in product(*(model.comparisons[name].levels for name in said))
+        ]
+        heaviest = both.weights.summed(np.array(levels).ravel()).max()
+        says = np.array([[name in said for name in model.comparisons]])
+        assert both.weights.most(says)[0] == pytest.approx(heaviest), said
+    assert both.asks == model.asks, "pairs need not be compared again"
+    assert both.model_version != model.model_version
 
 
 TINY = Model.model_validate(

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from datetime import date
 from html.parser import HTMLParser
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +15,13 @@ import pytest
 from pydantic import ValidationError
 from scipy.stats import binomtest
 
+from concord import towns
+from concord.contracts.odcs import load_contracts
 from concord.disclosure.profiles import Profile
-from concord.linkage import holdout, report
+from concord.linkage import groups, holdout, inputs, job, report
 from concord.linkage.clusters import Clusters
 from concord.linkage.groups import WHOLE, Grouping, age_bands, hidden
+from concord.linkage.index import Index
 from concord.linkage.intervals import Share
 from concord.linkage.keys import Refused
 from concord.linkage.limits import Bound, Limits
@@ -268,7 +272,7 @@ def people(**counts: int) -> tuple[pa.Table, Compared, Clusters]:
             "role": ["client"] * (2 * n),
             "sex": [sex for sex in sexes for _ in range(2)],
             "birth": pa.array([date(1990, 1, 2)] * (2 * n), pa.date32()),
-            "zip3": ["021"] * (2 * n),
+            "zip": ["02138"] * (2 * n),
             "says": pa.array(
                 [says("given", "family", "birth", "birth_year")] * (2 * n), pa.int64()
             ),
@@ -314,6 +318,41 @@ def test_attributes_of_any_kind_can_be_given() -> None:
     found = named(report.hold_out(MODEL, origin, compared, as_of=DAY, more=more.slice(20)))
     assert found["holdout_recall", "language=es"].of == 40
     assert ("holdout_recall", "language=unknown") not in found
+
+
+def test_a_run_is_measured_by_what_contracts_and_towns_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    contracts = load_contracts(ROOT / "conf" / "feeds")
+    said = {(each.attribute, each.source_table) for each in inputs.codes(contracts["dph_wic"])}
+    assert said == {(name, "participants") for name in ("race", "ethnicity", "language")}
+    race = inputs.codes(contracts["dese_enrollment"])[0]
+    assert (race.role, race.standard["05"]) == ("student", "white")
+    assert inputs.codes(contracts["dua_wages"]) == ()
+
+    origin, compared, grouped = people(F=40)
+    known = pa.table({"record_id": origin["record_id"], "race": ["white"] * 80})
+    frame = SimpleNamespace(toArrow=lambda: known)
+    monkeypatch.setattr(inputs, "demographics", lambda lake, found: frame)
+    here = SimpleNamespace(model=MODEL, run=SimpleNamespace(as_of=DAY), lake=None, found=())
+    found = named(job._measures(cast(Index, here), origin, compared, grouped))
+    for group in ("race=white", "municipality=50000+", "zip3=021"):
+        assert found["holdout_recall", group].of == 40, group
+
+
+def test_a_town_is_as_large_as_its_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Cambridge, Acton, Adams; a post box of Boston; Cheshire and New Ashford share one; nowhere.
+    zips = pa.chunked_array([["02138", "01720", "01220", "02205", "01237", "99999", None]])
+    sizes = groups.municipality_sizes(zips).to_pylist()
+    assert sizes[:3] == ["50000+", "10000-49999", "0-9999"]
+    assert sizes[4:] == ["0-9999", None, None]
+    assert sum(int(town["population"]) for town in towns.municipalities()) == 6_984_205
+    shared = [
+        {"population": "60000", "zips": "00001"},
+        {"population": "900", "zips": "00001 00002"},
+    ]
+    monkeypatch.setattr(towns, "municipalities", lambda: shared)
+    assert towns.sizes_by_zip.__wrapped__() == {"00001": "50000+", "00002": "0-9999"}
 
 
 def test_calibration_waits_for_rules_in_order() -> None:
@@ -437,7 +476,7 @@ def half_linked() -> tuple[pa.Table, np.ndarray]:
             "role": ["client"] * n,
             "sex": [*sex, *([None] * len(partners))],
             "birth": pa.array([date(1990, 1, 2)] * n, pa.date32()),
-            "zip3": pa.nulls(n, pa.string()),
+            "zip": pa.nulls(n, pa.string()),
             "says": pa.array([says("given")] * n, pa.int64()),
         }
     )

@@ -147,22 +147,22 @@ def _registered(version: Any) -> Registered:
 # --- what a run was made with --------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def code_digest() -> str:
-    """SHA-256 over the models' own source files, 32 hex digits."""
+@lru_cache
+def code_digest(folder: Path) -> str:
+    """SHA-256 over a package's source files, 32 hex digits."""
     digest = hashlib.sha256()
-    folder = Path(__file__).parent
     for path in sorted(folder.rglob("*.py")):
         digest.update(str(path.relative_to(folder)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:32]
 
 
-@lru_cache(maxsize=1)
-def origin() -> dict[str, str]:
-    """Tags that say what code and packages made a run: commit and lock file where there are."""
+@lru_cache
+def origin(folder: Path) -> dict[str, str]:
+    """Tags that say what code (of a package) and packages made a run: commit and lock file where
+    there are."""
     root = Path(__file__).resolve().parents[2]
-    tags = {CODE_DIGEST: code_digest()}
+    tags = {CODE_DIGEST: code_digest(folder)}
     lock = root / "infra" / "lock" / "requirements.txt"
     if lock.exists():
         tags[LOCK_DIGEST] = hashlib.sha256(lock.read_bytes()).hexdigest()[:32]
