@@ -19,7 +19,7 @@ from rapidfuzz.process import cpdist
 
 from concord.linkage.patterns import Space
 from concord.linkage.standardise import canonical_names, words_of
-from concord.linkage.values import Codes, Flags, Integers, Records, Values
+from concord.linkage.values import SEPARATOR, Codes, Flags, Integers, Records, Values
 
 # How far a bound may be from what it bounds and still count as equal to it: 32-bit floats.
 SLACK = 1e-4
@@ -287,7 +287,7 @@ def swapped(records: Records, test: Simple, left: Integers, right: Integers) -> 
 
 
 def overlap(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
-    """Two lists, written with SEPARATOR between values, with `number` or more in common."""
+    """Two lists, written with SEPARATOR between values, with `number` or more in common (1)."""
     least = int(test.number or 1)
 
     def items(text: str) -> frozenset[str]:
@@ -296,16 +296,15 @@ def overlap(records: Records, test: Simple, left: Integers, right: Integers) -> 
     return _sharing(records, test.parts[0], left, right, items, least)
 
 
-SEPARATOR = "\x1f"  # between the values of a list in one text
-
-
 @dataclass(frozen=True)
 class Kind:
-    """A test: its function, how many columns it reads, and what its number is called, if any."""
+    """A test: its function, how many columns it reads, and what its number is called, if any;
+    `optional`: whether it may be left out."""
 
     judge: Callable[[Records, Simple, Integers, Integers], Flags]
     columns: int = 1
     number: str | None = None
+    optional: bool = False
 
 
 TESTS: Mapping[str, Kind] = {
@@ -322,7 +321,7 @@ TESTS: Mapping[str, Kind] = {
     "days_apart": Kind(days_apart, number="at_most"),
     "numbers_apart": Kind(numbers_apart, number="at_most"),
     "swapped": Kind(swapped, columns=2),
-    "overlap": Kind(overlap, number="at_least"),
+    "overlap": Kind(overlap, number="at_least", optional=True),
 }
 
 

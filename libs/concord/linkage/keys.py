@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,15 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from concord.linkage.blobs import blobs_of, opened
-from concord.linkage.values import Flags, Hashes, Integers, Records, mixed
+from concord.linkage.values import Flags, Hashes, Integers, Records, count_within, mixed
 
 
 @dataclass(frozen=True)
 class Rule:
     """A blocking rule: parts that two records must have in common, and parts to refine it by.
 
-    Parts are columns or transforms of columns, as `values.Part.of` reads them.
+    Parts are columns or transforms of columns, as `values.Part.of` reads them. By a list in `on` a
+    record has a key for each of its values.
     """
 
     name: str
@@ -63,9 +65,11 @@ class Refused:
 
 
 def keys_of(records: Records, parts: Sequence[str]) -> tuple[Hashes, Flags]:
-    """Each record's key, a hash of the parts' values, and whether it has all of them."""
-    size = records.rows.num_rows
-    found, known = np.zeros(size, dtype=np.uint64), np.ones(size, dtype=bool)
+    """Each record's key, a hash of the parts' values, and whether it has all of them.
+
+    Of parts that are lists: of records that are exploded by them.
+    """
+    found, known = np.zeros(records.size, dtype=np.uint64), np.ones(records.size, dtype=bool)
     for part in parts:
         values = records.values(part)
         known &= values.codes >= 0
@@ -75,11 +79,50 @@ def keys_of(records: Records, parts: Sequence[str]) -> tuple[Hashes, Flags]:
     return found, known
 
 
-def effective_keys(
-    records: Records, rule: Rule, number: int, refused: Refused
-) -> tuple[Hashes, Flags]:
-    """Keys after the budget, and whether there is one. The same wherever a record travels, so
-    that all agree on which rule makes a pair first."""
+@dataclass(frozen=True)
+class Effective:
+    """Rows' keys by one rule: `keys[k]` is row `rows[k]`'s, if `known[k]`.
+
+    A row has one, in its place, unless the rule reads lists.
+    """
+
+    rows: Integers
+    keys: Hashes
+    known: Flags
+    lists: bool
+
+    def shared(self, left: Integers, right: Integers, below: Hashes | None = None) -> Flags:
+        """Whether rows `left[i]` and `right[i]` have a key in common: one less than `below[i]`."""
+        if not self.lists:
+            same = (self.keys[left] == self.keys[right]) & self.known[left] & self.known[right]
+            return same if below is None else same & (self.keys[left] < below)
+        rows, keys, marks = self._lists
+        begins = np.searchsorted(rows, left)
+        counts = np.searchsorted(rows, left, side="right") - begins
+        pair = np.repeat(np.arange(len(left)), counts)
+        mine = keys[np.repeat(begins, counts) + count_within(counts)]
+        hit = _among(_marked(right[pair], mine), marks)
+        if below is not None:
+            hit &= mine < below[pair]
+        found = np.zeros(len(left), dtype=bool)
+        found[pair[hit]] = True
+        return found
+
+    @cached_property
+    def _lists(self) -> tuple[Integers, Hashes, Hashes]:
+        """What is known, by row; and a sorted hash of each row with each of its keys."""
+        rows, keys = self.rows[self.known], self.keys[self.known]
+        return rows, keys, np.sort(_marked(rows, keys))
+
+
+def _marked(rows: Integers, keys: Hashes) -> Hashes:
+    return mixed(keys ^ mixed(rows.astype(np.uint64)))
+
+
+def effective_keys(records: Records, rule: Rule, number: int, refused: Refused) -> Effective:
+    """Keys after the budget. The same wherever a record travels, so that all agree on which rule
+    makes a pair first, and by which of its keys."""
+    plain, records = records, records.exploded(rule.on)
     keys, known = keys_of(records, rule.on)
     large = refused.keys.get(number)
     if large is not None and len(large):
@@ -90,7 +133,7 @@ def effective_keys(
             still = refused.refined.get(number, np.zeros(0, dtype=np.uint64))
             used = hit[have[hit] & ~_among(narrow[hit], still)]
             keys[used], known[used] = narrow[used], True
-    return keys, known
+    return Effective(records.origin, keys, known, records is not plain)
 
 
 def _among(keys: Hashes, some: Hashes) -> Flags:
@@ -130,7 +173,7 @@ def counted(
         for blob in blobs_of(batches):
             records = Records(opened([blob]))
             for kind, each in enumerate(parts):
-                keys, known = keys_of(records, each)
+                keys, known = keys_of(records.exploded(each), each)
                 keys = np.sort(keys[known])
                 split = np.split(keys, np.searchsorted(keys, edges))
                 yield pa.record_batch(
@@ -206,9 +249,10 @@ def refused(
 
     def part(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for blob in blobs_of(batches):
-            records = Records(opened([blob]))
+            whole = Records(opened([blob]))
             for number, over in large.items():
                 rule = rules[number]
+                records = whole.exploded(rule.on)
                 keys, known = keys_of(records, rule.on)
                 hit = np.flatnonzero(known & _among(keys, over))
                 narrow, have = keys_of(records, rule.parts)

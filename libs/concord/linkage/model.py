@@ -398,7 +398,7 @@ def model_mistakes(model: Model) -> Iterator[Mistake]:
         names.add(rule.name)
         for key in ("on", "refine"):
             for number, part in enumerate(getattr(rule, key)):
-                yield from _part_mistakes(("blocking", place, key, number), part)
+                yield from _part_mistakes(("blocking", place, key, number), part, lists=key == "on")
     for name, comparison in model.comparisons.items():
         where: Location = ("comparisons", name)
         if comparison.column is not None:
@@ -422,9 +422,11 @@ def model_mistakes(model: Model) -> Iterator[Mistake]:
         yield from _when_mistakes(model, ("training", place), training)
 
 
-def _part_mistakes(where: Location, part: str) -> Iterator[Mistake]:
+def _part_mistakes(where: Location, part: str, *, lists: bool = False) -> Iterator[Mistake]:
+    """`lists`: whether it may be of several values."""
     try:
-        Part.of(part)
+        if Part.of(part).lists and not lists:
+            yield where, f"{part} is of several values, which only `on` of a blocking rule may be"
     except ValueError as error:
         yield where, str(error)
 
@@ -451,8 +453,8 @@ def _condition_mistakes(where: Location, of: Condition, column: str | None) -> I
     for part in parts:
         yield from _part_mistakes(where, part)
     for key in ("at_least", "at_most"):
-        given = getattr(of, key) is not None
-        if given != (kind.number == key):
+        given, taken = getattr(of, key) is not None, kind.number == key
+        if given != taken and not (taken and kind.optional):
             told = f"{of.test} needs {key}" if not given else f"{of.test} takes no {key}"
             yield where, told
 

@@ -217,6 +217,8 @@ def test_numbers_lists_and_swapped_columns() -> None:
     assert not met("numbers_apart", "10.5", "none", 100)
     assert met("overlap", "A\x1fB", "B\x1fC", 1)
     assert not met("overlap", "A\x1fB", "B\x1fC", 2)
+    assert met("overlap", "A\x1fB", "B\x1fC", None) and not met("overlap", "A", "B", None)
+    assert not met("overlap", "A", "A", 2)
     table = pa.table({"given": ["LI", "WEI", "LI"], "family": ["WEI", "LI", "LEE"]})
     test = Simple("swapped", ("given", "family"))
     found = test.met(Records(table), np.array([0, 0, 1]), np.array([1, 2, 2]))
