@@ -110,9 +110,7 @@ def encoded(
 
         return files.scheduled(records, found).mapInArrow(read, ENCODED)
 
-    lists = {
-        each.name for each in records.schema.fields if isinstance(each.dataType, ArrayType)
-    }
+    lists = {each.name for each in records.schema.fields if isinstance(each.dataType, ArrayType)}
     texts = records.select(
         F.col(id).alias(ID),
         *[
@@ -416,7 +414,8 @@ def blocks(rows: Integers, keys: Hashes) -> Iterator[tuple[Integers, Integers]]:
 def _made_before(earlier: Sequence[Effective], left: Integers, right: Integers) -> Flags:
     before = np.zeros(len(left), dtype=bool)
     for of in earlier:
-        before |= of.shared(left, right)
+        rest = np.flatnonzero(~before)
+        before[rest] = of.shared(left[rest], right[rest])
     return before
 
 

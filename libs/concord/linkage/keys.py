@@ -81,7 +81,7 @@ def keys_of(records: Records, parts: Sequence[str]) -> tuple[Hashes, Flags]:
 
 @dataclass(frozen=True)
 class Effective:
-    """Rows' keys by one rule: `keys[k]` is row `rows[k]`'s, if `known[k]`.
+    """Rows' keys by one rule: `keys[k]` is row `rows[k]`'s, if `known[k]`; of `size` rows.
 
     A row has one, in its place, unless the rule reads lists.
     """
@@ -89,6 +89,7 @@ class Effective:
     rows: Integers
     keys: Hashes
     known: Flags
+    size: int
     lists: bool
 
     def shared(self, left: Integers, right: Integers, below: Hashes | None = None) -> Flags:
@@ -96,23 +97,30 @@ class Effective:
         if not self.lists:
             same = (self.keys[left] == self.keys[right]) & self.known[left] & self.known[right]
             return same if below is None else same & (self.keys[left] < below)
-        rows, keys, marks = self._lists
-        begins = np.searchsorted(rows, left)
-        counts = np.searchsorted(rows, left, side="right") - begins
-        pair = np.repeat(np.arange(len(left)), counts)
-        mine = keys[np.repeat(begins, counts) + count_within(counts)]
+        keys, begins, marks = self._by_row
+        counts, others = (begins[side + 1] - begins[side] for side in (left, right))
+        found = np.zeros(len(left), dtype=bool)
+        # Most rows have one, even of a list.
+        one = np.flatnonzero((counts == 1) & (others == 1))
+        mine = keys[begins[left[one]]]
+        found[one] = mine == keys[begins[right[one]]]
+        if below is not None:
+            found[one] &= mine < below[one]
+        some = np.flatnonzero((counts > 0) & (others > 0) & (counts + others > 2))
+        pair = np.repeat(some, counts[some])
+        mine = keys[np.repeat(begins[left[some]], counts[some]) + count_within(counts[some])]
         hit = _among(_marked(right[pair], mine), marks)
         if below is not None:
             hit &= mine < below[pair]
-        found = np.zeros(len(left), dtype=bool)
         found[pair[hit]] = True
         return found
 
     @cached_property
-    def _lists(self) -> tuple[Integers, Hashes, Hashes]:
-        """What is known, by row; and a sorted hash of each row with each of its keys."""
+    def _by_row(self) -> tuple[Hashes, Integers, Hashes]:
+        """All keys, where each row's begin, and a sorted hash of each row with each of its keys."""
         rows, keys = self.rows[self.known], self.keys[self.known]
-        return rows, keys, np.sort(_marked(rows, keys))
+        begins = np.searchsorted(rows, np.arange(self.size + 1))
+        return keys, begins, np.sort(_marked(rows, keys))
 
 
 def _marked(rows: Integers, keys: Hashes) -> Hashes:
@@ -133,7 +141,7 @@ def effective_keys(records: Records, rule: Rule, number: int, refused: Refused) 
             still = refused.refined.get(number, np.zeros(0, dtype=np.uint64))
             used = hit[have[hit] & ~_among(narrow[hit], still)]
             keys[used], known[used] = narrow[used], True
-    return Effective(records.origin, keys, known, records is not plain)
+    return Effective(records.origin, keys, known, plain.size, records is not plain)
 
 
 def _among(keys: Hashes, some: Hashes) -> Flags:

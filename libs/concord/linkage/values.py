@@ -76,6 +76,7 @@ TRANSFORMS: Mapping[str, Callable[[pa.Array, int | None], pa.Array]] = {
     "first": lambda values, n: pc.utf8_slice_codeunits(values, 0, n),
     "last": lambda values, n: pc.utf8_slice_codeunits(values, -(n or 1)),
     "first_word": _each(lambda text: text.split(" ", 1)[0]),
+    "sorted_words": _each(lambda text: " ".join(sorted(text.split(" ")))),
     "joined": lambda values, _: pc.replace_substring(values, " ", ""),
     "year": lambda values, _: pc.utf8_slice_codeunits(values, 0, 4),
     "month": lambda values, _: pc.utf8_slice_codeunits(values, 5, 7),

@@ -16,8 +16,9 @@ from concord.linkage import blocking
 from concord.linkage.blobs import Packed, opened
 from concord.linkage.blocking import Matching, Placement, find_pairs, placements
 from concord.linkage.keys import Refused, Rule, keys_of, largest_block
-from concord.linkage.model import Model
+from concord.linkage.model import Model, load_person_index
 from concord.linkage.values import SEPARATOR, Hashes, Part, Records
+from tests.conftest import ROOT
 
 COLUMNS = ("a", "b", "c", "name", "some")
 RULES = (
@@ -156,6 +157,29 @@ def test_pairs_are_those_of_the_first_rule_that_both_have(
                 pairs.add((row["left"], row["right"], row["pattern"], rule))
     assert {key: n for key, n in counts.items() if n} == counted
     assert pairs == (wanted if compared else set())
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "met"),
+    [
+        ("GARCIA LOPEZ", "LOPEZ GARCIA", True),
+        ("GARCIA LOPEZ", "LOPEZ", True),
+        ("DE LA CRUZ", "CRUZ", True),
+        ("DE LA CRUZ", "DE LA ROSA", False),
+    ],
+)
+def test_two_surnames_meet_by_either_word(one: str, other: str, met: bool) -> None:
+    model = load_person_index(ROOT / "conf" / "person_index.yaml")
+    rows = {name: pa.nulls(2, pa.string()) for name in ("id", *model.columns)}
+    rows |= {"id": ["a", "b"], "family": [one, other], "birth": ["1980-05-06"] * 2}
+    matching = Matching(model.rules, (), model.weights, 0.0, 0.0)
+    every = Placement(("birth",), tuple(range(len(model.rules))))
+    made = {
+        model.rules[rule].name
+        for rule, counts, _ in find_pairs(pa.table(rows), matching, every, (0, 1))
+        if counts and counts["pairs"][0].as_py()
+    }
+    assert made == ({"family_birth"} if met else set())
 
 
 def test_the_largest_block_is_within_the_budget() -> None:
