@@ -170,6 +170,12 @@ def missing(records: Records, test: Simple, left: Integers, right: Integers) -> 
     return ~known(records, test, left, right)
 
 
+def one_known(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+    """One says something and the other nothing."""
+    one, other = _codes(records, test, left, right)
+    return (one < 0) != (other < 0)
+
+
 def jaro_winkler(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
     """Similarity of at least `number`, 0 to 1 (Winkler 1990: prefix weight 0.1, four letters)."""
     least = float(test.number or 0)
@@ -311,6 +317,7 @@ TESTS: Mapping[str, Kind] = {
     "same": Kind(same),
     "known": Kind(known, columns=0),
     "missing": Kind(missing, columns=0),
+    "one_known": Kind(one_known),
     "jaro_winkler": Kind(jaro_winkler, number="at_least"),
     "damerau_levenshtein": Kind(damerau_levenshtein, number="at_most"),
     "initial": Kind(initial),

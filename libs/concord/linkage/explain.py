@@ -26,6 +26,7 @@ NOUNS: Mapping[str, tuple[str, str]] = {
     "sex": ("sex", "sexes"),
     "middle": ("middle initial", "middle initials"),
     "suffix": ("suffix", "suffixes"),
+    "birth_order": ("order among twins", "orders among twins"),
 }
 # Level -> a sentence about {one} or {many}; of those in SAYINGS that one comparison alone has.
 LEVELS: Mapping[str, str] = {
@@ -43,6 +44,7 @@ SAYINGS: Mapping[tuple[str, str], str] = {
     ("ssn", "last_four"): "same last four digits of the SSN, which is all that both say",
     ("birth", "near"): "birth dates agree in two of year, month and day, or swap day and month",
     ("birth", "year"): "same birth year, of which one record says no more",
+    ("birth_order", "one_says"): "one is called the first or second of twins, the other is not",
     ("contact", "household"): "same phone or address",
     ("contact", "zip"): "same ZIP code",
     ("contact", "zip3"): "ZIP codes of one area",

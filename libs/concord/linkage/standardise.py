@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from nicknames import NickNamer
 
+from concord.linkage.newborns import beginning, newborn
+
 # What is read of vault/identifiers_<feed>.
 SOURCES = (
     "full_name",
@@ -44,6 +46,7 @@ STANDARD: Mapping[str, pa.DataType] = {
     "middle": pa.string(),
     "family": pa.string(),
     "suffix": pa.string(),
+    "birth_order": pa.string(),
     "birth": pa.date32(),
     "birth_year": pa.string(),
     "sex": pa.string(),
@@ -110,7 +113,12 @@ def _one_form(rows: pa.Table, standards: Standards, family_column: str) -> pa.Ta
     named = _either(rows["given_name"], _each(full, lambda text: name_parts(text)[0]))
     family_text = _either(rows[family_column], _each(full, lambda text: name_parts(text)[2]))
     middle_text = _either(rows["middle_name"], _each(full, lambda text: name_parts(text)[1]))
+    unnamed = _newborns(named, middle_text, family_text)
+    nameless = pc.is_valid(unnamed)
     given = _each(named, lambda text: given_name(text, standards))
+    given = pc.if_else(nameless, None, given)
+    middle = _each(middle_text, lambda text: (tokens(text) or [""])[0][:1] or None)
+    middle = pc.if_else(nameless, None, middle)
     family = _each(family_text, lambda text: family_name(text, standards))
     suffix = _either(
         _each(rows["name_suffix"], suffix_of), _each(family_text, suffix_of), _each(full, suffix_of)
@@ -134,15 +142,17 @@ def _one_form(rows: pa.Table, standards: Standards, family_column: str) -> pa.Ta
         pc.fill_null(rows["address_line1"], ""), pc.fill_null(rows["address_line2"], ""), " "
     )
     sexes = dict(standards.sex)
+    sex = _each(rows["sex"], lambda text: sexes.get(text.strip().upper()))
     columns = {
         "given": given,
         "given_root": _each(given, lambda text: root(text, standards.nicknames)),
-        "middle": _each(middle_text, lambda text: (tokens(text) or [""])[0][:1] or None),
+        "middle": middle,
         "family": family,
         "suffix": suffix,
+        "birth_order": _each(unnamed, lambda text: text[1:].strip()),
         "birth": pc.if_else(day_known, birth, pa.scalar(None, pa.date32())),
         "birth_year": pc.utf8_slice_codeunits(birth_known, 0, 4),
-        "sex": _each(rows["sex"], lambda text: sexes.get(text.strip().upper())),
+        "sex": _either(sex, _each(unnamed, lambda text: text[:1].strip())),
         "ssn": ssn,
         "ssn_last4": last4,
         "phone": _each(rows["phone"], lambda text: phone_of(text, standards)),
@@ -194,14 +204,21 @@ def suffix_of(text: str) -> str | None:
 
 
 def name_parts(text: str) -> tuple[str | None, str | None, str | None]:
-    """(given, middle, family) of a whole name, written `Given Middle Family` or `Family, Given`."""
+    """(given, middle, family) of a whole name, written `Given Middle Family` or `Family, Given`.
+
+    All words that a newborn is called by are its given name.
+    """
     before, comma, after = text.partition(",")
     if comma and tokens(after) and tokens(after)[0] not in SUFFIXES:
         given = tokens(after)
+        if newborn(given):
+            return " ".join(given), None, before
         return given[0], " ".join(given[1:]) or None, before
     words = tokens(text)
     while len(words) > 1 and words[-1] in SUFFIXES:
         words.pop()
+    if child := newborn(words):
+        return " ".join(words[: child.words]), None, " ".join(words[child.words :]) or None
     if len(words) < 2:
         return (words[0] if words else None), None, None
     return words[0], " ".join(words[1:-1]) or None, words[-1]
@@ -290,6 +307,28 @@ def street_of(text: str, standards: Standards) -> str | None:
     line = " ".join(STREET_WORDS.get(word, word) for word in words)
     line = re.sub(r"\bAPT( APT)+\b", "APT", line)
     return None if not line or line in standards.streets else line
+
+
+def _newborns(given: pa.Array, middle: pa.Array, family: pa.Array) -> pa.Array:
+    """What names of newborns say, NULL of others: a letter for the sex and one for the order of
+    birth, blanks where they do not say."""
+
+    def read(text: str) -> str | None:
+        first, second, last = (tokens(part) for part in text.split(SEPARATOR))
+        child = newborn(first, last)
+        if child is None:
+            return None
+        # BABY, and BOY for the middle name.
+        child = newborn([*first[: child.words], *second], last) or child
+        return f"{child.sex or ' '}{child.order or ' '}"
+
+    begins = _each(given, lambda text: "yes" if beginning(tokens(text)) else None)
+    names = [pc.fill_null(part, "") for part in (given, middle, family)]
+    whole = pc.binary_join_element_wise(*names, SEPARATOR)
+    return _each(pc.if_else(pc.is_valid(begins), whole, None), read)
+
+
+SEPARATOR = "\x1f"  # between the parts of a name in one text
 
 
 # --- Arrow ----------------------------------------------------------------------------------------

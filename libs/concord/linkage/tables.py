@@ -27,6 +27,9 @@ RECORDS = Table(
         Column("middle", "string", "initial", *DIRECT),
         Column("family", "string", "words of the family name", *DIRECT),
         Column("suffix", "string", "JR, SR, III, IV", *DIRECT),
+        Column(
+            "birth_order", "string", "A, B, ... where a newborn without a name has one", *DIRECT
+        ),
         Column("birth", "date", "", *DIRECT),
         Column("birth_year", "string", "also where month and day are a placeholder", *DIRECT),
         Column("sex", "string", "F or M", *DIRECT),

@@ -215,6 +215,13 @@ def test_what_is_no_date_is_near_none(text: str) -> None:
     assert not met("days_apart", text, "1980-05-06", 10_000)
 
 
+def test_one_of_two_says_something() -> None:
+    both = Records(pa.table({"text": pa.array(["A", "B", None, None])}))
+    left, right = np.triu_indices(4, 1)
+    found = Simple("one_known", ("text",)).met(both, left, right)
+    assert found.tolist() == [False, True, True, True, True, False]
+
+
 def test_numbers_lists_and_swapped_columns() -> None:
     assert met("numbers_apart", "10.5", "11", 0.5)
     assert not met("numbers_apart", "10.5", "none", 100)
