@@ -105,6 +105,7 @@ def test_a_child_without_a_name_is_found_by_family_day_and_household() -> None:
     assert persons(A, A) == [0, 0]
     moved = {"phones": [], "zip": "01002"}
     assert persons(BOY, {**JAMES, **moved}) == [0, 1]
+    assert persons(BOY, {**JAMES, "phones": [], "zip": None}) == [0, 1]
     assert persons({**BOY, "ssn": "212345678"}, {**JAMES, **moved, "ssn": "212345678"}) == [0, 0]
     assert persons(BOY, {**JAMES, "sex": None}) == [0, 0]
     assert persons(BOY, {**JAMES, "family_name": "Lee", "birth_date": date(2025, 3, 9)}) == [0, 1]
