@@ -24,6 +24,7 @@ from concord.linkage.keys import Rule
 from concord.linkage.limits import Limits
 from concord.linkage.patterns import MISSING, Weights
 from concord.linkage.patterns import Condition as Numbers
+from concord.linkage.placeholders import Search
 from concord.linkage.review import Review
 from concord.linkage.standardise import STANDARD, Standards, family_name, given_name, street_of
 from concord.linkage.values import Part
@@ -300,6 +301,9 @@ class Placeholders(Typed):
     phones: tuple[str, ...] = ()
     zips: tuple[str, ...] = ()
     streets: tuple[str, ...] = ()
+    search: Search = Setting(
+        default=Search(), description="those that are on no list, found by who shares them"
+    )
 
 
 class PersonIndex(Model):

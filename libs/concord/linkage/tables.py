@@ -12,6 +12,22 @@ DIRECT = ("restricted", "direct")
 # outlive the files, of which old ones hold identifiers or what is long out of date.
 LONG_LOG: Mapping[str, str] = {"delta.logRetentionDuration": "interval 365 days"}
 
+PLACEHOLDERS = Table(
+    name="vault/linkage_placeholders",
+    description="Values that too many different people have, found by the last run in its records.",
+    owner=OWNER,
+    key=("column", "value"),
+    columns=(
+        Column("column", "string", "ssn, phone or birth"),
+        Column("value", "string", "in standard form, as a text", *DIRECT),
+        Column(
+            "others", "bigint", "different names and birth dates, or family names, that have it"
+        ),
+        Column("records", "bigint", "records that have it"),
+    ),
+    properties=LONG_LOG,
+)
+
 RECORDS = Table(
     name="vault/linkage_records",
     description=("Every record in comparable form, a row per distinct set of values."),
@@ -225,5 +241,16 @@ LINK_WEIGHTS = Table(
     properties=LONG_LOG,
 )
 
-# In the order of their commits in a run: a run's first write is to RECORDS, its last to QUALITY.
-TABLES = (RECORDS, PATTERNS, PAIRS, LINKS, EVENTS, CROSSWALK, REVIEW_QUEUE, LINK_WEIGHTS, QUALITY)
+# In the order of their commits in a run, the first to the last.
+TABLES = (
+    PLACEHOLDERS,
+    RECORDS,
+    PATTERNS,
+    PAIRS,
+    LINKS,
+    EVENTS,
+    CROSSWALK,
+    REVIEW_QUEUE,
+    LINK_WEIGHTS,
+    QUALITY,
+)
