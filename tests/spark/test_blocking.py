@@ -189,7 +189,8 @@ def test_febrl4_is_linked_by_the_model_as_it_is(
             )
             truth[record] = record.split("-")[1]
     names = list(given[0])
-    kinds = {"birth_date": pa.date32(), "phones": pa.list_(pa.string())}
+    several = pa.list_(pa.string())
+    kinds = {"birth_date": pa.date32(), "phones": several, "emails": several}
     table = pa.table({n: pa.array([r[n] for r in given], kinds.get(n, pa.string())) for n in names})
     model = load_person_index(ROOT / "conf" / "person_index.yaml")
     rows = standardised(spark.createDataFrame(table), model.standards, 2)

@@ -67,22 +67,29 @@ def test_placeholders_are_found_in_rows_and_leave_them(spark: SparkSession) -> N
         {**base, "record_id": f"r{n}", "given_name": name, "family_name": f"{name}son", **values}
         for n, name in enumerate(names)
         for values in (
-            {"ssn": "212-34-5678", "ssn_last4": "1111", "birth_date": date(1980, 5, 6)},
+            {
+                "ssn": "212-34-5678",
+                "emails": ["desk@agency.org", f"{name}@x.org"],
+                "ssn_last4": "1111",
+                "birth_date": date(1980, 5, 6),
+            },
             # Two rows of one record, which differ in nothing else.
-            {"ssn": None, "ssn_last4": "1111", "birth_date": date(1980, 5, 6)},
+            {"emails": [f"{name}@x.org"], "ssn_last4": "1111", "birth_date": date(1980, 5, 6)},
         )
     ]
     own = {"record_id": "own", "given_name": "Ann", "family_name": "Lee", "ssn": "212345679"}
     rows.append({**base, **own, "birth_date": date(1980, 5, 7)})
-    kinds = {"birth_date": "date", "phones": "array<string>"}
+    kinds = {"birth_date": "date", "phones": "array<string>", "emails": "array<string>"}
     schema = ", ".join(f"{name} {kinds.get(name, 'string')}" for name in base)
     with searched(spark.createDataFrame(rows, schema), model, 2) as (records, told):
         whole = {row["record_id"]: row for row in records.collect()}
         assert records.count() == len(whole) == len(names) + 1
     assert told.to_pylist() == [
         {"column": "birth", "value": "1980-05-06", "others": 36, "records": 36},
+        {"column": "emails", "value": "desk@agency.org", "others": 36, "records": 36},
         {"column": "ssn", "value": "212345678", "others": 36, "records": 36},
     ]
+    assert {whole[f"r{n}"]["emails"] for n in (0, 1)} == {"bb@x.org", "bc@x.org"}
     first, known = whole["r0"], whole["own"]
     assert (first["ssn"], first["ssn_last4"], first["birth"], first["birth_year"]) == (
         None,

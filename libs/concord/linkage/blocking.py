@@ -26,7 +26,8 @@ from concord.linkage.blobs import ID, Packed, blobs_of, gathered, opened, read, 
 from concord.linkage.compare import Comparison, patterns, space
 from concord.linkage.keys import Effective, Refused, Rule, effective_keys, keys_of
 from concord.linkage.patterns import Floats, Integers, Weights
-from concord.linkage.values import SEPARATOR, Common, Flags, Hashes, Part, Records, hashed
+from concord.linkage.standardise import SEPARATOR
+from concord.linkage.values import Common, Flags, Hashes, Part, Records, hashed
 
 # Pairs that are made and compared at a time, to bound memory.
 CHUNK = 1_000_000

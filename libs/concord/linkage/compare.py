@@ -18,8 +18,8 @@ from rapidfuzz.distance import OSA, JaroWinkler
 from rapidfuzz.process import cpdist
 
 from concord.linkage.patterns import Space
-from concord.linkage.standardise import canonical_names, words_of
-from concord.linkage.values import SEPARATOR, Codes, Flags, Integers, Records, Values
+from concord.linkage.standardise import SEPARATOR, canonical_names, words_of
+from concord.linkage.values import Codes, Flags, Integers, Records, Values
 
 # How far a bound may be from what it bounds and still count as equal to it: 32-bit floats.
 SLACK = 1e-4

@@ -26,7 +26,14 @@ from concord.linkage.patterns import MISSING, Weights
 from concord.linkage.patterns import Condition as Numbers
 from concord.linkage.placeholders import Search
 from concord.linkage.review import Review
-from concord.linkage.standardise import STANDARD, Standards, family_name, given_name, street_of
+from concord.linkage.standardise import (
+    STANDARD,
+    Standards,
+    emails_of,
+    family_name,
+    given_name,
+    street_of,
+)
 from concord.linkage.values import Part
 from concord.settings import Document, Location, Typed, read_document, validate
 
@@ -299,6 +306,7 @@ class Placeholders(Typed):
     )
     ssns: tuple[str, ...] = ()
     phones: tuple[str, ...] = ()
+    emails: tuple[str, ...] = ()
     zips: tuple[str, ...] = ()
     streets: tuple[str, ...] = ()
     search: Search = Setting(
@@ -362,6 +370,7 @@ class PersonIndex(Model):
             birth_days=frozenset(of.birth_days),
             ssns=frozenset(of.ssns),
             phones=frozenset(of.phones),
+            emails=frozenset(emails_of(of.emails, bare)),
             zips=frozenset(of.zips),
             streets=frozenset(street_of(line, bare) or "" for line in of.streets),
             sex=tuple((code.upper(), sex) for code, sex in self.sex_codes.items()),

@@ -17,7 +17,7 @@ from pydantic import Field as Setting
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from concord.linkage.standardise import Standards
+from concord.linkage.standardise import SEPARATOR, Standards
 from concord.linkage.values import Integers
 from concord.settings import Typed
 
@@ -37,6 +37,9 @@ class Search(Typed):
     phone_families: int | None = Setting(
         default=None, gt=1, description="different family names under one phone"
     )
+    email_families: int | None = Setting(
+        default=None, gt=1, description="different family names under one address of email"
+    )
     birth_times: float | None = Setting(
         default=None,
         gt=1,
@@ -52,6 +55,7 @@ class Search(Typed):
             for column, least in (
                 ("ssn", self.ssn_persons),
                 ("phone", self.phone_families),
+                ("emails", self.email_families),
                 # A date is judged by those around it.
                 ("birth", self.birth_times and 1),
             )
@@ -63,6 +67,7 @@ class Search(Typed):
 OTHERS = {
     "ssn": ("given_root", "family", "birth"),
     "phone": ("family",),
+    "emails": ("family",),
     "birth": ("given_root", "family"),
 }
 
@@ -74,8 +79,8 @@ def search(records: DataFrame, by: Search) -> pa.Table:
     none = _none().append_column("records", pa.array([], pa.int64()))
     if not least:
         return none
-    values = records.select("record_id", F.explode(F.array(*map(_value, least))).alias("one"))
-    values = values.select("record_id", "one.*").where("value IS NOT NULL")
+    values = records.select("record_id", F.explode(F.concat(*map(_values, least))).alias("one"))
+    values = values.select("record_id", "one.*")
     told = values.groupBy("column", "value").agg(F.count_distinct("other").alias("others"))
     enough = [f"(column = '{column}' AND others >= {n})" for column, n in least.items()]
     counts: pa.Table = told.where(" OR ".join(enough)).toArrow()
@@ -89,12 +94,14 @@ def search(records: DataFrame, by: Search) -> pa.Table:
     return whole.sort_by([("column", "ascending"), ("value", "ascending")])
 
 
-def _value(column: str) -> Column:
-    return F.struct(
-        F.lit(column).alias("column"),
-        F.col(column).cast("string").alias("value"),
-        F.xxhash64(*OTHERS[column]).alias("other"),
+def _values(column: str) -> Column:
+    """What a row says of a column: an array of column, value, other; empty where it is NULL."""
+    texts = F.split(F.coalesce(F.col(column).cast("string"), F.lit("")), SEPARATOR)
+    other = F.xxhash64(*OTHERS[column]).alias("other")
+    every = F.transform(
+        texts, lambda text: F.struct(F.lit(column).alias("column"), text.alias("value"), other)
     )
+    return F.filter(every, lambda one: one["value"] != "")
 
 
 def _none() -> pa.Table:
@@ -163,5 +170,6 @@ def added(standards: Standards, told: pa.Table) -> Standards:
         standards,
         ssns=standards.ssns | of("ssn"),
         phones=standards.phones | of("phone"),
+        emails=standards.emails | of("emails"),
         birth_dates=standards.birth_dates | of("birth"),
     )

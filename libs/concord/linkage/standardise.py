@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -34,10 +34,12 @@ SOURCES = (
     "ssn",
     "ssn_last4",
     "phones",
+    "emails",
     "address_line1",
     "address_line2",
     "zip",
 )
+SEPARATOR = "\x1f"  # between the values of a list in one text
 ORIGIN = ("record_id", "feed", "role")
 # The comparable form, in the order of vault/linkage_records.
 STANDARD: Mapping[str, pa.DataType] = {
@@ -53,6 +55,7 @@ STANDARD: Mapping[str, pa.DataType] = {
     "ssn": pa.string(),
     "ssn_last4": pa.string(),
     "phone": pa.string(),
+    "emails": pa.string(),
     "street": pa.string(),
     "zip": pa.string(),
 }
@@ -84,6 +87,7 @@ class Standards:
     birth_days: frozenset[str] = frozenset()
     ssns: frozenset[str] = frozenset()
     phones: frozenset[str] = frozenset()
+    emails: frozenset[str] = frozenset()
     zips: frozenset[str] = frozenset()
     streets: frozenset[str] = frozenset()
     sex: tuple[tuple[str, str], ...] = ()
@@ -156,6 +160,10 @@ def _one_form(rows: pa.Table, standards: Standards, family_column: str) -> pa.Ta
         "ssn": ssn,
         "ssn_last4": last4,
         "phone": _each(rows["phone"], lambda text: phone_of(text, standards)),
+        "emails": _each(
+            pc.binary_join(_flat(rows["emails"]), SEPARATOR),
+            lambda text: SEPARATOR.join(emails_of(text.split(SEPARATOR), standards)),
+        ),
         "street": _each(lines, lambda text: street_of(text, standards)),
         "zip": _each(rows["zip"], lambda text: zip_of(text, standards)),
     }
@@ -295,6 +303,32 @@ def phone_of(text: str, standards: Standards) -> str | None:
     return None if digits[0] in "01" else digits
 
 
+EMAIL = re.compile(r"([^\s@,;]+)@([^\s@,;]+\.[^\s@,;]+)")
+GMAIL = {"gmail.com", "googlemail.com"}
+
+
+def email_of(text: str, standards: Standards) -> str | None:
+    """An address of email in lower case, without a tag (`+news`) and, of Gmail, without points.
+
+    RFC 5321 (2.4) lets hosts tell `Ann@` from `ann@`; next to none does. Gmail delivers whatever
+    the points to one mailbox.
+    """
+    found = EMAIL.fullmatch(text.strip().lower())
+    if found is None:
+        return None
+    name, host = found[1].split("+", 1)[0], found[2]
+    if host in GMAIL:
+        name, host = name.replace(".", ""), "gmail.com"
+    address = f"{name}@{host}"
+    return None if not name or address in standards.emails else address
+
+
+def emails_of(texts: Iterable[str], standards: Standards) -> list[str]:
+    """Each address once, in order."""
+    found = {email_of(text, standards) for text in texts}
+    return sorted(address for address in found if address)
+
+
 def zip_of(text: str, standards: Standards) -> str | None:
     digits = re.sub(r"\D", "", text)
     found = digits[:5] if len(digits) in {5, 9} else ""
@@ -326,9 +360,6 @@ def _newborns(given: pa.Array, middle: pa.Array, family: pa.Array) -> pa.Array:
     names = [pc.fill_null(part, "") for part in (given, middle, family)]
     whole = pc.binary_join_element_wise(*names, SEPARATOR)
     return _each(pc.if_else(pc.is_valid(begins), whole, None), read)
-
-
-SEPARATOR = "\x1f"  # between the parts of a name in one text
 
 
 # --- Arrow ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ PLACEHOLDERS = Table(
     owner=OWNER,
     key=("column", "value"),
     columns=(
-        Column("column", "string", "ssn, phone or birth"),
+        Column("column", "string", "ssn, phone, emails (one of them) or birth"),
         Column("value", "string", "in standard form, as a text", *DIRECT),
         Column(
             "others", "bigint", "different names and birth dates, or family names, that have it"
@@ -52,6 +52,7 @@ RECORDS = Table(
         Column("ssn", "string", "nine digits that can be one", *DIRECT),
         Column("ssn_last4", "string", "", *DIRECT),
         Column("phone", "string", "ten digits", *DIRECT),
+        Column("emails", "string", "addresses in lower case, with U+001F between", *DIRECT),
         Column("street", "string", "in postal abbreviations", *DIRECT),
         Column("zip", "string", "five digits", *DIRECT),
     ),

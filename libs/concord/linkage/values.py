@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from concord.linkage.standardise import core, root
+from concord.linkage.standardise import SEPARATOR, Standards, core, email_of, root
 
 Integers = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
@@ -24,9 +24,6 @@ Hashes = npt.NDArray[np.uint64]
 Flags = npt.NDArray[np.bool_]
 
 PART = re.compile(r"(?P<transform>[a-z_]+)\((?P<column>\w+)(?:, ?(?P<number>\d+))?\)|(?P<bare>\w+)")
-
-
-SEPARATOR = "\x1f"  # between the values of a list in one text
 
 
 @dataclass(frozen=True)
@@ -82,6 +79,7 @@ TRANSFORMS: Mapping[str, Callable[[pa.Array, int | None], pa.Array]] = {
     "month": lambda values, _: pc.utf8_slice_codeunits(values, 5, 7),
     "day": lambda values, _: pc.utf8_slice_codeunits(values, 8, 10),
     "core": _each(core),
+    "email": _each(lambda text: email_of(text, Standards())),
     "nickname_root": _each(lambda text: root(text, nicknames=True)),
 }
 COUNTING = ("first", "last")

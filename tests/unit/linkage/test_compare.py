@@ -100,6 +100,11 @@ def born(year: int, month: int, day: int) -> dict[str, Any]:
             {"contact": "household"},
         ),
         (
+            {"zip": "02139", "emails": "a@x.org\x1fb@x.org"},
+            {"zip": "01002", "emails": "b@x.org"},
+            {"contact": "household"},
+        ),
+        (
             {"sex": "F", "middle": "A"},
             {"sex": "F", "middle": "B"},
             {"sex": "same", "middle": "differ"},
@@ -213,6 +218,14 @@ def test_dates_are_compared_as_dates(a: str, b: str, most: int) -> None:
 def test_what_is_no_date_is_near_none(text: str) -> None:
     assert not met("near_date", text, text)
     assert not met("days_apart", text, "1980-05-06", 10_000)
+
+
+def test_an_address_of_email_is_compared_in_one_form() -> None:
+    table = pa.table({"email": ["Ann.Lee+x@gmail.com", "annlee@googlemail.com", "ann.lee@x.org"]})
+    found = Simple("same", ("email(email)",)).met(
+        Records(table), np.array([0, 0]), np.array([1, 2])
+    )
+    assert found.tolist() == [True, False]
 
 
 def test_one_of_two_says_something() -> None:

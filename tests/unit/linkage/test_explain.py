@@ -68,7 +68,7 @@ def test_words_tell_what_agrees_heaviest_first_and_what_is_not_said() -> None:
     assert words == (
         f"Same SSN (+{ssn:.1f}). Birth dates differ ({birth:.1f}). "
         f"Given names are nicknames of one name (+{given:.1f}). Not said by both: family name, "
-        "phone, address or ZIP code, sex, middle initial, suffix, order among twins."
+        "phone, email, address or ZIP code, sex, middle initial, suffix, order among twins."
     )
 
 

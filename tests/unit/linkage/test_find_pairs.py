@@ -17,7 +17,8 @@ from concord.linkage.blobs import Packed, opened
 from concord.linkage.blocking import Matching, Placement, find_pairs, placements
 from concord.linkage.keys import Refused, Rule, keys_of, largest_block
 from concord.linkage.model import Model, load_person_index
-from concord.linkage.values import SEPARATOR, Hashes, Part, Records
+from concord.linkage.standardise import SEPARATOR
+from concord.linkage.values import Hashes, Part, Records
 from tests.conftest import ROOT
 
 COLUMNS = ("a", "b", "c", "name", "some")

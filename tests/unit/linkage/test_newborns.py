@@ -17,7 +17,8 @@ from concord.linkage.values import Records
 from tests.conftest import ROOT
 
 MODEL = load_person_index(ROOT / "conf" / "person_index.yaml")
-KINDS = {"birth_date": pa.date32(), "phones": pa.list_(pa.string())}
+LIST = pa.list_(pa.string())
+KINDS = {"birth_date": pa.date32(), "phones": LIST, "emails": LIST}
 
 
 def standard(*rows: dict[str, Any]) -> pa.Table:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from concord.linkage import report
 from concord.linkage.model import load_person_index
 from concord.linkage.placeholders import Search, added, found
-from concord.linkage.standardise import Standards, phone_of, ssn_of
+from concord.linkage.standardise import Standards, email_of, phone_of, ssn_of
 from tests.conftest import ROOT
 
 SEARCH = load_person_index(ROOT / "conf" / "person_index.yaml").placeholders.search
@@ -78,14 +78,17 @@ def test_more_than_chance_allows_is_asked_for_too() -> None:
 def test_numbers_that_too_many_have_are_found() -> None:
     rows = [("ssn", "212345678", 20), ("ssn", "212345679", 19)]
     rows += [("phone", "6175550123", 15), ("phone", "6175550124", 14)]
+    rows += [("emails", "desk@agency.org", 15), ("emails", "ann@x.org", 14)]
     told = found(counted(rows), SEARCH)
     assert told.to_pylist() == [
+        {"column": "emails", "value": "desk@agency.org", "others": 15},
         {"column": "phone", "value": "6175550123", "others": 15},
         {"column": "ssn", "value": "212345678", "others": 20},
     ]
     standards = added(Standards(ssns=frozenset({"212345670"})), told)
     assert ssn_of("212-34-5678", standards) is None is ssn_of("212345670", standards)
     assert ssn_of("212345679", standards) == "212345679"
+    assert email_of("Desk@agency.org", standards) is None
     assert phone_of("1 617 555 0123", standards) is None
 
 
@@ -112,6 +115,8 @@ def test_measures_count_values_and_records_and_tell_none() -> None:
         ("placeholder_records", "ssn"): 65.0,
         ("placeholders_found", "phone"): 0.0,
         ("placeholder_records", "phone"): 0.0,
+        ("placeholders_found", "emails"): 0.0,
+        ("placeholder_records", "emails"): 0.0,
         ("placeholders_found", "birth"): 0.0,
         ("placeholder_records", "birth"): 0.0,
     }

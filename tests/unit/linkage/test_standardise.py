@@ -26,11 +26,13 @@ STANDARDS = Standards(
     birth_dates=frozenset({"1900-01-01"}),
     birth_days=frozenset({"01-01"}),
     ssns=frozenset({"078051120"}),
+    emails=frozenset({"none@none.com"}),
     zips=frozenset({"99999"}),
     streets=frozenset({"HOMELESS"}),
     sex=(("F", "F"), ("2", "F"), ("MALE", "M")),
 )
-KINDS = {"birth_date": pa.date32(), "phones": pa.list_(pa.string())}
+LIST = pa.list_(pa.string())
+KINDS = {"birth_date": pa.date32(), "phones": LIST, "emails": LIST}
 
 
 def table(*rows: Mapping[str, Any]) -> pa.Table:
@@ -85,6 +87,14 @@ def one(**values: Any) -> dict[str, Any]:
         ({"phones": ["+1 (617) 555-0123"]}, {"phone": "6175550123"}),
         ({"phones": ["0000000000"]}, {"phone": None}),
         ({"phones": ["555-0123"]}, {"phone": None}),
+        (
+            {"emails": ["Ann.Lee+x@GMail.com", " b@x.org"]},
+            {"emails": "annlee@gmail.com\x1fb@x.org"},
+        ),
+        ({"emails": ["a.b@x.org", "A.B+news@x.org"]}, {"emails": "a.b@x.org"}),
+        ({"emails": ["ann", "a@b", "@x.org", "+x@y.org", "a b@x.org"]}, {"emails": None}),
+        ({"emails": ["none@none.com"]}, {"emails": None}),
+        ({"emails": []}, {"emails": None}),
         ({"zip": "02139-1234"}, {"zip": "02139"}),
         ({"zip": "99999"}, {"zip": None}),
         (
