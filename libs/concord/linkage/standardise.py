@@ -73,8 +73,15 @@ STREET_WORDS = {
     "EAST": "E", "WEST": "W", "APARTMENT": "APT", "UNIT": "APT", "STE": "APT", "SUITE": "APT",
     "NUMBER": "APT", "NO": "APT",
 }  # fmt: skip
+# Words of surnames that many surnames have: to share one says nothing.
+PARTICLES = frozenset(
+    ["DE", "DEL", "LA", "LAS", "LOS", "DA", "DO", "DOS", "DI", "VAN", "VON", "DER", "DEN", "LE"]
+    + ["SAINT", "ST", "BIN", "EL", "AL"]
+)
 # Which letters are not made of a letter and an accent (NFKD leaves them).
-LETTERS = str.maketrans({"Ø": "O", "Æ": "AE", "Œ": "OE", "ß": "SS", "Ł": "L", "Đ": "D", "Þ": "TH"})
+LETTERS = str.maketrans(
+    {"Ø": "O", "Æ": "AE", "Œ": "OE", "ẞ": "SS", "Ł": "L", "Đ": "D", "Ð": "D", "Þ": "TH"}
+)
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,8 @@ def _one_form(rows: pa.Table, standards: Standards, family_column: str) -> pa.Ta
     middle = pc.if_else(nameless, None, middle)
     family = _each(family_text, lambda text: family_name(text, standards))
     suffix = _either(
-        _each(rows["name_suffix"], suffix_of), _each(family_text, suffix_of), _each(full, suffix_of)
+        _each(rows["name_suffix"], suffix_of),
+        *(_each(names, suffix_behind) for names in (family_text, named, full)),
     )
     birth = rows["birth_date"]
     birth_text = pc.strftime(birth, format="%Y-%m-%d")
@@ -180,28 +188,34 @@ def _one_form(rows: pa.Table, standards: Standards, family_column: str) -> pa.Ta
 
 def folded(text: str) -> str:
     """Upper case without accents: letters with marks become plain ones."""
-    plain = unicodedata.normalize("NFKD", text.upper().translate(LETTERS))
+    # Upper case again: NFKD makes small letters of raised ones.
+    plain = unicodedata.normalize("NFKD", text.upper().translate(LETTERS)).upper()
     return "".join(letter for letter in plain if not unicodedata.combining(letter))
 
 
 def tokens(text: str) -> list[str]:
     """The words of a name: apostrophes and points join, everything else parts."""
-    joined = re.sub(r"['’`´.]", "", folded(text))
+    joined = re.sub(r"['’‘ʻʼ`´.]", "", folded(text))
     return re.findall(r"[A-Z0-9]+", joined)
 
 
+def unsuffixed(words: list[str]) -> list[str]:
+    """A name's words without a generational suffix, unless there is nothing else."""
+    end = len(words)
+    while end > 1 and words[end - 1] in SUFFIXES:
+        end -= 1
+    return words[:end]
+
+
 def given_name(text: str, standards: Standards) -> str | None:
-    """Words of a given name; NULL for a placeholder such as BABY GIRL."""
-    name = " ".join(tokens(text))
+    """Words of a given name without a suffix; NULL for a placeholder such as BABY GIRL."""
+    name = " ".join(unsuffixed(tokens(text)))
     return None if not name or name in standards.given else name
 
 
 def family_name(text: str, standards: Standards) -> str | None:
     """Words of a family name without a generational suffix; NULL for a placeholder."""
-    words = tokens(text)
-    while len(words) > 1 and words[-1] in SUFFIXES:
-        words.pop()
-    name = " ".join(words)
+    name = " ".join(unsuffixed(tokens(text)))
     return None if not name or name in standards.family else name
 
 
@@ -211,32 +225,33 @@ def suffix_of(text: str) -> str | None:
     return SUFFIXES.get(words[-1]) if words else None
 
 
+def suffix_behind(name: str) -> str | None:
+    """The suffix behind another word: SENIOR alone is a surname, JUNIOR a given name."""
+    return suffix_of(" ".join(tokens(name)[1:]))
+
+
 def name_parts(text: str) -> tuple[str | None, str | None, str | None]:
     """(given, middle, family) of a whole name, written `Given Middle Family` or `Family, Given`.
 
     All words that a newborn is called by are its given name.
     """
     before, comma, after = text.partition(",")
-    if comma and tokens(after) and tokens(after)[0] not in SUFFIXES:
-        given = tokens(after)
+    given = unsuffixed(tokens(after))
+    if comma and given and given[0] not in SUFFIXES:
         if newborn(given):
             return " ".join(given), None, before
         return given[0], " ".join(given[1:]) or None, before
-    words = tokens(text)
-    while len(words) > 1 and words[-1] in SUFFIXES:
-        words.pop()
+    words = unsuffixed(tokens(text))
     if child := newborn(words):
         return " ".join(words[: child.words]), None, " ".join(words[child.words :]) or None
     if len(words) < 2:
         return (words[0] if words else None), None, None
-    return words[0], " ".join(words[1:-1]) or None, words[-1]
-
-
-# Words of surnames that many surnames have: to share one says nothing.
-PARTICLES = frozenset(
-    ["DE", "DEL", "LA", "LAS", "LOS", "DA", "DO", "DOS", "DI", "VAN", "VON", "DER", "DEN", "LE"]
-    + ["SAINT", "ST", "BIN", "EL", "AL"]
-)
+    last = start = len(words) - 1
+    while start > 1 and words[start - 1] in PARTICLES:
+        start -= 1
+    if start == last - 1 and words[start] == "VAN":
+        start = last  # alone it is a middle name too, a common one among Vietnamese
+    return words[0], " ".join(words[1:start]) or None, " ".join(words[start:])
 
 
 def core(family: str) -> str:
