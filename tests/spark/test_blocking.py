@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from datetime import date, timedelta
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import pyarrow as pa
@@ -36,57 +36,63 @@ MODEL = Model.model_validate(
                 "refine": ["first(given, 1)"],
             },
             {"name": "zip", "on": ["zip"], "refine": ["year(birth)"]},
+            {"name": "phone", "on": ["each(phones)"], "refine": ["year(birth)"]},
+            {"name": "phone_family", "on": ["each(phones)", "family"]},
         ],
         "pair_budget": 10,  # five rows
         "comparisons": {
             "given": {
                 "column": "given",
                 "levels": {"same": {"test": "same", **EVEN}, "differ": EVEN},
-            }
+            },
+            "phones": {
+                "column": "phones",
+                "levels": {"shared": {"test": "overlap", **EVEN}, "differ": EVEN},
+            },
         },
     }
 )
-ROW = "id string, given string, family string, birth date, ssn string, zip string"
+ROW = "id string, given string, family string, birth date, ssn string, zip string, "
+ROW += "phones array<int>"
 
 
-def parts(row: dict[str, Any], names: tuple[str, ...]) -> tuple[Any, ...] | None:
-    """A key in plain Python: None when a part is missing."""
+def parts(row: dict[str, Any], names: tuple[str, ...]) -> set[tuple[Any, ...]]:
+    """Keys in plain Python: none when a part is missing, one for each value of a list."""
     values: dict[str, Any] = {
         "ssn": row["ssn"],
         "zip": row["zip"],
         "first_word(family)": row["family"] and row["family"].split(" ")[0],
         "first(given, 1)": row["given"] and row["given"][0],
         "birth": row["birth"],
+        "family": row["family"],
         "year(birth)": row["birth"] and row["birth"].year,
     }
-    found = tuple(values[name] for name in names)
-    return None if None in found else found
+    lists = {"each(phones)": {one for one in row["phones"] or () if one is not None}}
+    of = (lists.get(name, {values.get(name)} - {None}) for name in names)
+    return set(product(*of))
 
 
 def wanted_pairs(rows: list[dict[str, Any]]) -> tuple[dict[tuple[str, str], int], Counter[int]]:
     """All pairs by the first rule that makes them within the budget, and how many it kept out."""
-    keys: list[list[Any]] = [[None] * len(MODEL.rules) for _ in rows]
+    keys: list[list[set[Any]]] = [[set() for _ in MODEL.rules] for _ in rows]
     refused: Counter[int] = Counter()
     for number, rule in enumerate(MODEL.rules):
         plain = [parts(row, rule.on) for row in rows]
-        sizes = Counter(key for key in plain if key is not None)
-        narrow = [parts(row, rule.parts) if rule.refine else None for row in rows]
-        within = Counter(zip(plain, narrow, strict=True))
-        for place, key in enumerate(plain):
-            if key is None:
-                continue
-            if sizes[key] <= 5:
-                keys[place][number] = key
-            elif narrow[place] is not None and within[key, narrow[place]] <= 5:
-                keys[place][number] = narrow[place]
+        sizes = Counter(key for some in plain for key in some)
+        narrow = [parts(row, rule.parts) if rule.refine else set() for row in rows]
+        within = Counter(key for some in narrow for key in some)
+        for place, some in enumerate(plain):
+            large = {key for key in some if sizes[key] > 5}
+            parted = {key for key in narrow[place] if key[: len(rule.on)] in large}
+            keys[place][number] = some - large | {key for key in parted if within[key] <= 5}
         for key, n in sizes.items():
             if n > 5:
-                made = [m for (k, part), m in within.items() if k == key and part and m <= 5]
+                made = [m for k, m in within.items() if k[: len(rule.on)] == key and m <= 5]
                 refused[number] += n * (n - 1) // 2 - sum(m * (m - 1) // 2 for m in made)
     pairs = {}
     for i, j in combinations(range(len(rows)), 2):
         one, other = rows[i]["id"], rows[j]["id"]
-        both = [n for n in range(len(keys[0])) if keys[i][n] and keys[i][n] == keys[j][n]]
+        both = [n for n in range(len(keys[0])) if keys[i][n] & keys[j][n]]
         if both and one != other:
             pair = (min(one, other), max(one, other))
             pairs[pair] = min(both[0], pairs.get(pair, both[0]))
@@ -104,6 +110,7 @@ def people(spark: SparkSession) -> tuple[list[dict[str, Any]], DataFrame]:
             "birth": chance.choice((date(1980, 5, 6), date(1981, 5, 6), None)),
             "ssn": f"21{number % 50:02d}56789" if chance.random() < 0.5 else None,
             "zip": chance.choice(("02139", "01002", "01003", None)),
+            "phones": chance.choice((None, [], [7, None], chance.choices(range(90), k=3))),
         }
         for number in range(160)
     ]
@@ -121,9 +128,11 @@ def test_spark_makes_the_pairs_that_plain_python_makes(
         assert {(row["left"], row["right"]): row["rule"] for row in found} == pairs
         refused = linked.blocked.refused
         assert {rule: n for rule, n in refused.pairs.items() if n} == kept_out
-        assert kept_out[2] and len(refused.keys[1]), "some keys are over the budget"
+        assert kept_out[2] and kept_out[3] and len(refused.keys[1]), "some keys are over the budget"
         made = sum(linked.counts["pairs"].to_pylist())
         assert made >= len(pairs), "variants of one record make pairs of their own"
+        by_phone = [MODEL.words(row["pattern"]) for row in found if row["rule"] == 3]
+        assert by_phone and {said["phones"] for said in by_phone} == {"shared"}
         persons = {row["id"]: row["cluster"] for row in linked.clusters().collect()}
         assert persons.keys() == {row["id"] for row in rows}
     counted = engine.planned(frame, MODEL)
@@ -180,7 +189,8 @@ def test_febrl4_is_linked_by_the_model_as_it_is(
             )
             truth[record] = record.split("-")[1]
     names = list(given[0])
-    kinds = {"birth_date": pa.date32(), "phones": pa.list_(pa.string())}
+    several = pa.list_(pa.string())
+    kinds = {"birth_date": pa.date32(), "phones": several, "emails": several}
     table = pa.table({n: pa.array([r[n] for r in given], kinds.get(n, pa.string())) for n in names})
     model = load_person_index(ROOT / "conf" / "person_index.yaml")
     rows = standardised(spark.createDataFrame(table), model.standards, 2)

@@ -26,6 +26,7 @@ from tests.feeds import mou
 pytestmark = pytest.mark.spark
 
 KILL_POINTS = (
+    "index.wrote.vault/linkage_placeholders",
     "index.wrote.vault/linkage_records",
     "index.wrote.vault/linkage_patterns",
     "index.wrote.vault/linkage_pairs",
@@ -160,6 +161,13 @@ def test_persons_are_recognised_kept_and_followed_over_time(archive: Archive) ->
     told = archive.lake.read(tables.EVENTS).where("kind = 'minted'").collect()
     assert len({row["person_id"] for row in told}) == len(told) == 8
     labelled(archive)
+    found = archive.lake.read(tables.QUALITY).where("measure = 'placeholders_found'").collect()
+    assert {row["group"]: row["value"] for row in found} == {
+        "ssn": 0,
+        "phone": 0,
+        "emails": 0,
+        "birth": 0,
+    }
     page = quality_report(archive.lake, archive.model)
     assert page.lstrip().startswith("<!doctype html>") and archive.model.model_version in page
 

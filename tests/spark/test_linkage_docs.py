@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 
 from concord.linkage.charts import Chart
 from concord.linkage.compare import TESTS
-from concord.linkage.values import TRANSFORMS
+from concord.linkage.values import LISTS, TRANSFORMS
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "docs" / "linkage.md").read_text()
@@ -62,7 +62,10 @@ def test_the_code_of_the_page_links_febrl_as_well_as_it_says(
 def test_the_tables_name_every_test_and_every_transform() -> None:
     tests = re.findall(r"`(\w+)`", table_under("Tests"))
     assert tests == list(TESTS)
-    assert set(re.findall(r"`(\w+)\(column", table_under("Transforms"))) == set(TRANSFORMS)
+    assert set(re.findall(r"`(\w+)\(column", table_under("Transforms"))) == {
+        *TRANSFORMS,
+        *LISTS,
+    }
 
 
 def test_a_test_that_takes_a_number_is_listed_with_its_key() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from itertools import product
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from concord.linkage import report, tables
 from concord.linkage.groups import facts
 from concord.linkage.inputs import Codes, standard
 from concord.linkage.intervals import Share
+from concord.linkage.job import searched
 from concord.linkage.model import load_person_index
 from concord.linkage.report import ALL, Measure
-from concord.linkage.standardise import STANDARD
+from concord.linkage.standardise import ORIGIN, SOURCES, STANDARD
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.spark
@@ -96,3 +98,45 @@ def test_measures_are_rows_of_quality(spark: SparkSession) -> None:
     assert (one["value"], one["of"]) == (0.75, 4)
     assert one["lower"] < 0.75 < one["upper"]
     assert (other["value"], other["lower"], other["of"]) == (None, None, None)
+
+
+def test_placeholders_are_found_in_rows_and_leave_them(spark: SparkSession) -> None:
+    model = load_person_index(ROOT / "conf" / "person_index.yaml")
+    base = {**dict.fromkeys((*ORIGIN, *SOURCES)), "feed": "snap", "role": "client"}
+    names = ["".join(two) for two in product("BCDFGH", repeat=2)]
+    rows = [
+        {**base, "record_id": f"r{n}", "given_name": name, "family_name": f"{name}son", **values}
+        for n, name in enumerate(names)
+        for values in (
+            {
+                "ssn": "212-34-5678",
+                "emails": ["desk@agency.org", f"{name}@x.org"],
+                "ssn_last4": "1111",
+                "birth_date": date(1980, 5, 6),
+            },
+            # Two rows of one record, which differ in nothing else.
+            {"emails": [f"{name}@x.org"], "ssn_last4": "1111", "birth_date": date(1980, 5, 6)},
+        )
+    ]
+    own = {"record_id": "own", "given_name": "Ann", "family_name": "Lee", "ssn": "212345679"}
+    rows.append({**base, **own, "birth_date": date(1980, 5, 7)})
+    kinds = {"birth_date": "date", "phones": "array<string>", "emails": "array<string>"}
+    schema = ", ".join(f"{name} {kinds.get(name, 'string')}" for name in base)
+    with searched(spark.createDataFrame(rows, schema), model, 2) as (records, told):
+        whole = {row["record_id"]: row for row in records.collect()}
+        assert records.count() == len(whole) == len(names) + 1
+    assert told.to_pylist() == [
+        {"column": "birth", "value": "1980-05-06", "others": 36, "records": 36},
+        {"column": "emails", "value": "desk@agency.org", "others": 36, "records": 36},
+        {"column": "ssn", "value": "212345678", "others": 36, "records": 36},
+    ]
+    assert {whole[f"r{n}"]["emails"] for n in (0, 1)} == {"bb@x.org", "bc@x.org"}
+    first, known = whole["r0"], whole["own"]
+    assert (first["ssn"], first["ssn_last4"], first["birth"], first["birth_year"]) == (
+        None,
+        "1111",
+        None,
+        None,
+    )
+    assert (known["ssn"], known["birth"]) == ("212345679", date(1980, 5, 7))
+    assert told.column_names == tables.PLACEHOLDERS.column_names

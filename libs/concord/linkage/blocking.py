@@ -3,7 +3,8 @@
 Nothing pair-sized is shuffled. Records travel as blobs to the partitions of their keys; there the
 pairs of each key are made, compared and scored, and what is hopeless is counted and dropped. Rules
 with a part in common share a placement, so a record travels once for them all. A pair of rows
-belongs to the first rule that makes it, so it is made once, though records meet by several. Which
+belongs to the first rule that makes it, and there to the least of the keys that both have, so it
+is made once, though records meet by several. Which
 keys records have, and which are too large, is in `keys`.
 """
 
@@ -16,14 +17,16 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType
 
 from concord.linkage import files
 from concord.linkage.blobs import ID, Packed, blobs_of, gathered, opened, read, written
 from concord.linkage.compare import Comparison, patterns, space
-from concord.linkage.keys import Refused, Rule, among_sorted, effective_keys, keys_of
+from concord.linkage.keys import Effective, Refused, Rule, among_sorted, effective_keys, keys_of
 from concord.linkage.patterns import Floats, Integers, Weights
+from concord.linkage.standardise import SEPARATOR
 from concord.linkage.values import Common, Flags, Hashes, Part, Records, hashed
 
 # Pairs that are made and compared at a time, to bound memory.
@@ -110,7 +113,8 @@ def encoded(
     parts: Sequence[str],
     without: pa.Array | None = None,
 ) -> DataFrame:
-    """Records -> ENCODED: blobs of their ids and columns, as texts.
+    """Records -> ENCODED: blobs of their ids and columns, as texts; of lists, as `_joined` writes
+    them.
 
     `tops`: for each of `parts` how many of a blob's records have its commonest value. `sample`: a
     blob of at most SAMPLED of its rows. A row of `records` is a row to compare; rows with one id
@@ -129,8 +133,13 @@ def encoded(
 
         return files.scheduled(records, found).mapInArrow(read, ENCODED)
 
+    lists = {each.name for each in records.schema.fields if isinstance(each.dataType, ArrayType)}
     texts = records.select(
-        F.col(id).alias(ID), *[F.col(name).cast("string").alias(name) for name in columns]
+        F.col(id).alias(ID),
+        *[
+            (_joined(name) if name in lists else F.col(name).cast("string")).alias(name)
+            for name in columns
+        ],
     )
 
     def encode(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -144,6 +153,14 @@ def _less(table: pa.Table, id: str, without: pa.Array | None) -> pa.Table:
     if without is None or not len(without):
         return table
     return table.filter(pc.invert(pc.is_in(table[id], value_set=without)))
+
+
+def _joined(name: str) -> Column:
+    """A list as one text: its values, each once and in order, so that equal sets are equal; NULL
+    where it has none that says something."""
+    said = F.filter(F.col(name).cast("array<string>"), lambda one: one != "")
+    whole = F.array_join(F.array_sort(F.array_distinct(said)), SEPARATOR)
+    return F.nullif(whole, F.lit(""))
 
 
 def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -190,10 +207,15 @@ def placements(
 
     Who agrees on a column agrees on every transform of it. `top_shares`: part -> the share of
     records with its commonest value, at most. Records are not placed by parts so uneven that one
-    partition could get more than UNEVEN of what is meant for it.
+    partition could get more than UNEVEN of what is meant for it. By lists records are placed for
+    one rule alone.
     """
     most = UNEVEN / shares if shares > 2 else 1.0
-    parts = list(dict.fromkeys(part for rule in rules for part in rule.on))
+    parts = [
+        part
+        for part in dict.fromkeys(part for rule in rules for part in rule.on)
+        if not Part.of(part).lists
+    ]
     determined = [{part for part in parts if _determines(rule, part)} for rule in rules]
 
     def shared(group: Sequence[int]) -> tuple[str, ...]:
@@ -254,7 +276,8 @@ def candidates(
                 arrived.setdefault(target, []).append(blob.as_buffer())
         for target in sorted(arrived):
             rows = opened(arrived.pop(target))
-            for rule, counts, pairs in find_pairs(rows, matching, placed[target // shares].rules):
+            placement, here = placed[target // shares], (target % shares, shares)
+            for rule, counts, pairs in find_pairs(rows, matching, placement, here):
                 yield pa.record_batch(
                     {
                         "rule": pa.array([rule], pa.int32()),
@@ -321,16 +344,21 @@ def _sent(
     """A blob's records, for each placement those with a key there, by the partition they go to."""
     packed, records = Packed.of(rows), Records(rows)
     for number, placement in enumerate(placed):
-        needed = np.zeros(rows.num_rows, dtype=bool)
+        by = records.exploded(placement.parts)
+        needed = np.zeros(by.size, dtype=bool)
         for rule in placement.rules:
-            keys, known = effective_keys(records, matching.rules[rule], rule, matching.refused)
-            needed |= known if matching.anew is None else known & matching.anew.concerns(rule, keys)
+            of = effective_keys(records, matching.rules[rule], rule, matching.refused)
+            known = of.known
+            if matching.anew is not None:
+                known = known & matching.anew.concerns(rule, of.keys)
+            # Who is placed by lists is placed for one rule, by all that makes its keys.
+            needed[known if by is not records else of.rows[known]] = True
         where = np.flatnonzero(needed)
-        share = (keys_of(records, placement.parts)[0][where] % np.uint64(shares)).astype(np.int64)
+        share = _shares(by, placement, shares)[where]
         order = np.argsort(share, kind="stable")
         edges = np.searchsorted(share[order], np.arange(shares + 1))
         for target in range(shares):
-            mine = where[order[edges[target] : edges[target + 1]]]
+            mine = np.unique(by.origin[where[order[edges[target] : edges[target + 1]]]])
             if len(mine):
                 yield pa.record_batch(
                     {
@@ -340,13 +368,22 @@ def _sent(
                 )
 
 
+def _shares(records: Records, placement: Placement, shares: int) -> Integers:
+    """Which share of a placement each row is for."""
+    keys = keys_of(records, placement.parts)[0]
+    return np.asarray(keys % np.uint64(shares), dtype=np.int64)
+
+
 Told = tuple[int, pa.Table | None, pa.Table | None]
 
 
-def find_pairs(rows: pa.Table, matching: Matching, placed: Sequence[int]) -> Iterator[Told]:
+def find_pairs(
+    rows: pa.Table, matching: Matching, placement: Placement, here: tuple[int, int]
+) -> Iterator[Told]:
     """The pairs that the placed rules make among rows that met. Pure.
 
-    Yields a rule's number with counts (pattern, pairs) or pairs (left, right, pattern).
+    `here`: where they met: which share of how many. Yields a rule's number with counts (pattern,
+    pairs) or pairs (left, right, pattern).
     """
     records = Records(rows, matching.common)
     ids = rows[ID].combine_chunks()
@@ -354,18 +391,25 @@ def find_pairs(rows: pa.Table, matching: Matching, placed: Sequence[int]) -> Ite
     who = ids.dictionary_encode().indices.to_numpy(zero_copy_only=False)
     every = [
         effective_keys(records, rule, n, matching.refused)
-        for n, rule in enumerate(matching.rules[: max(placed) + 1])
+        for n, rule in enumerate(matching.rules[: max(placement.rules) + 1])
     ]
+    by = records.exploded(placement.parts)
     wanted: Flags | None = None
     if matching.anew is not None:
         wanted = pc.is_in(ids, value_set=matching.anew.ids).to_numpy(zero_copy_only=False)
-    for rule in sorted(placed):
-        keys, known = every[rule]
-        if matching.anew is not None:
-            known = known & matching.anew.concerns(rule, keys)
+    for rule in sorted(placement.rules):
+        of = every[rule]
         counts = Counts(matching)
-        for left, right in blocks(np.flatnonzero(known), keys):
+        some = of.known
+        if matching.anew is not None:
+            some = some & matching.anew.concerns(rule, of.keys)
+        if by is not records:  # Rows are here for some of their keys, and elsewhere for others.
+            some = some & (_shares(by, placement, here[1]) == here[0])
+        for one, other in blocks(np.flatnonzero(some), of.keys):
+            left, right = of.rows[one], of.rows[other]
             mine = (who[left] != who[right]) & ~_made_before(every[:rule], left, right)
+            if of.lists:
+                mine &= ~of.shared(left, right, below=of.keys[one])
             if wanted is not None:
                 mine &= wanted[left] | wanted[right]
             left, right = left[mine], right[mine]
@@ -406,10 +450,11 @@ def blocks(rows: Integers, keys: Hashes) -> Iterator[tuple[Integers, Integers]]:
         yield np.concatenate(lefts), np.concatenate(rights)
 
 
-def _made_before(earlier: Sequence[tuple[Hashes, Flags]], left: Integers, right: Integers) -> Flags:
+def _made_before(earlier: Sequence[Effective], left: Integers, right: Integers) -> Flags:
     before = np.zeros(len(left), dtype=bool)
-    for keys, known in earlier:
-        before |= (keys[left] == keys[right]) & known[left] & known[right]
+    for of in earlier:
+        rest = np.flatnonzero(~before)
+        before[rest] = of.shared(left[rest], right[rest])
     return before
 
 

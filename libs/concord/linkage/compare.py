@@ -18,7 +18,7 @@ from rapidfuzz.distance import OSA, JaroWinkler
 from rapidfuzz.process import cpdist
 
 from concord.linkage.patterns import Space
-from concord.linkage.standardise import canonical_names, words_of
+from concord.linkage.standardise import SEPARATOR, canonical_names, words_of
 from concord.linkage.values import Codes, Flags, Integers, Records, Values
 
 # How far a bound may be from what it bounds and still count as equal to it: 32-bit floats.
@@ -170,6 +170,12 @@ def missing(records: Records, test: Simple, left: Integers, right: Integers) -> 
     return ~known(records, test, left, right)
 
 
+def one_known(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+    """One says something and the other nothing."""
+    one, other = _codes(records, test, left, right)
+    return (one < 0) != (other < 0)
+
+
 def jaro_winkler(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
     """Similarity of at least `number`, 0 to 1 (Winkler 1990: prefix weight 0.1, four letters)."""
     least = float(test.number or 0)
@@ -287,7 +293,7 @@ def swapped(records: Records, test: Simple, left: Integers, right: Integers) -> 
 
 
 def overlap(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
-    """Two lists, written with SEPARATOR between values, with `number` or more in common."""
+    """Two lists, written with SEPARATOR between values, with `number` or more in common (1)."""
     least = int(test.number or 1)
 
     def items(text: str) -> frozenset[str]:
@@ -296,22 +302,22 @@ def overlap(records: Records, test: Simple, left: Integers, right: Integers) -> 
     return _sharing(records, test.parts[0], left, right, items, least)
 
 
-SEPARATOR = "\x1f"  # between the values of a list in one text
-
-
 @dataclass(frozen=True)
 class Kind:
-    """A test: its function, how many columns it reads, and what its number is called, if any."""
+    """A test: its function, how many columns it reads, and what its number is called, if any;
+    `optional`: whether it may be left out."""
 
     judge: Callable[[Records, Simple, Integers, Integers], Flags]
     columns: int = 1
     number: str | None = None
+    optional: bool = False
 
 
 TESTS: Mapping[str, Kind] = {
     "same": Kind(same),
     "known": Kind(known, columns=0),
     "missing": Kind(missing, columns=0),
+    "one_known": Kind(one_known),
     "jaro_winkler": Kind(jaro_winkler, number="at_least"),
     "damerau_levenshtein": Kind(damerau_levenshtein, number="at_most"),
     "initial": Kind(initial),
@@ -322,7 +328,7 @@ TESTS: Mapping[str, Kind] = {
     "days_apart": Kind(days_apart, number="at_most"),
     "numbers_apart": Kind(numbers_apart, number="at_most"),
     "swapped": Kind(swapped, columns=2),
-    "overlap": Kind(overlap, number="at_least"),
+    "overlap": Kind(overlap, number="at_least", optional=True),
 }
 
 

@@ -30,7 +30,7 @@ from concord.linkage.estimate import Fit
 from concord.linkage.keys import Counted, Refused, Sizes
 from concord.linkage.model import Model
 from concord.linkage.patterns import Integers, probability
-from concord.linkage.values import Common, Records, hashed
+from concord.linkage.values import Common, Part, Records, hashed
 
 SAMPLE = 100_000  # rows of which random pairs are drawn
 # Rows that meet in one partition, more or less: what a worker can hold many times.
@@ -83,13 +83,17 @@ def encode(
     absent = [name for name in (id, *model.columns) if name not in records.columns]
     if absent:
         raise UsageError(f"the records lack {', '.join(absent)}; the model reads them")
-    parts = tuple(dict.fromkeys(part for rule in model.rules for part in rule.on))
+    parts = tuple(
+        part
+        for part in dict.fromkeys(part for rule in model.rules for part in rule.on)
+        if not Part.of(part).lists
+    )
     blobs = blocking.encoded(records, id=id, columns=model.columns, parts=parts, without=without)
     blobs = blobs.persist(StorageLevel.MEMORY_AND_DISK)
     told = blobs.select("records", "tops", "sample").toArrow()
     rows = int(pc.sum(told["records"]).as_py() or 0)
-    tops = np.array(told["tops"].to_pylist(), dtype=float).reshape(-1, len(parts)).sum(axis=0)
-    shares = dict(zip(parts, (tops / max(rows, 1)).tolist(), strict=True))
+    tops = np.array(told["tops"].to_pylist(), dtype=float).reshape(told.num_rows, len(parts))
+    shares = dict(zip(parts, (tops.sum(axis=0) / max(rows, 1)).tolist(), strict=True))
     kind = dict(records.dtypes)[id]
     return Encoded(blobs, rows, kind, shares, [blob.as_buffer() for blob in told["sample"]])
 

@@ -22,10 +22,11 @@ NOUNS: Mapping[str, tuple[str, str]] = {
     "given": ("given name", "given names"),
     "family": ("family name", "family names"),
     "birth": ("birth date", "birth dates"),
-    "contact": ("phone, address or ZIP code", "phones, addresses and ZIP codes"),
+    "contact": ("phone, email, address or ZIP code", "phones, emails, addresses and ZIP codes"),
     "sex": ("sex", "sexes"),
     "middle": ("middle initial", "middle initials"),
     "suffix": ("suffix", "suffixes"),
+    "birth_order": ("order among twins", "orders among twins"),
 }
 # Level -> a sentence about {one} or {many}; of those in SAYINGS that one comparison alone has.
 LEVELS: Mapping[str, str] = {
@@ -43,7 +44,8 @@ SAYINGS: Mapping[tuple[str, str], str] = {
     ("ssn", "last_four"): "same last four digits of the SSN, which is all that both say",
     ("birth", "near"): "birth dates agree in two of year, month and day, or swap day and month",
     ("birth", "year"): "same birth year, of which one record says no more",
-    ("contact", "household"): "same phone or address",
+    ("birth_order", "one_says"): "one is called the first or second of twins, the other is not",
+    ("contact", "household"): "same phone, email or address",
     ("contact", "zip"): "same ZIP code",
     ("contact", "zip3"): "ZIP codes of one area",
 }

@@ -22,12 +22,21 @@ from concord.lake.registry import RUNS, Table
 from concord.lake.tables import Lake
 from concord.linkage import engine, extend, files, groups, inputs, pairs, tables
 from concord.linkage.index import Index
+from concord.linkage.placeholders import added
 from concord.linkage.records import numbers, prefix, prefixes, said, standardised
 from concord.linkage.report import Compared
 from concord.linkage.values import Hashes
 
 # Of these all must be of one run: what an increment reads, and what a run writes last.
-WHOLE = (tables.RECORDS, tables.KEYS, tables.PATTERNS, tables.PAIRS, tables.LINKS, tables.QUALITY)
+WHOLE = (
+    tables.PLACEHOLDERS,
+    tables.RECORDS,
+    tables.KEYS,
+    tables.PATTERNS,
+    tables.PAIRS,
+    tables.LINKS,
+    tables.QUALITY,
+)
 
 
 @dataclass(frozen=True)
@@ -44,23 +53,27 @@ class Base:
 @dataclass(frozen=True)
 class Delivered:
     """What changed since the base. `ids`: records that are new, changed or gone; `fresh`: their
-    rows of vault/linkage_records as they are now, persisted, of those that are there."""
+    rows of vault/linkage_records as they are now, persisted, of those that are there;
+    `placeholders`: those that the base found, by which these rows are made too."""
 
     ids: pa.Array
     fresh: DataFrame
+    placeholders: pa.Table
 
 
 @dataclass(frozen=True)
 class Extension:
     """All records and pairs as they are now.
 
-    `origin`: as groups.facts. `touched`: ids of records of which a pair is not what it was, gone
-    ones too; None: any may be. `changed`: how many records had their pairs made anew; None: all.
+    `origin`: as groups.facts; `placeholders`: rows of vault/linkage_placeholders. `touched`: ids of
+    records of which a pair is not what it was, gone ones too; None: any may be. `changed`: how many
+    records had their pairs made anew; None: all.
     """
 
     records: DataFrame
     origin: pa.Table
     compared: Compared
+    placeholders: pa.Table
     touched: pa.Array | None = None
     changed: int | None = None
 
@@ -102,14 +115,13 @@ def delivered(here: Index, since: Base, limit: float) -> Delivered | None:
         return None
     mine = _named(here, changed)
     ids = before.join(mine, prefix() == F.col(PREFIX), "left_semi").select("record_id")
-    made = before.limit(0)
+    made, found = before.limit(0), since.rows(lake, tables.PLACEHOLDERS).toArrow()
     if fresh:
         rows = inputs.read(lake, fresh).join(mine, prefix() == F.col(PREFIX), "left_semi")
-        made = standardised(rows, here.model.standards, here.shares)
+        made = standardised(rows, added(here.model.standards, found), here.shares)
         made = made.persist(StorageLevel.MEMORY_AND_DISK)
         ids = ids.unionByName(made.select("record_id"))
-    found = ids.distinct().toArrow()["record_id"].combine_chunks()
-    return Delivered(found, made)
+    return Delivered(ids.distinct().toArrow()["record_id"].combine_chunks(), made, found)
 
 
 PREFIX = "prefix"
@@ -141,6 +153,8 @@ def extended(here: Index, since: Base, change: Delivered) -> Extension:
     mine = _of(here, change.ids)
     records = before.join(mine, "record_id", "left_anti").unionByName(change.fresh)
     if not here.run.dry_run:
+        told = spark.createDataFrame(change.placeholders, tables.PLACEHOLDERS.schema)
+        here.remake(told.coalesce(1), tables.PLACEHOLDERS)
         written = here.remake(records, tables.RECORDS)
         records = lake.read(tables.RECORDS, version=written.version)
     origin = groups.facts(records)
@@ -174,7 +188,7 @@ def extended(here: Index, since: Base, change: Delivered) -> Extension:
         touched = pa.concat_arrays(
             [found.ids, *(chunk for side in pairs.SIDES for chunk in touching[side].chunks)]
         )
-        return Extension(records, origin, compared, touched, len(found.ids))
+        return Extension(records, origin, compared, change.placeholders, touched, len(found.ids))
     finally:
         for frame in held:
             frame.unpersist()

@@ -1,16 +1,17 @@
 """The `index` job: records recognised as persons, and persons kept over time.
 
-A run writes, in this order: the standardised records, counts per pattern and candidate pairs (in
-the vault), links, events, the crosswalk, quality. The first four are made anew by every run. The
-events decide: once they are written, the crosswalk follows them, by this run or, if it is killed
-in between, by the next one, whatever that one is about. Before that, a run that is repeated finds
-the same persons and mints the same ids.
+A run writes, in this order: the placeholders that it found, the standardised records, counts per
+pattern and candidate pairs (in the vault), links, events, the crosswalk, quality. The first five
+are made anew by every run. The events decide: once they are written, the crosswalk follows them, by
+this run or, if it is killed in between, by the next one, whatever that one is about. Before that, a
+run that is repeated finds the same persons and mints the same ids.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from py4j.protocol import Py4JError
+from pyspark import StorageLevel
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -41,6 +43,7 @@ from concord.linkage import (
     inputs,
     link_weights,
     pairs,
+    placeholders,
     quality_page,
     report,
     review,
@@ -173,12 +176,15 @@ def _stands(run: Run, config_digest: str) -> bool:
     newest = run.lake.newest(tables.RECORDS)
     if newest is None:
         return False
+    found = run.lake.newest(tables.PLACEHOLDERS)
+    left = {tables.RECORDS.name: newest.version}
+    left |= {tables.PLACEHOLDERS.name: found.version} if found else {}
     ended = run.lake.read(RUNS).where("job = 'index' AND state = 'ended' AND exit_code = 0")
     for row in ended.where(F.col("run_id") == newest.run_id).collect():
         written = {w["table"]: w["version"] for w in row["written_versions"] or ()}
         read = {r["table"]: r["version"] for r in row["read_versions"] or ()}
-        # Else a run that was killed has written the records again since.
-        if written.get(tables.RECORDS.name) == newest.version:
+        # Else a run that was killed has written them again since.
+        if left.items() <= written.items():
             return read == run.tally.read and row["config_digest"] == config_digest
     return False
 
@@ -202,7 +208,10 @@ def _index(here: Index, how: How, digest: str) -> Outcome:
             _check_churn(here.model, moved, present)
         persons = len(pc.unique(present.open["person_id"]))
         counted: Mapping[str, int] = Counter(events["kind"].to_pylist())
-        found = _measures(here, origin, compared, grouped)
+        found = [
+            *_measures(here, origin, compared, grouped),
+            *report.placeholders(extension.placeholders),
+        ]
         _check_limits(here.model, [*found, *report.changes(counted, before=persons)])
         progress.step("persons decided on")
         if not run.dry_run:
@@ -238,16 +247,16 @@ def _compared(here: Index, how: How, digest: str) -> Extension:
     made anew."""
     lake, limit = here.lake, here.model.increment_limit
     if how.rescore:
-        records = lake.read(tables.RECORDS)
+        records, told = lake.read(tables.RECORDS), lake.read(tables.PLACEHOLDERS).toArrow()
         origin = groups.facts(records)
-        return Extension(records, origin, pairs.rescored(here, origin))
+        return Extension(records, origin, pairs.rescored(here, origin), told)
     since = None if how.whole else increments.base(lake, digest)
     change = increments.delivered(here, since, limit) if since else None
     if since and change:
         return increments.extended(here, since, change)
-    records = _records(here)
+    records, told = _records(here)
     origin = groups.facts(records)
-    return Extension(records, origin, pairs.compared(here, records, origin))
+    return Extension(records, origin, pairs.compared(here, records, origin), told)
 
 
 def _again(
@@ -313,14 +322,35 @@ def _decisions(here: Index) -> list[Decision]:
     return decisions.of_rows(rows)
 
 
-def _records(here: Index) -> DataFrame:
-    """The feeds' records in comparable form, as written; of a dry run, as they would be."""
-    rows = inputs.read(here.lake, here.found)
-    found = standardised(rows, here.model.standards, here.shares)
-    if here.run.dry_run:
-        return found
-    written = here.remake(found, tables.RECORDS)
-    return here.lake.read(tables.RECORDS, version=written.version)
+def _records(here: Index) -> tuple[DataFrame, pa.Table]:
+    """The feeds' records in comparable form, as written; of a dry run, as they would be. And the
+    placeholders that were found in them."""
+    rows, spark = inputs.read(here.lake, here.found), here.lake.spark
+    with searched(rows, here.model, here.shares) as (found, told):
+        if here.run.dry_run:
+            return found, told
+        here.remake(spark.createDataFrame(told).coalesce(1), tables.PLACEHOLDERS)
+        written = here.remake(found, tables.RECORDS)
+    return here.lake.read(tables.RECORDS, version=written.version), told
+
+
+@contextmanager
+def searched(
+    rows: DataFrame, model: PersonIndex, partitions: int
+) -> Iterator[tuple[DataFrame, pa.Table]]:
+    """`standardised` rows in which placeholders were looked for and found ones are NULL, persisted
+    within the context; and what was found."""
+    first = standardised(rows, model.standards, partitions)
+    held = [first.persist(StorageLevel.MEMORY_AND_DISK)]
+    try:
+        told = placeholders.search(first, model.placeholders.search)
+        if told.num_rows:
+            standards = placeholders.added(model.standards, told)
+            held.append(standardised(rows, standards, partitions).persist())
+        yield held[-1], told
+    finally:
+        for frame in held:
+            frame.unpersist()
 
 
 def _clusters(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,15 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from concord.linkage.blobs import ID, blobs_of, opened, read, written
-from concord.linkage.values import Flags, Hashes, Integers, Records, mixed
+from concord.linkage.values import Flags, Hashes, Integers, Records, count_within, mixed
 
 
 @dataclass(frozen=True)
 class Rule:
     """A blocking rule: parts that two records must have in common, and parts to refine it by.
 
-    Parts are columns or transforms of columns, as `values.Part.of` reads them.
+    Parts are columns or transforms of columns, as `values.Part.of` reads them. By a list in `on` a
+    record has a key for each of its values.
     """
 
     name: str
@@ -110,9 +112,11 @@ class Refused:
 
 
 def keys_of(records: Records, parts: Sequence[str]) -> tuple[Hashes, Flags]:
-    """Each record's key, a hash of the parts' values, and whether it has all of them."""
-    size = records.rows.num_rows
-    found, known = np.zeros(size, dtype=np.uint64), np.ones(size, dtype=bool)
+    """Each record's key, a hash of the parts' values, and whether it has all of them.
+
+    Of parts that are lists: of records that are exploded by them.
+    """
+    found, known = np.zeros(records.size, dtype=np.uint64), np.ones(records.size, dtype=bool)
     for part in parts:
         values = records.values(part)
         known &= values.codes >= 0
@@ -122,11 +126,58 @@ def keys_of(records: Records, parts: Sequence[str]) -> tuple[Hashes, Flags]:
     return found, known
 
 
-def effective_keys(
-    records: Records, rule: Rule, number: int, refused: Refused
-) -> tuple[Hashes, Flags]:
-    """Keys after the budget, and whether there is one. The same wherever a record travels, so
-    that all agree on which rule makes a pair first."""
+@dataclass(frozen=True)
+class Effective:
+    """Rows' keys by one rule: `keys[k]` is row `rows[k]`'s, if `known[k]`; of `size` rows.
+
+    A row has one, in its place, unless the rule reads lists.
+    """
+
+    rows: Integers
+    keys: Hashes
+    known: Flags
+    size: int
+    lists: bool
+
+    def shared(self, left: Integers, right: Integers, below: Hashes | None = None) -> Flags:
+        """Whether rows `left[i]` and `right[i]` have a key in common: one less than `below[i]`."""
+        if not self.lists:
+            same = (self.keys[left] == self.keys[right]) & self.known[left] & self.known[right]
+            return same if below is None else same & (self.keys[left] < below)
+        keys, begins, marks = self._by_row
+        counts, others = (begins[side + 1] - begins[side] for side in (left, right))
+        found = np.zeros(len(left), dtype=bool)
+        # Most rows have one, even of a list.
+        one = np.flatnonzero((counts == 1) & (others == 1))
+        mine = keys[begins[left[one]]]
+        found[one] = mine == keys[begins[right[one]]]
+        if below is not None:
+            found[one] &= mine < below[one]
+        some = np.flatnonzero((counts > 0) & (others > 0) & (counts + others > 2))
+        pair = np.repeat(some, counts[some])
+        mine = keys[np.repeat(begins[left[some]], counts[some]) + count_within(counts[some])]
+        hit = among_sorted(_marked(right[pair], mine), marks)
+        if below is not None:
+            hit &= mine < below[pair]
+        found[pair[hit]] = True
+        return found
+
+    @cached_property
+    def _by_row(self) -> tuple[Hashes, Integers, Hashes]:
+        """All keys, where each row's begin, and a sorted hash of each row with each of its keys."""
+        rows, keys = self.rows[self.known], self.keys[self.known]
+        begins = np.searchsorted(rows, np.arange(self.size + 1))
+        return keys, begins, np.sort(_marked(rows, keys))
+
+
+def _marked(rows: Integers, keys: Hashes) -> Hashes:
+    return mixed(keys ^ mixed(rows.astype(np.uint64)))
+
+
+def effective_keys(records: Records, rule: Rule, number: int, refused: Refused) -> Effective:
+    """Keys after the budget. The same wherever a record travels, so that all agree on which rule
+    makes a pair first, and by which of its keys."""
+    plain, records = records, records.exploded(rule.on)
     keys, known = keys_of(records, rule.on)
     large = refused.keys.get(number)
     if large is not None and len(large):
@@ -137,7 +188,7 @@ def effective_keys(
             still = refused.refined.get(number, np.zeros(0, dtype=np.uint64))
             used = hit[have[hit] & ~among_sorted(narrow[hit], still)]
             keys[used], known[used] = narrow[used], True
-    return keys, known
+    return Effective(records.origin, keys, known, plain.size, records is not plain)
 
 
 def among_sorted(keys: Hashes, some: Hashes) -> Flags:
@@ -184,7 +235,7 @@ def counted(
         for blob in blobs_of(batches):
             records = Records(opened([blob]))
             for kind, on in enumerate(parts):
-                keys, known = keys_of(records, on)
+                keys, known = keys_of(records.exploded(on), on)
                 keys = keys[known]
                 if kind in some:
                     keys = keys[among_sorted(keys, some[kind])]
@@ -263,9 +314,10 @@ def refused(
 
     def part(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for blob in blobs_of(batches):
-            records = Records(opened([blob]))
+            whole = Records(opened([blob]))
             for number, over in large.items():
                 rule = rules[number]
+                records = whole.exploded(rule.on)
                 keys, known = keys_of(records, rule.on)
                 hit = np.flatnonzero(known & among_sorted(keys, over))
                 narrow, have = keys_of(records, rule.parts)
@@ -333,15 +385,12 @@ def keys_had(
             if not mine.any():
                 continue
             for number, rule in enumerate(rules):
-                keys, known = (
-                    keys_of(records, rule.on)
-                    if used is None
-                    else effective_keys(records, rule, number, used)
-                )
+                of = effective_keys(records, rule, number, used or Refused())
+                some = np.unique(of.keys[of.known & mine[of.rows]])
                 yield pa.record_batch(
                     {
                         "rule": pa.array([number], pa.int32()),
-                        "keys": pa.array([np.unique(keys[known & mine]).tobytes()], pa.binary()),
+                        "keys": pa.array([some.tobytes()], pa.binary()),
                     }
                 )
 
@@ -369,8 +418,9 @@ def ids_with(blobs: DataFrame, wanted: Sequence[tuple[Sequence[str], Hashes]]) -
             records = Records(rows)
             mine = np.zeros(rows.num_rows, dtype=bool)
             for on, some in parts:
-                keys, known = keys_of(records, on)
-                mine |= known & among_sorted(keys, some)
+                by = records.exploded(on)
+                keys, known = keys_of(by, on)
+                mine[by.origin[known & among_sorted(keys, some)]] = True
             found = pa.table({ID: rows[ID].filter(pa.array(mine))})
             yield pa.record_batch({"ids": pa.array([written(found)], pa.binary())})
 

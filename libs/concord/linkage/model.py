@@ -25,8 +25,16 @@ from concord.linkage.keys import Rule
 from concord.linkage.limits import Limits
 from concord.linkage.patterns import MISSING, Integers, Together, Weights
 from concord.linkage.patterns import Condition as Numbers
+from concord.linkage.placeholders import Search
 from concord.linkage.review import Review
-from concord.linkage.standardise import STANDARD, Standards, family_name, given_name, street_of
+from concord.linkage.standardise import (
+    STANDARD,
+    Standards,
+    emails_of,
+    family_name,
+    given_name,
+    street_of,
+)
 from concord.linkage.values import Part
 from concord.settings import Document, Location, Typed, read_document, validate
 
@@ -363,8 +371,12 @@ class Placeholders(Typed):
     )
     ssns: tuple[str, ...] = ()
     phones: tuple[str, ...] = ()
+    emails: tuple[str, ...] = ()
     zips: tuple[str, ...] = ()
     streets: tuple[str, ...] = ()
+    search: Search = Setting(
+        default=Search(), description="those that are on no list, found by who shares them"
+    )
 
 
 class PersonIndex(Model):
@@ -441,6 +453,7 @@ class PersonIndex(Model):
             birth_days=frozenset(of.birth_days),
             ssns=frozenset(of.ssns),
             phones=frozenset(of.phones),
+            emails=frozenset(emails_of(of.emails, bare)),
             zips=frozenset(of.zips),
             streets=frozenset(street_of(line, bare) or "" for line in of.streets),
             sex=tuple((code.upper(), sex) for code, sex in self.sex_codes.items()),
@@ -481,7 +494,7 @@ def model_mistakes(model: Model) -> Iterator[Mistake]:
         names.add(rule.name)
         for key in ("on", "refine"):
             for number, part in enumerate(getattr(rule, key)):
-                yield from _part_mistakes(("blocking", place, key, number), part)
+                yield from _part_mistakes(("blocking", place, key, number), part, lists=key == "on")
     for name, comparison in model.comparisons.items():
         where: Location = ("comparisons", name)
         if comparison.column is not None:
@@ -506,9 +519,11 @@ def model_mistakes(model: Model) -> Iterator[Mistake]:
         yield from _when_mistakes(model, ("training", place), training)
 
 
-def _part_mistakes(where: Location, part: str) -> Iterator[Mistake]:
+def _part_mistakes(where: Location, part: str, *, lists: bool = False) -> Iterator[Mistake]:
+    """`lists`: whether it may be of several values."""
     try:
-        Part.of(part)
+        if Part.of(part).lists and not lists:
+            yield where, f"{part} is of several values, which only `on` of a blocking rule may be"
     except ValueError as error:
         yield where, str(error)
 
@@ -535,8 +550,8 @@ def _condition_mistakes(where: Location, of: Condition, column: str | None) -> I
     for part in parts:
         yield from _part_mistakes(where, part)
     for key in ("at_least", "at_most"):
-        given = getattr(of, key) is not None
-        if given != (kind.number == key):
+        given, taken = getattr(of, key) is not None, kind.number == key
+        if given != taken and not (taken and kind.optional):
             told = f"{of.test} needs {key}" if not given else f"{of.test} takes no {key}"
             yield where, told
 

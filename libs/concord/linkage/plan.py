@@ -6,7 +6,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pyspark import StorageLevel
 from rich.console import Console
 from rich.table import Table as Grid
 
@@ -17,9 +16,8 @@ from concord.lake.run import real_clock
 from concord.lake.tables import Lake
 from concord.linkage import engine, inputs
 from concord.linkage.engine import Planned
-from concord.linkage.job import input_versions
+from concord.linkage.job import input_versions, searched
 from concord.linkage.model import PersonIndex
-from concord.linkage.records import standardised
 
 # Wide enough for a table when the output goes to a file or a pipe.
 console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 160, highlight=False)
@@ -59,12 +57,8 @@ def planned(
     if not found:
         raise UsageError("--plan needs records: run concord ingest first")
     cores = lake.spark.sparkContext.defaultParallelism
-    rows = standardised(inputs.read(lake, found), model.standards, cores)
-    rows = rows.persist(StorageLevel.MEMORY_AND_DISK)
-    try:
+    with searched(inputs.read(lake, found), model, cores) as (rows, _):
         return Plan(rows.count(), cores, tuple(engine.planned(rows, model, id="record_id")))
-    finally:
-        rows.unpersist()
 
 
 def show_plan(plan: Plan) -> None:

@@ -3,6 +3,7 @@
     found = measures(model, origin, compared, grouped)
     found += hold_out(model, origin, compared, as_of=day, more=races_and_languages)
     found += unlinkable(model, origin)
+    found += placeholders(told)
     found += changes({"minted": 12, "merged_into": 3}, before=46_000)
 
 `origin` is `groups.facts` of vault/linkage_records, ordered by record_id.
@@ -34,6 +35,7 @@ from concord.linkage.keys import Refused
 from concord.linkage.limits import Bound, Limits
 from concord.linkage.model import Model, PersonIndex
 from concord.linkage.patterns import Floats, Integers, probability
+from concord.linkage.placeholders import OTHERS
 from concord.linkage.standardise import STANDARD
 from concord.linkage.values import Records
 
@@ -167,6 +169,18 @@ def reach(model: Model, says: Integers) -> Floats:
     itself = np.arange(len(masks))
     found = patterns(model.compiled, Records(pa.table(rows)), itself, itself)
     return model.weights.of(found)[place.reshape(-1)]
+
+
+def placeholders(told: pa.Table) -> list[Measure]:
+    """Of rows of vault/linkage_placeholders: how many values were found in each column, and how
+    many records have one."""
+    found = []
+    for column in OTHERS:
+        mine = told.filter(pc.equal(told["column"], column))
+        records = float(pc.sum(mine["records"]).as_py() or 0)
+        found.append(Measure("placeholders_found", column, float(mine.num_rows)))
+        found.append(Measure("placeholder_records", column, records))
+    return found
 
 
 def changes(told: Mapping[str, int], *, before: int | None = None) -> list[Measure]:

@@ -23,7 +23,7 @@ from concord.linkage.compare import Simple
 from concord.linkage.decisions import Pair
 from concord.linkage.explain import explain
 from concord.linkage.patterns import Floats, Integers, probability
-from concord.linkage.standardise import STANDARD
+from concord.linkage.standardise import SEPARATOR, STANDARD
 from concord.linkage.values import Flags, Records, Values, hashed, mixed
 from concord.settings import Typed
 
@@ -132,13 +132,26 @@ def in_turn(queue: pa.Table) -> pa.Table:
     return rows.take(pa.array(np.lexsort((stratum, kind, turn))))
 
 
+def each(text: str) -> list[str]:
+    """The values of a list, or the one value."""
+    return text.split(SEPARATOR)
+
+
 def side_by_side(records: pa.Table, left: str, right: str) -> list[Part]:
     """What two records say, column by column. `records`: rows of vault/linkage_records."""
 
     def said(record: str) -> dict[str, tuple[str, ...]]:
         rows = records.filter(pc.equal(records["record_id"], record))
         return {
-            name: tuple(pc.unique(_text(rows[name]).drop_null()).sort().to_pylist())
+            name: tuple(
+                sorted(
+                    {
+                        one
+                        for text in _text(rows[name]).drop_null().to_pylist()
+                        for one in each(text)
+                    }
+                )
+            )
             for name in SHOWN
         }
 

@@ -20,11 +20,12 @@ from markupsafe import Markup
 
 from concord.linkage.explain import Explanation, explain
 from concord.linkage.model import PersonIndex
-from concord.linkage.review import SHOWN
+from concord.linkage.review import SHOWN, each
 
 # What a column is called on the page, where its name does not say it.
 TITLES = {
     "middle": "middle initial",
+    "birth_order": "order among twins",
     "birth": "birth date",
     "birth_year": "birth year",
     "ssn": "SSN",
@@ -134,10 +135,9 @@ def _records(records: pa.Table) -> dict[str, dict[str, Any]]:
     for row in records.select(["record_id", "feed", *SHOWN]).to_pylist():
         record = found.setdefault(row["record_id"], {"feed": row["feed"], "values": {}})
         for name in SHOWN:
-            value = None if row[name] is None else str(row[name])
-            values = record["values"].setdefault(name, []) if value is not None else []
-            if value is not None and value not in values:
-                values.append(value)
+            if row[name] is not None:
+                values = record["values"].setdefault(name, [])
+                values += [one for one in each(str(row[name])) if one not in values]
     return found
 
 

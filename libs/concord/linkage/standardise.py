@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,6 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from nicknames import NickNamer
+
+from concord.linkage.newborns import beginning, newborn
 
 # What is read of vault/identifiers_<feed>.
 SOURCES = (
@@ -32,10 +34,12 @@ SOURCES = (
     "ssn",
     "ssn_last4",
     "phones",
+    "emails",
     "address_line1",
     "address_line2",
     "zip",
 )
+SEPARATOR = "\x1f"  # between the values of a list in one text
 ORIGIN = ("record_id", "feed", "role")
 # The comparable form, in the order of vault/linkage_records.
 STANDARD: Mapping[str, pa.DataType] = {
@@ -44,12 +48,14 @@ STANDARD: Mapping[str, pa.DataType] = {
     "middle": pa.string(),
     "family": pa.string(),
     "suffix": pa.string(),
+    "birth_order": pa.string(),
     "birth": pa.date32(),
     "birth_year": pa.string(),
     "sex": pa.string(),
     "ssn": pa.string(),
     "ssn_last4": pa.string(),
     "phone": pa.string(),
+    "emails": pa.string(),
     "street": pa.string(),
     "zip": pa.string(),
 }
@@ -67,8 +73,15 @@ STREET_WORDS = {
     "EAST": "E", "WEST": "W", "APARTMENT": "APT", "UNIT": "APT", "STE": "APT", "SUITE": "APT",
     "NUMBER": "APT", "NO": "APT",
 }  # fmt: skip
+# Words of surnames that many surnames have: to share one says nothing.
+PARTICLES = frozenset(
+    ["DE", "DEL", "LA", "LAS", "LOS", "DA", "DO", "DOS", "DI", "VAN", "VON", "DER", "DEN", "LE"]
+    + ["SAINT", "ST", "BIN", "EL", "AL"]
+)
 # Which letters are not made of a letter and an accent (NFKD leaves them).
-LETTERS = str.maketrans({"Ø": "O", "Æ": "AE", "Œ": "OE", "ß": "SS", "Ł": "L", "Đ": "D", "Þ": "TH"})
+LETTERS = str.maketrans(
+    {"Ø": "O", "Æ": "AE", "Œ": "OE", "ẞ": "SS", "Ł": "L", "Đ": "D", "Ð": "D", "Þ": "TH"}
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,7 @@ class Standards:
     birth_days: frozenset[str] = frozenset()
     ssns: frozenset[str] = frozenset()
     phones: frozenset[str] = frozenset()
+    emails: frozenset[str] = frozenset()
     zips: frozenset[str] = frozenset()
     streets: frozenset[str] = frozenset()
     sex: tuple[tuple[str, str], ...] = ()
@@ -110,10 +124,16 @@ def _one_form(rows: pa.Table, standards: Standards, family_column: str) -> pa.Ta
     named = _either(rows["given_name"], _each(full, lambda text: name_parts(text)[0]))
     family_text = _either(rows[family_column], _each(full, lambda text: name_parts(text)[2]))
     middle_text = _either(rows["middle_name"], _each(full, lambda text: name_parts(text)[1]))
+    unnamed = _newborns(named, middle_text, family_text)
+    nameless = pc.is_valid(unnamed)
     given = _each(named, lambda text: given_name(text, standards))
+    given = pc.if_else(nameless, None, given)
+    middle = _each(middle_text, lambda text: (tokens(text) or [""])[0][:1] or None)
+    middle = pc.if_else(nameless, None, middle)
     family = _each(family_text, lambda text: family_name(text, standards))
     suffix = _either(
-        _each(rows["name_suffix"], suffix_of), _each(family_text, suffix_of), _each(full, suffix_of)
+        _each(rows["name_suffix"], suffix_of),
+        *(_each(names, suffix_behind) for names in (family_text, named, full)),
     )
     birth = rows["birth_date"]
     birth_text = pc.strftime(birth, format="%Y-%m-%d")
@@ -134,18 +154,24 @@ def _one_form(rows: pa.Table, standards: Standards, family_column: str) -> pa.Ta
         pc.fill_null(rows["address_line1"], ""), pc.fill_null(rows["address_line2"], ""), " "
     )
     sexes = dict(standards.sex)
+    sex = _each(rows["sex"], lambda text: sexes.get(text.strip().upper()))
     columns = {
         "given": given,
         "given_root": _each(given, lambda text: root(text, standards.nicknames)),
-        "middle": _each(middle_text, lambda text: (tokens(text) or [""])[0][:1] or None),
+        "middle": middle,
         "family": family,
         "suffix": suffix,
+        "birth_order": _each(unnamed, lambda text: text[1:].strip()),
         "birth": pc.if_else(day_known, birth, pa.scalar(None, pa.date32())),
         "birth_year": pc.utf8_slice_codeunits(birth_known, 0, 4),
-        "sex": _each(rows["sex"], lambda text: sexes.get(text.strip().upper())),
+        "sex": _either(sex, _each(unnamed, lambda text: text[:1].strip())),
         "ssn": ssn,
         "ssn_last4": last4,
         "phone": _each(rows["phone"], lambda text: phone_of(text, standards)),
+        "emails": _each(
+            pc.binary_join(_flat(rows["emails"]), SEPARATOR),
+            lambda text: SEPARATOR.join(emails_of(text.split(SEPARATOR), standards)),
+        ),
         "street": _each(lines, lambda text: street_of(text, standards)),
         "zip": _each(rows["zip"], lambda text: zip_of(text, standards)),
     }
@@ -162,28 +188,34 @@ def _one_form(rows: pa.Table, standards: Standards, family_column: str) -> pa.Ta
 
 def folded(text: str) -> str:
     """Upper case without accents: letters with marks become plain ones."""
-    plain = unicodedata.normalize("NFKD", text.upper().translate(LETTERS))
+    # Upper case again: NFKD makes small letters of raised ones.
+    plain = unicodedata.normalize("NFKD", text.upper().translate(LETTERS)).upper()
     return "".join(letter for letter in plain if not unicodedata.combining(letter))
 
 
 def tokens(text: str) -> list[str]:
     """The words of a name: apostrophes and points join, everything else parts."""
-    joined = re.sub(r"['’`´.]", "", folded(text))
+    joined = re.sub(r"['’‘ʻʼ`´.]", "", folded(text))
     return re.findall(r"[A-Z0-9]+", joined)
 
 
+def unsuffixed(words: list[str]) -> list[str]:
+    """A name's words without a generational suffix, unless there is nothing else."""
+    end = len(words)
+    while end > 1 and words[end - 1] in SUFFIXES:
+        end -= 1
+    return words[:end]
+
+
 def given_name(text: str, standards: Standards) -> str | None:
-    """Words of a given name; NULL for a placeholder such as BABY GIRL."""
-    name = " ".join(tokens(text))
+    """Words of a given name without a suffix; NULL for a placeholder such as BABY GIRL."""
+    name = " ".join(unsuffixed(tokens(text)))
     return None if not name or name in standards.given else name
 
 
 def family_name(text: str, standards: Standards) -> str | None:
     """Words of a family name without a generational suffix; NULL for a placeholder."""
-    words = tokens(text)
-    while len(words) > 1 and words[-1] in SUFFIXES:
-        words.pop()
-    name = " ".join(words)
+    name = " ".join(unsuffixed(tokens(text)))
     return None if not name or name in standards.family else name
 
 
@@ -193,25 +225,33 @@ def suffix_of(text: str) -> str | None:
     return SUFFIXES.get(words[-1]) if words else None
 
 
+def suffix_behind(name: str) -> str | None:
+    """The suffix behind another word: SENIOR alone is a surname, JUNIOR a given name."""
+    return suffix_of(" ".join(tokens(name)[1:]))
+
+
 def name_parts(text: str) -> tuple[str | None, str | None, str | None]:
-    """(given, middle, family) of a whole name, written `Given Middle Family` or `Family, Given`."""
+    """(given, middle, family) of a whole name, written `Given Middle Family` or `Family, Given`.
+
+    All words that a newborn is called by are its given name.
+    """
     before, comma, after = text.partition(",")
-    if comma and tokens(after) and tokens(after)[0] not in SUFFIXES:
-        given = tokens(after)
+    given = unsuffixed(tokens(after))
+    if comma and given and given[0] not in SUFFIXES:
+        if newborn(given):
+            return " ".join(given), None, before
         return given[0], " ".join(given[1:]) or None, before
-    words = tokens(text)
-    while len(words) > 1 and words[-1] in SUFFIXES:
-        words.pop()
+    words = unsuffixed(tokens(text))
+    if child := newborn(words):
+        return " ".join(words[: child.words]), None, " ".join(words[child.words :]) or None
     if len(words) < 2:
         return (words[0] if words else None), None, None
-    return words[0], " ".join(words[1:-1]) or None, words[-1]
-
-
-# Words of surnames that many surnames have: to share one says nothing.
-PARTICLES = frozenset(
-    ["DE", "DEL", "LA", "LAS", "LOS", "DA", "DO", "DOS", "DI", "VAN", "VON", "DER", "DEN", "LE"]
-    + ["SAINT", "ST", "BIN", "EL", "AL"]
-)
+    last = start = len(words) - 1
+    while start > 1 and words[start - 1] in PARTICLES:
+        start -= 1
+    if start == last - 1 and words[start] == "VAN":
+        start = last  # alone it is a middle name too, a common one among Vietnamese
+    return words[0], " ".join(words[1:start]) or None, " ".join(words[start:])
 
 
 def core(family: str) -> str:
@@ -278,6 +318,32 @@ def phone_of(text: str, standards: Standards) -> str | None:
     return None if digits[0] in "01" else digits
 
 
+EMAIL = re.compile(r"([^\s@,;]+)@([^\s@,;]+\.[^\s@,;]+)")
+GMAIL = {"gmail.com", "googlemail.com"}
+
+
+def email_of(text: str, standards: Standards) -> str | None:
+    """An address of email in lower case, without a tag (`+news`) and, of Gmail, without points.
+
+    RFC 5321 (2.4) lets hosts tell `Ann@` from `ann@`; next to none does. Gmail delivers whatever
+    the points to one mailbox.
+    """
+    found = EMAIL.fullmatch(text.strip().lower())
+    if found is None:
+        return None
+    name, host = found[1].split("+", 1)[0], found[2]
+    if host in GMAIL:
+        name, host = name.replace(".", ""), "gmail.com"
+    address = f"{name}@{host}"
+    return None if not name or address in standards.emails else address
+
+
+def emails_of(texts: Iterable[str], standards: Standards) -> list[str]:
+    """Each address once, in order."""
+    found = {email_of(text, standards) for text in texts}
+    return sorted(address for address in found if address)
+
+
 def zip_of(text: str, standards: Standards) -> str | None:
     digits = re.sub(r"\D", "", text)
     found = digits[:5] if len(digits) in {5, 9} else ""
@@ -290,6 +356,25 @@ def street_of(text: str, standards: Standards) -> str | None:
     line = " ".join(STREET_WORDS.get(word, word) for word in words)
     line = re.sub(r"\bAPT( APT)+\b", "APT", line)
     return None if not line or line in standards.streets else line
+
+
+def _newborns(given: pa.Array, middle: pa.Array, family: pa.Array) -> pa.Array:
+    """What names of newborns say, NULL of others: a letter for the sex and one for the order of
+    birth, blanks where they do not say."""
+
+    def read(text: str) -> str | None:
+        first, second, last = (tokens(part) for part in text.split(SEPARATOR))
+        child = newborn(first, last)
+        if child is None:
+            return None
+        # BABY, and BOY for the middle name.
+        child = newborn([*first[: child.words], *second], last) or child
+        return f"{child.sex or ' '}{child.order or ' '}"
+
+    begins = _each(given, lambda text: "yes" if beginning(tokens(text)) else None)
+    names = [pc.fill_null(part, "") for part in (given, middle, family)]
+    whole = pc.binary_join_element_wise(*names, SEPARATOR)
+    return _each(pc.if_else(pc.is_valid(begins), whole, None), read)
 
 
 # --- Arrow ----------------------------------------------------------------------------------------

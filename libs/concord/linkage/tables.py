@@ -12,6 +12,22 @@ DIRECT = ("restricted", "direct")
 # outlive the files, of which old ones hold identifiers or what is long out of date.
 LONG_LOG: Mapping[str, str] = {"delta.logRetentionDuration": "interval 365 days"}
 
+PLACEHOLDERS = Table(
+    name="vault/linkage_placeholders",
+    description="Values that too many different people have, found by the last run in its records.",
+    owner=OWNER,
+    key=("column", "value"),
+    columns=(
+        Column("column", "string", "ssn, phone, emails (one of them) or birth"),
+        Column("value", "string", "in standard form, as a text", *DIRECT),
+        Column(
+            "others", "bigint", "different names and birth dates, or family names, that have it"
+        ),
+        Column("records", "bigint", "records that have it"),
+    ),
+    properties=LONG_LOG,
+)
+
 RECORDS = Table(
     name="vault/linkage_records",
     description=("Every record in comparable form, a row per distinct set of values."),
@@ -28,12 +44,16 @@ RECORDS = Table(
         Column("middle", "string", "initial", *DIRECT),
         Column("family", "string", "words of the family name", *DIRECT),
         Column("suffix", "string", "JR, SR, III, IV", *DIRECT),
+        Column(
+            "birth_order", "string", "A, B, ... where a newborn without a name has one", *DIRECT
+        ),
         Column("birth", "date", "", *DIRECT),
         Column("birth_year", "string", "also where month and day are a placeholder", *DIRECT),
         Column("sex", "string", "F or M", *DIRECT),
         Column("ssn", "string", "nine digits that can be one", *DIRECT),
         Column("ssn_last4", "string", "", *DIRECT),
         Column("phone", "string", "ten digits", *DIRECT),
+        Column("emails", "string", "addresses in lower case, with U+001F between", *DIRECT),
         Column("street", "string", "in postal abbreviations", *DIRECT),
         Column("zip", "string", "five digits", *DIRECT),
     ),
@@ -241,8 +261,9 @@ LINK_WEIGHTS = Table(
     properties=LONG_LOG,
 )
 
-# In the order of their commits in a run: a run's first write is to RECORDS, its last to QUALITY.
+# In the order of their commits in a run, the first to the last.
 TABLES = (
+    PLACEHOLDERS,
     RECORDS,
     KEYS,
     PATTERNS,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from concord.linkage.standardise import core, root
+from concord.linkage.standardise import SEPARATOR, Standards, core, email_of, root
 
 Integers = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
@@ -34,6 +34,11 @@ class Part:
     transform: str | None = None
     number: int | None = None
 
+    @property
+    def lists(self) -> bool:
+        """Whether a row has several values of it: `each(emails)`."""
+        return self.transform in LISTS
+
     @classmethod
     def of(cls, text: str) -> Part:
         """Raises ValueError where `text` is none, with what to write."""
@@ -45,8 +50,9 @@ class Part:
         if found["bare"]:
             return cls(found["bare"])
         name, number = found["transform"], found["number"]
-        if name not in TRANSFORMS:
-            raise ValueError(f"no transform {name!r}; there are {', '.join(TRANSFORMS)}")
+        if name not in {*TRANSFORMS, *LISTS}:
+            known = ", ".join((*TRANSFORMS, *LISTS))
+            raise ValueError(f"no transform {name!r}; there are {known}")
         counts = name in COUNTING
         if counts and not (number and int(number)) or not counts and number:
             raise ValueError(
@@ -67,14 +73,21 @@ TRANSFORMS: Mapping[str, Callable[[pa.Array, int | None], pa.Array]] = {
     "first": lambda values, n: pc.utf8_slice_codeunits(values, 0, n),
     "last": lambda values, n: pc.utf8_slice_codeunits(values, -(n or 1)),
     "first_word": _each(lambda text: text.split(" ", 1)[0]),
+    "sorted_words": _each(lambda text: " ".join(sorted(text.split(" ")))),
     "joined": lambda values, _: pc.replace_substring(values, " ", ""),
     "year": lambda values, _: pc.utf8_slice_codeunits(values, 0, 4),
     "month": lambda values, _: pc.utf8_slice_codeunits(values, 5, 7),
     "day": lambda values, _: pc.utf8_slice_codeunits(values, 8, 10),
     "core": _each(core),
+    "email": _each(lambda text: email_of(text, Standards())),
     "nickname_root": _each(lambda text: root(text, nicknames=True)),
 }
 COUNTING = ("first", "last")
+# Transforms that make a list of a text: blocking rules alone read them (`Records.exploded`).
+LISTS: Mapping[str, Callable[[str], Iterable[str]]] = {
+    "each": lambda text: text.split(SEPARATOR),
+    "each_word": lambda text: core(text).split(" "),
+}
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,21 @@ class Values:
         encoded = flat if isinstance(flat, pa.DictionaryArray) else flat.dictionary_encode()
         codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
         return cls(codes.astype(np.int32, copy=False), encoded.dictionary)
+
+    def taken(self, rows: Integers) -> Values:
+        """Those of some rows."""
+        return Values(self.codes[rows], self.distinct)
+
+    def parted(self, part: Part) -> tuple[Integers, Values]:
+        """The values of the lists that a part of LISTS makes: how many each row has (each value
+        once, no empty ones), and all of them, row by row."""
+        work = LISTS[part.transform or ""]
+        made = [[one for one in dict.fromkeys(work(text)) if one] for text in self.texts]
+        sizes = np.array([*map(len, made), 0], dtype=np.int64)  # the last one for NULL
+        counts = sizes[self.codes]
+        whole = Values.of(pa.array([one for some in made for one in some], pa.string()))
+        begins = (np.cumsum(sizes) - sizes)[self.codes]
+        return counts, whole.taken(np.repeat(begins, counts) + count_within(counts))
 
     def transformed(self, part: Part) -> Values:
         made = TRANSFORMS[part.transform or ""](self.distinct, part.number).dictionary_encode()
@@ -183,6 +211,24 @@ class Records:
         self._values: dict[str, Values] = {}
         self._marks: dict[tuple[str, object], Hashes] = {}
         self._classes: dict[str, npt.NDArray[np.int8]] = {}
+        self._exploded: dict[tuple[str, ...], Records] = {}
+
+    @property
+    def size(self) -> int:
+        return self.rows.num_rows
+
+    @cached_property
+    def origin(self) -> Integers:
+        """Each row's number in the table."""
+        return np.arange(self.size)
+
+    def exploded(self, parts: Sequence[str]) -> Records:
+        """The rows, each once for every choice of one value of each list among the parts; a row
+        without values is left out. The records themselves if no part is a list."""
+        lists = tuple(sorted({part for part in parts if Part.of(part).lists}))
+        if lists and lists not in self._exploded:
+            self._exploded[lists] = Exploded(self, lists)
+        return self._exploded[lists] if lists else self
 
     def values(self, part: str) -> Values:
         """Of a part written as in `Part.of`."""
@@ -210,6 +256,34 @@ class Records:
         return self._classes[part]
 
 
+class Exploded(Records):
+    """See `Records.exploded`."""
+
+    def __init__(self, records: Records, lists: Sequence[str]) -> None:
+        super().__init__(records.rows, records.common)
+        self._records, origin = records, records.origin
+        for text in lists:
+            part = Part.of(text)
+            counts, found = records.values(part.column).taken(origin).parted(part)
+            again = np.repeat(np.arange(len(origin)), counts)
+            self._values = {name: of.taken(again) for name, of in self._values.items()}
+            self._values[text], origin = found, origin[again]
+        self._origin = origin
+
+    @property
+    def size(self) -> int:
+        return len(self._origin)
+
+    @cached_property
+    def origin(self) -> Integers:
+        return self._origin
+
+    def values(self, part: str) -> Values:
+        if part not in self._values:
+            self._values[part] = self._records.values(part).taken(self._origin)
+        return self._values[part]
+
+
 @dataclass(frozen=True)
 class Common:
     """Values of a part that many records have: their keys as `keys.keys_of` makes them of the
@@ -227,6 +301,11 @@ class Common:
             same = self.hashes[place] == keys
             found[same] = self.classes[place[same]]
         return found
+
+
+def count_within(counts: Integers) -> Integers:
+    """0, 1, ... for each of `counts`, one after the other."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def recoded(to: Codes, codes: Codes) -> Codes:

@@ -439,18 +439,12 @@ def test_the_job_keeps_them_apart() -> None:
     origin = pa.table(
         {"record_id": [r for r, _ in rows], "feed": [f for _, f in rows], "role": ["client"] * 3}
     )
-    linked = list(combinations("abc", 2))
-    found = pa.table(
-        {
-            "left_record_id": [one for one, _ in linked],
-            "right_record_id": [other for _, other in linked],
-            "weight": [60.0] * 3,
-        }
-    )
+    found = pa.table({"left": [0, 0, 1], "right": [1, 2, 2], "weight": [60.0] * 3})
+    nobody = pa.nulls(3, pa.string())
     sees = [inputs.Input("wic", cast(Table, None), 1, (), roles) for roles in ((), ("client",))]
     numbers = [
         job._clusters(
-            cast(Index, SimpleNamespace(model=model, found=(one,))), origin, found, []
+            cast(Index, SimpleNamespace(model=model, found=(one,))), origin, found, [], nobody, None
         ).number
         for one in sees
     ]

@@ -47,7 +47,7 @@ def test_the_steps_and_the_prior_add_up_to_the_odds() -> None:
     assert told.total == pytest.approx(told.prior + sum(step.bits for step in told.steps))
     assert told.probability == pytest.approx(1 / (1 + 2**-told.total))
     assert [step.comparison for step in told.steps] == list(INDEX.comparisons)
-    assert [step.bits for step in told.steps if step.silent] == [0.0] * 4
+    assert [step.bits for step in told.steps if step.silent] == [0.0] * 5
     assert told.why == ()
 
 
@@ -69,7 +69,7 @@ def test_words_tell_what_agrees_heaviest_first_and_what_is_not_said() -> None:
     assert words == (
         f"Same SSN (+{ssn:.1f}). Birth dates differ ({birth:.1f}). "
         f"Given names are nicknames of one name (+{given:.1f}). Not said by both: family name, "
-        "phone, address or ZIP code, sex, middle initial, suffix."
+        "phone, email, address or ZIP code, sex, middle initial, suffix, order among twins."
     )
 
 

@@ -37,6 +37,8 @@ def model() -> PersonIndex:
         ("on: [zip, birth]", "on: [zap(zip), birth]", "blocking[2].on[0]: no transform 'zap'"),
         ("on: [zip, birth]", "on: [zap, birth]", "reads zap; standardised records have"),
         ("on: [zip, birth]", "on: [first(zip), birth]", "first needs a number"),
+        ("refine: [first_word(family)]", "refine: [each_word(family)]", "only `on` of a"),
+        ("{test: same, column: phone}", "{test: same, column: each(phone)}", "only `on` of a"),
         ("same: {test: same, m: 0.75", "same: {test: same, m: 0.85", "add up to 1.1000"),
         ("same: {test: same, m: 0.75, u: 0.375}", "same: {test: same}", "no m or no u of same"),
         ("same: {test: same, m: 0.75", "same: {test: some, m: 0.75", "no test 'some'"),

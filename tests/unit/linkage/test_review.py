@@ -298,9 +298,9 @@ def test_two_records_side_by_side_tell_what_agrees_over_all_their_variants() -> 
         part.column: part
         for part in side_by_side(
             records(
-                birth("s1", 1, family="OYELARAN", zip="02139"),
-                birth("s1", 1, family="FITZGERALD", zip="02139"),
-                birth("w1", 1, family="FITZGERALD", zip="01002"),
+                birth("s1", 1, family="OYELARAN", zip="02139", emails="a@x.org\x1fb@x.org"),
+                birth("s1", 1, family="FITZGERALD", zip="02139", emails="b@x.org"),
+                birth("w1", 1, family="FITZGERALD", zip="01002", emails="b@x.org"),
                 birth("w2", 2),
             ),
             "s1",
@@ -308,6 +308,7 @@ def test_two_records_side_by_side_tell_what_agrees_over_all_their_variants() -> 
         )
     }
     assert parts["family"].left == ("FITZGERALD", "OYELARAN")
+    assert parts["emails"].left == ("a@x.org", "b@x.org")
     assert parts["birth"].right == ("1990-05-01",)
     agreement = {name: part.agreement for name, part in parts.items()}
     assert agreement["family"] == agreement["birth"] == "same"
