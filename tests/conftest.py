@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TEST_CONFS = {
     "spark.driver.memory": "1500m",
     "spark.driver.extraJavaOptions": (
-        "-XX:+UseSerialGC -Xmn500m -XX:TieredStopAtLevel=1 -Djdk.lang.Process.launchMechanism=VFORK"
+        "-XX:+UseSerialGC -Xmn500m -XX:TieredStopAtLevel=1 "
+        "-XX:ReservedCodeCacheSize=256m -Djdk.lang.Process.launchMechanism=VFORK"
     ),
     "spark.delta.logStore.file.impl": "io.delta.storage.LocalLogStore",
     "spark.ui.enabled": "false",

@@ -122,7 +122,8 @@ CONFS = {
     **load_settings(ROOT / "conf" / "settings" / "local.yaml").spark.confs,
     "spark.driver.memory": "1g",
     "spark.driver.extraJavaOptions": (
-        "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Djdk.lang.Process.launchMechanism=VFORK"
+        "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 "
+        "-XX:ReservedCodeCacheSize=256m -Djdk.lang.Process.launchMechanism=VFORK"
     ),
     "spark.sql.shuffle.partitions": "1",
 }

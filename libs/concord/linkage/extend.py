@@ -78,36 +78,53 @@ def extended(
     `was`: as the run before left it, with the same model. `conflict`: as in engine.matching.
     Raises QualityError (exit 12) if the changed keys alone make more pairs than a run may.
     """
-    changed = _both(keys.keys_had(old.blobs, model.rules), keys.keys_had(new.blobs, model.rules))
-    now = _apart(spark, stable, new, was, model, changed)
-    otherwise = _otherwise(was, now, model)
-    more = keys.ids_with(stable.blobs, otherwise) if otherwise else pa.array([], ids.type)
-    ids = pa.concat_arrays([ids, more])
+    rules = model.rules
+    changed = _both(keys.keys_had(old.blobs, rules), keys.keys_had(new.blobs, rules))
+    near = _near(stable, model, changed)
+    try:
+        now = _apart(spark, stable, near, new, was, model, changed)
+        otherwise = _otherwise(was, now, model)
+        if otherwise:
+            more = keys.ids_with(stable.blobs, otherwise)
+            ids = pa.concat_arrays([ids, more])
+            changed = _both(changed, keys.keys_had(stable.blobs, rules, ids=more))
+            near.unpersist()
+            near = _near(stable, model, changed)
 
-    def pairs(mine: Encoded, apart: Apart, *, kept: bool) -> DataFrame:
-        blobs = stable.blobs.union(mine.blobs)
-        had = keys.keys_had(blobs if len(more) else mine.blobs, model.rules, used=apart.refused,
-                            ids=ids)  # fmt: skip
-        how = Matching(
-            model.rules,
-            model.compiled,
-            model.weights,
-            model.keep_weight if kept else np.inf,
-            conflict if kept else np.inf,
-            apart.common,
-            apart.refused,
-            Anew(ids, had),
-        )
-        return engine.candidates(spark, replace(stable, blobs=blobs), model, how)
+        def pairs(mine: Encoded, apart: Apart, *, kept: bool) -> DataFrame:
+            blobs = near.union(mine.blobs.select("blob"))
+            had = keys.keys_had(
+                blobs if otherwise else mine.blobs, rules, used=apart.refused, ids=ids
+            )
+            how = Matching(
+                rules,
+                model.compiled,
+                model.weights,
+                model.keep_weight if kept else np.inf,
+                conflict if kept else np.inf,
+                apart.common,
+                apart.refused,
+                Anew(ids, had),
+            )
+            return engine.candidates(spark, replace(stable, blobs=blobs), model, how)
 
-    before = engine.tallied(pairs(old, was, kept=False))
-    found = pairs(new, now, kept=True).persist(StorageLevel.MEMORY_AND_DISK)
-    return Extended(ids, before, engine.tallied(found), found, now)
+        before = engine.tallied(pairs(old, was, kept=False))
+        found = pairs(new, now, kept=True).persist(StorageLevel.MEMORY_AND_DISK)
+        return Extended(ids, before, engine.tallied(found), found, now)
+    finally:
+        near.unpersist()
+
+
+def _near(stable: Encoded, model: Model, changed: Mapping[int, Hashes]) -> DataFrame:
+    """Blobs of the rows that could make a pair with a changed record; few, and read often."""
+    near = keys.with_keys(stable.blobs, model.rules, changed)
+    return near.persist(StorageLevel.MEMORY_AND_DISK)
 
 
 def _apart(
     spark: SparkSession,
     stable: Encoded,
+    near: DataFrame,
     new: Encoded,
     was: Apart,
     model: Model,
@@ -115,12 +132,15 @@ def _apart(
 ) -> Apart:
     """What is treated apart now. `changed`: the keys, by rule, that changed records had or have:
     of no other did the number of rows change."""
-    present, rows = stable.blobs.union(new.blobs), stable.rows + new.rows
+    rows, shares, mine = stable.rows + new.rows, stable.shares(spark), new.blobs.select("blob")
     limit, frequent = keys.largest_block(model.pair_budget), model.frequent
+    present = near.union(mine)
     kinds = [(rule.on, limit) for rule in model.rules]
-    kinds += [((part,), int(bounds[0] * rows)) for part, bounds in frequent.items()]
-    counts = keys.counted(present, kinds, shares=stable.shares(spark), within=changed)
-    of_rules, of_parts = counts[: len(model.rules)], counts[len(model.rules) :]
+    of_rules = keys.counted(present, kinds, shares=shares, within=changed)
+    # How common a value is hangs on all records.
+    kinds = [((part,), int(bounds[0] * rows)) for part, bounds in frequent.items()]
+    every = stable.blobs.select("blob").union(mine)
+    of_parts = keys.counted(every, kinds, shares=shares) if kinds else []
     large = {number: one.large for number, one in enumerate(of_rules) if len(one.large)}
     found = keys.refused(present, model.rules, large, limit=limit)
     made = sum(one.sizes.pairs for one in of_rules) - sum(found.pairs.values())

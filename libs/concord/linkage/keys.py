@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from concord.linkage.blobs import ID, blobs_of, opened, read, written
+from concord.linkage.blobs import ID, Packed, blobs_of, opened, read, written
 from concord.linkage.values import Flags, Hashes, Integers, Records, count_within, mixed
 
 
@@ -405,6 +405,31 @@ def keys_had(
     }
 
 
+def with_keys(blobs: DataFrame, rules: Sequence[Rule], wanted: Mapping[int, Hashes]) -> DataFrame:
+    """Blobs of the rows that have one of some keys (by number of the rule, sorted), as the rules
+    say and whatever the budget makes of them."""
+    rules, wanted = tuple(rules), dict(wanted)
+
+    def choose(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for blob in blobs_of(batches):
+            rows = opened([blob])
+            records = Records(rows)
+            mine = np.zeros(rows.num_rows, dtype=bool)
+            for number, some in wanted.items():
+                mine[_with_one(records, rules[number].on, some)] = True
+            chosen = Packed.of(rows).blob(np.flatnonzero(mine))
+            yield pa.record_batch({"blob": pa.array([chosen], pa.binary())})
+
+    return blobs.select("blob").mapInArrow(choose, "blob binary")
+
+
+def _with_one(records: Records, on: Sequence[str], some: Hashes) -> Integers:
+    """The rows, some of them twice, that have one of some keys."""
+    by = records.exploded(on)
+    keys, known = keys_of(by, on)
+    return by.origin[known & among_sorted(keys, some)]
+
+
 def ids_with(blobs: DataFrame, wanted: Sequence[tuple[Sequence[str], Hashes]]) -> pa.Array:
     """The ids of rows with one of some keys. `wanted`: parts that make a key, and keys, sorted.
 
@@ -418,9 +443,7 @@ def ids_with(blobs: DataFrame, wanted: Sequence[tuple[Sequence[str], Hashes]]) -
             records = Records(rows)
             mine = np.zeros(rows.num_rows, dtype=bool)
             for on, some in parts:
-                by = records.exploded(on)
-                keys, known = keys_of(by, on)
-                mine[by.origin[known & among_sorted(keys, some)]] = True
+                mine[_with_one(records, on, some)] = True
             found = pa.table({ID: rows[ID].filter(pa.array(mine))})
             yield pa.record_batch({"ids": pa.array([written(found)], pa.binary())})
 
