@@ -72,7 +72,8 @@ def _widened(table: pa.Table) -> pa.Table:
                 pa.DictionaryArray.from_arrays(chunk.indices.cast(pa.int32()), chunk.dictionary)
                 for chunk in column.chunks
             ]
-            table = table.set_column(place, table.column_names[place], pa.chunked_array(wide))
+            whole = pa.chunked_array(wide, pa.dictionary(pa.int32(), kind.value_type))
+            table = table.set_column(place, table.column_names[place], whole)
     return table
 
 
@@ -113,4 +114,6 @@ def _encoded(codes: Codes, distinct: pa.Array, *, narrow: bool) -> pa.Dictionary
 
 
 def _flat(column: pa.ChunkedArray) -> pa.Array:
+    if not column.num_chunks:
+        return pa.array([], column.type)
     return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)

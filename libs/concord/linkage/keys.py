@@ -417,8 +417,9 @@ def with_keys(blobs: DataFrame, rules: Sequence[Rule], wanted: Mapping[int, Hash
             mine = np.zeros(rows.num_rows, dtype=bool)
             for number, some in wanted.items():
                 mine[_with_one(records, rules[number].on, some)] = True
-            chosen = Packed.of(rows).blob(np.flatnonzero(mine))
-            yield pa.record_batch({"blob": pa.array([chosen], pa.binary())})
+            if mine.any():
+                chosen = Packed.of(rows).blob(np.flatnonzero(mine))
+                yield pa.record_batch({"blob": pa.array([chosen], pa.binary())})
 
     return blobs.select("blob").mapInArrow(choose, "blob binary")
 

@@ -225,3 +225,12 @@ def test_rules_with_a_part_in_common_travel_together() -> None:
         Placement(("born", "given"), (1,)),
         Placement(("born", "family"), (2,)),
     ]
+
+
+def test_a_blob_of_no_rows_is_opened() -> None:
+    some = Packed.of(table([{**dict.fromkeys(COLUMNS), "id": "a", "b": "x"}]))
+    none = some.blob(np.zeros(0, dtype=np.int64))
+    assert opened([none]).num_rows == 0
+    assert opened([none, some.blob()]).num_rows == 1
+    matching = Matching(RULES, (), MODEL.weights, 0.0, 0.0)
+    assert not list(blocking._sent(opened([none]), matching, PLACED, 2))
