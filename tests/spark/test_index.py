@@ -28,6 +28,7 @@ pytestmark = pytest.mark.spark
 KILL_POINTS = (
     "index.wrote.vault/linkage_placeholders",
     "index.wrote.vault/linkage_records",
+    "index.wrote.vault/linkage_keys",
     "index.wrote.vault/linkage_patterns",
     "index.wrote.vault/linkage_pairs",
     "index.wrote.index/links",
