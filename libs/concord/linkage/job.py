@@ -206,7 +206,7 @@ def _index(here: Index, how: How, digest: str) -> Outcome:
         moved = identity.churn(events)
         if not how.accept_churn:
             _check_churn(here.model, moved, present)
-        persons = len(pc.unique(present.open["person_id"]))
+        persons = _persons_before(here, present)
         counted: Mapping[str, int] = Counter(events["kind"].to_pylist())
         found = [
             *_measures(here, origin, compared, grouped),
@@ -294,6 +294,16 @@ def _check_limits(model: PersonIndex, found: Sequence[Measure]) -> None:
             f"{'; '.join(told)}. The crosswalk stays as it was; see limits in "
             "conf/person_index.yaml and `concord index --report`"
         )
+
+
+def _persons_before(here: Index, present: Present) -> int:
+    """How many persons there were before the run, whatever an earlier attempt of it has written."""
+    now = len(pc.unique(present.open["person_id"]))
+    newest = here.lake.newest(tables.EVENTS)
+    if newest is None or newest.run_id != here.run.run_id:
+        return now
+    told = history.told(here)
+    return now - told.get("minted", 0) + told.get("merged_into", 0) + told.get("retired", 0)
 
 
 def _check_churn(model: PersonIndex, moved: pa.Array, present: Present) -> None:
