@@ -20,7 +20,7 @@ from concord.lake.tables import Lake, Overwrite, Stamp, Transaction
 from concord.linkage import tables
 from concord.linkage.identity import Event, replay
 from concord.linkage.job import How, Outcome, index
-from concord.linkage.model import PersonIndex
+from concord.linkage.person_index import PersonIndex
 from concord.privacy.keys import vault_key
 from concord.privacy.records import record_ids
 from concord.reporting import Reporter

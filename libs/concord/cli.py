@@ -52,7 +52,7 @@ from concord.linkage.job import (
     quality_report,
 )
 from concord.linkage.job import index as build_index
-from concord.linkage.model import FILE as PERSON_INDEX
+from concord.linkage.person_index import FILE as PERSON_INDEX
 from concord.linkage.plan import planned, show_plan
 from concord.linkage.review_commands import PAGES, remove_pages
 from concord.linkage.review_commands import app as review_app

@@ -19,8 +19,8 @@ from concord.ingest import tables
 from concord.lake import run as runs
 from concord.lake.registry import Registry
 from concord.linkage import tables as index_tables
-from concord.linkage.model import FILE as PERSON_INDEX
-from concord.linkage.model import PersonIndex, load_person_index
+from concord.linkage.person_index import FILE as PERSON_INDEX
+from concord.linkage.person_index import PersonIndex, load_person_index
 from concord.products import job as publishing
 from concord.products.specification import Product, load_products
 from concord.settings import Settings, gather, load_settings

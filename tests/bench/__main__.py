@@ -22,6 +22,7 @@ from tests.bench.index_job import index_job
 from tests.bench.line import line
 from tests.bench.linkage import linkage
 from tests.bench.measure import Bench, settings_of, synthesis
+from tests.bench.options import DOCS, OUT, Docs, Memory, Out
 from tests.bench.report import (
     Pair,
     Results,
@@ -50,13 +51,9 @@ def bench(
     repetitions: Annotated[
         int, typer.Option(help="Pairs of bare copy and ingest after the warm-up; 0: no ratio.")
     ] = REPETITIONS,
-    memory: Annotated[str, typer.Option(help="Memory of the Spark driver.")] = MEMORY,
-    out: Annotated[Path, typer.Option(help="Folder of the JSON and of what is made.")] = Path(
-        "build/bench"
-    ),
-    docs: Annotated[Path, typer.Option(help="Markdown file that gets the tables.")] = Path(
-        "docs/benchmarks.md"
-    ),
+    memory: Memory = MEMORY,
+    out: Out = OUT,
+    docs: Docs = DOCS,
 ) -> None:
     """Measure synthesis, ingestion and the whole line on this machine; `linkage`: the engine alone;
     `index`: the whole index job."""

@@ -25,10 +25,11 @@ from rich.markdown import Markdown
 from concord.errors import ConcordError
 from concord.lake.session import start
 from concord.linkage.job import Outcome
-from concord.linkage.model import load_person_index
+from concord.linkage.person_index import load_person_index
 from tests.archive import FEEDS, Archive
 from tests.bench.engine_side import settings_of
 from tests.bench.linkage import sizes_of, watched
+from tests.bench.options import DOCS, OUT, Docs, Memory, Out
 from tests.bench.persons import write_persons
 from tests.bench.report import between_markers, machine_facts, table
 
@@ -71,13 +72,9 @@ def index_job(
     share: Annotated[
         float, typer.Option(min=0, max=0.05, help="Of the records, how many are changed.")
     ] = SHARE,
-    memory: Annotated[str, typer.Option(help="Memory of the Spark driver.")] = MEMORY,
-    out: Annotated[Path, typer.Option(help="Folder of the JSON and of what is made.")] = Path(
-        "build/bench"
-    ),
-    docs: Annotated[Path, typer.Option(help="Markdown file that gets the tables.")] = Path(
-        "docs/benchmarks.md"
-    ),
+    memory: Memory = MEMORY,
+    out: Out = OUT,
+    docs: Docs = DOCS,
 ) -> None:
     """Measure the index job: all records, an increment, and pairs weighed anew."""
     facts = machine_facts("", memory)

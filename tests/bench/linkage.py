@@ -29,6 +29,7 @@ from rich.markdown import Markdown
 from concord.errors import ConcordError, QualityError, UsageError
 from concord.linkage import pairwise
 from tests.bench.engine_side import STEPS, WRITE, Job, Run
+from tests.bench.options import DOCS, OUT, Docs, Memory, Out
 from tests.bench.persons import write_persons, write_skewed
 from tests.bench.report import between_markers, machine_facts, table
 
@@ -127,13 +128,9 @@ def linkage(
     histories: Annotated[
         int, typer.Option(help="Generated histories of the index to check first; 0: none.")
     ] = HISTORIES,
-    memory: Annotated[str, typer.Option(help="Memory of the Spark driver.")] = MEMORY,
-    out: Annotated[Path, typer.Option(help="Folder of the JSON and of what is made.")] = Path(
-        "build/bench"
-    ),
-    docs: Annotated[Path, typer.Option(help="Markdown file that gets the tables.")] = Path(
-        "docs/benchmarks.md"
-    ),
+    memory: Memory = MEMORY,
+    out: Out = OUT,
+    docs: Docs = DOCS,
 ) -> None:
     """Measure the linkage engine, and Splink beside it, on invented people."""
     if histories:

@@ -16,7 +16,8 @@ from concord.errors import QualityError, UsageError
 from concord.linkage import blocking, engine
 from concord.linkage.engine import link
 from concord.linkage.job import standardised
-from concord.linkage.model import Model, load_person_index
+from concord.linkage.model import Model
+from concord.linkage.person_index import load_person_index
 from concord.linkage.quality import Agreement, pairwise
 from concord.linkage.standardise import SOURCES
 from tests.conftest import ROOT

@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 
 from concord.lake.session import interpret
 from concord.linkage import pairs, tables
-from concord.linkage.model import load_person_index
+from concord.linkage.person_index import load_person_index
 from concord.linkage.placeholders import Search
 from tests.archive import FEEDS, Archive
 from tests.conftest import ROOT, test_settings

@@ -17,7 +17,7 @@ from concord.lake.session import interpret
 from concord.linkage import tables
 from concord.linkage.job import Outcome, estimated_from, measured, quality_report
 from concord.linkage.limits import Bound, Limits
-from concord.linkage.model import load_person_index
+from concord.linkage.person_index import load_person_index
 from concord.linkage.plan import planned, show_plan
 from tests.archive import FEEDS, Archive
 from tests.conftest import ROOT, test_settings

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
+from concord.errors import ConcordError
 from concord.linkage import report, tables
 from concord.linkage.groups import facts
 from concord.linkage.inputs import Codes, standard
 from concord.linkage.intervals import Share
 from concord.linkage.job import searched
-from concord.linkage.model import load_person_index
+from concord.linkage.person_index import load_person_index
 from concord.linkage.report import ALL, Measure
 from concord.linkage.standardise import ORIGIN, SOURCES, STANDARD
 from tests.conftest import ROOT
@@ -140,3 +141,13 @@ def test_placeholders_are_found_in_rows_and_leave_them(spark: SparkSession) -> N
     )
     assert (known["ssn"], known["birth"]) == ("212345679", date(1980, 5, 7))
     assert told.column_names == tables.PLACEHOLDERS.column_names
+
+
+def test_two_records_whose_ids_have_one_number_are_refused(spark: SparkSession) -> None:
+    whole = [
+        {**dict.fromkeys(tables.RECORDS.column_names), "record_id": one, "feed": "f", "role": "r"}
+        for one in (A, A[:16] + B[16:])
+    ]
+    frame = spark.createDataFrame(whole, tables.RECORDS.schema)
+    with pytest.raises(ConcordError, match="two record ids begin with the same 16 digits"):
+        facts(frame.repartition(2, "record_id"))

@@ -22,7 +22,7 @@ from concord.lake.session import interpret
 from concord.lake.tables import Overwrite, Stamp, Transaction
 from concord.linkage import job, review_commands, tables
 from concord.linkage.estimate import Labels
-from concord.linkage.model import load_person_index
+from concord.linkage.person_index import load_person_index
 from concord.linkage.review import SHOWN, Review, queue
 from concord.linkage.review_commands import remove_pages
 from tests.conftest import ROOT

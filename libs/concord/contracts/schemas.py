@@ -28,7 +28,7 @@ ELSEWHERE = {
     "disclosure": ("concord.disclosure.profiles", "Profiles"),
     "dula": ("concord.agreements.dula", "Dula"),
     "mou": ("concord.agreements.mou", "Mou"),
-    "person_index": ("concord.linkage.model", "PersonIndex"),
+    "person_index": ("concord.linkage.person_index", "PersonIndex"),
     "product": ("concord.products.specification", "Product"),
     "settings": ("concord.settings", "Settings"),
 }

@@ -17,9 +17,10 @@ from pyspark.sql import DataFrame
 from concord.disclosure.attack import Sum
 from concord.disclosure.profiles import Profile
 from concord.disclosure.suppression import suppress
+from concord.errors import ConcordError
 from concord.linkage import files
 from concord.linkage.patterns import Integers
-from concord.linkage.records import as_text, numbers, plain
+from concord.linkage.records import DIGITS, as_text, numbers, plain
 from concord.linkage.standardise import ORIGIN, STANDARD
 from concord.linkage.values import Values
 from concord.towns import sizes_by_zip
@@ -48,7 +49,8 @@ def facts(records: DataFrame) -> pa.Table:
     where there is no value).
 
     `says`: bit `i` where one of the record's variants has STANDARD's column `i`. Of several values
-    the largest counts, so that a repeated run says the same.
+    the largest counts, so that a repeated run says the same. Raises ConcordError for two records
+    whose ids have one number: all that follows names records by it.
     """
 
     def work(table: pa.Table) -> pa.Table:
@@ -65,7 +67,13 @@ def facts(records: DataFrame) -> pa.Table:
                 whole[f"{name}_{end}"] = pa.array(mine, pa.int64())
         return _one_each(pa.table(whole))
 
-    return _one_each(files.collected(records, tuple(STANDARD), work, plain=ORIGIN))
+    whole = _one_each(files.collected(records, tuple(STANDARD), work, plain=ORIGIN))
+    if np.any(np.diff(numbers(whole["record_id"])) == 0):
+        raise ConcordError(
+            f"vault/linkage_records: two record ids begin with the same {DIGITS} digits; records "
+            "must be told apart by more of them (DIGITS in concord/linkage/records.py)"
+        )
+    return whole
 
 
 def torn(origin: pa.Table, person: Integers) -> npt.NDArray[np.bool_]:
@@ -84,12 +92,14 @@ def torn(origin: pa.Table, person: Integers) -> npt.NDArray[np.bool_]:
 
 
 def _one_each(rows: pa.Table) -> pa.Table:
-    """One row a record, in the order of their ids."""
+    """One row a record, in the order of their numbers."""
     if not rows.num_rows:
         return rows
     which = numbers(rows["record_id"])
     order = np.argsort(which, kind="stable")
-    starts = np.flatnonzero(np.concatenate([[True], np.diff(which[order]) > 0]))
+    ids = rows["record_id"].combine_chunks().take(pa.array(order))
+    other = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
+    starts = np.flatnonzero(np.concatenate([[True], other]))
     first = rows.take(pa.array(order[starts]))
     if len(starts) == len(order):
         return first.combine_chunks()

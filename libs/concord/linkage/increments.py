@@ -37,6 +37,17 @@ WHOLE = (
     tables.LINKS,
     tables.QUALITY,
 )
+PREFIX = "prefix"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the ledger says of a run that ended well: versions by the tables' names, and a digest of
+    its configuration."""
+
+    read: Mapping[str, int]
+    written: Mapping[str, int]
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -85,14 +96,24 @@ def base(lake: Lake, digest: str) -> Base | None:
         return None
     left = {table.name: each.version for table, each in zip(WHOLE, newest, strict=True) if each}
     run_id = next(each.run_id for each in newest if each)
-    ended = lake.read(RUNS).where("job = 'index' AND state = 'ended' AND exit_code = 0")
-    for row in ended.where(F.col("run_id") == run_id).collect():
-        written = {w["table"]: w["version"] for w in row["written_versions"] or ()}
-        if row["config_digest"] == digest and left.items() <= written.items():
-            read = {r["table"]: r["version"] for r in row["read_versions"] or ()}
+    for run in finished(lake, run_id):
+        if run.digest == digest and left.items() <= run.written.items():
             # Upkeep since then left the same rows, and perhaps not those versions.
-            return Base({table.name: lake.version(table) or 0 for table in WHOLE}, read)
+            return Base({table.name: lake.version(table) or 0 for table in WHOLE}, run.read)
     return None
+
+
+def finished(lake: Lake, run_id: str) -> list[Finished]:
+    """The index runs of that id that ended well."""
+    ended = lake.read(RUNS).where("job = 'index' AND state = 'ended' AND exit_code = 0")
+    return [
+        Finished(
+            {each["table"]: each["version"] for each in row["read_versions"] or ()},
+            {each["table"]: each["version"] for each in row["written_versions"] or ()},
+            row["config_digest"],
+        )
+        for row in ended.where(F.col("run_id") == run_id).collect()
+    ]
 
 
 def delivered(here: Index, since: Base, limit: float) -> Delivered | None:
@@ -124,10 +145,8 @@ def delivered(here: Index, since: Base, limit: float) -> Delivered | None:
     return Delivered(ids.distinct().toArrow()["record_id"].combine_chunks(), made, found)
 
 
-PREFIX = "prefix"
-
-
 def _named(here: Index, changed: Hashes) -> DataFrame:
+    """What `prefixes` tells of records, as rows, to be sent to all workers."""
     return F.broadcast(here.lake.spark.createDataFrame(pa.table({PREFIX: prefixes(changed)})))
 
 

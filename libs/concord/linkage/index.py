@@ -12,7 +12,7 @@ from concord.lake.registry import Table
 from concord.lake.run import Run
 from concord.lake.tables import How, Lake, Overwrite, Transaction, Written
 from concord.linkage.inputs import Input, Permission
-from concord.linkage.model import PersonIndex
+from concord.linkage.person_index import PersonIndex
 
 
 @dataclass(frozen=True)

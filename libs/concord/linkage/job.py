@@ -28,7 +28,7 @@ from pyspark.sql import functions as F
 from concord.agreements.mou import Mou
 from concord.contracts.model import Contract
 from concord.errors import InfrastructureError, QualityError, UsageError
-from concord.lake.registry import DELIVERIES, RUNS
+from concord.lake.registry import DELIVERIES
 from concord.lake.run import Run
 from concord.lake.tables import Lake, ReplaceWhere, described, isin
 from concord.linkage import (
@@ -56,7 +56,7 @@ from concord.linkage.history import Present
 from concord.linkage.increments import Extension
 from concord.linkage.index import Index
 from concord.linkage.inputs import Input
-from concord.linkage.model import PersonIndex
+from concord.linkage.person_index import PersonIndex
 from concord.linkage.records import standardised
 from concord.linkage.report import Compared, Measure
 from concord.linkage.standardise import STANDARD
@@ -179,13 +179,10 @@ def _stands(run: Run, config_digest: str) -> bool:
     found = run.lake.newest(tables.PLACEHOLDERS)
     left = {tables.RECORDS.name: newest.version}
     left |= {tables.PLACEHOLDERS.name: found.version} if found else {}
-    ended = run.lake.read(RUNS).where("job = 'index' AND state = 'ended' AND exit_code = 0")
-    for row in ended.where(F.col("run_id") == newest.run_id).collect():
-        written = {w["table"]: w["version"] for w in row["written_versions"] or ()}
-        read = {r["table"]: r["version"] for r in row["read_versions"] or ()}
-        # Else a run that was killed has written them again since.
-        if left.items() <= written.items():
-            return read == run.tally.read and row["config_digest"] == config_digest
+    for ended in increments.finished(run.lake, newest.run_id):
+        # Else a run that was killed has written the records again since.
+        if ended.written.get(tables.RECORDS.name) == newest.version:
+            return ended.read == run.tally.read and ended.digest == config_digest
     return False
 
 

@@ -13,7 +13,8 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from concord.linkage.estimate import rounded
-from concord.linkage.model import SHARES, PersonIndex
+from concord.linkage.model import SHARES
+from concord.linkage.person_index import PersonIndex
 
 WIDTH = 100
 

@@ -17,8 +17,8 @@ from concord.linkage.engine import Blocked
 from concord.linkage.extend import Apart
 from concord.linkage.index import Index
 from concord.linkage.keys import Refused
-from concord.linkage.model import PersonIndex
 from concord.linkage.patterns import Integers
+from concord.linkage.person_index import PersonIndex
 from concord.linkage.records import numbers, plain
 from concord.linkage.report import Compared
 

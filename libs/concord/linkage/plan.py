@@ -17,7 +17,7 @@ from concord.lake.tables import Lake
 from concord.linkage import engine, inputs
 from concord.linkage.engine import Planned
 from concord.linkage.job import input_versions, searched
-from concord.linkage.model import PersonIndex
+from concord.linkage.person_index import PersonIndex
 
 # Wide enough for a table when the output goes to a file or a pipe.
 console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 160, highlight=False)

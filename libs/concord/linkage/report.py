@@ -33,8 +33,9 @@ from concord.linkage.holdout import Flags, Judged
 from concord.linkage.intervals import Share
 from concord.linkage.keys import Refused
 from concord.linkage.limits import Bound, Limits
-from concord.linkage.model import Model, PersonIndex
+from concord.linkage.model import Model
 from concord.linkage.patterns import Floats, Integers, probability
+from concord.linkage.person_index import PersonIndex
 from concord.linkage.placeholders import OTHERS
 from concord.linkage.standardise import STANDARD
 from concord.linkage.values import Records

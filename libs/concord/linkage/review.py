@@ -28,7 +28,7 @@ from concord.linkage.values import Flags, Records, Values, hashed, mixed
 from concord.settings import Typed
 
 if TYPE_CHECKING:  # the model holds `Review`
-    from concord.linkage.model import PersonIndex
+    from concord.linkage.person_index import PersonIndex
 
 # What a steward is asked; a pair is of the first kind that it fits.
 KINDS = ("conflict", "ruled_out", "rival", "weak_link", "near_link")

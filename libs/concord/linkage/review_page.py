@@ -19,7 +19,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from concord.linkage.explain import Explanation, explain
-from concord.linkage.model import PersonIndex
+from concord.linkage.person_index import PersonIndex
 from concord.linkage.review import SHOWN, each
 
 # What a column is called on the page, where its name does not say it.

@@ -17,7 +17,7 @@ from typing import Any
 from concord import tracking
 from concord.lake.run import digest
 from concord.linkage.estimate import Fit
-from concord.linkage.model import PersonIndex
+from concord.linkage.person_index import PersonIndex
 from concord.linkage.report import ALL
 from concord.settings import Settings
 

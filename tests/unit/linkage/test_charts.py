@@ -15,8 +15,8 @@ from concord.errors import UsageError
 from concord.linkage import charts
 from concord.linkage.charts import Chart, Row
 from concord.linkage.engine import Planned
-from concord.linkage.model import load_person_index
 from concord.linkage.patterns import probability
+from concord.linkage.person_index import load_person_index
 from tests.conftest import ROOT
 
 MODEL = load_person_index(ROOT / "conf" / "person_index.yaml")

@@ -23,7 +23,7 @@ from concord.lake.registry import Table
 from concord.linkage import inputs, job
 from concord.linkage.clusters import ABSENT, CLIP, STEP, Clusters, Pairs, clusters, contradictions
 from concord.linkage.index import Index
-from concord.linkage.model import load_person_index
+from concord.linkage.person_index import load_person_index
 from concord.linkage.quality import b_cubed, pairwise
 from tests.conftest import ROOT
 

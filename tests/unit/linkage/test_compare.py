@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from rapidfuzz.distance import OSA, JaroWinkler
 
 from concord.linkage.compare import TESTS, Simple, patterns
-from concord.linkage.model import load_person_index
 from concord.linkage.patterns import Space
+from concord.linkage.person_index import load_person_index
 from concord.linkage.standardise import STANDARD, canonical_names, core, words_of
 from concord.linkage.values import Records, hashed
 from tests.conftest import ROOT

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from concord.linkage.explain import explain
-from concord.linkage.model import Model, load_person_index
+from concord.linkage.model import Model
+from concord.linkage.person_index import load_person_index
 from tests.conftest import ROOT
 
 INDEX = load_person_index(ROOT / "conf/person_index.yaml")

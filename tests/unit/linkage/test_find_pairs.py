@@ -16,7 +16,8 @@ from concord.linkage import blocking
 from concord.linkage.blobs import Packed, opened
 from concord.linkage.blocking import Matching, Placement, find_pairs, placements
 from concord.linkage.keys import Refused, Rule, keys_of, largest_block
-from concord.linkage.model import Model, load_person_index
+from concord.linkage.model import Model
+from concord.linkage.person_index import load_person_index
 from concord.linkage.standardise import SEPARATOR
 from concord.linkage.values import Hashes, Part, Records
 from tests.conftest import ROOT

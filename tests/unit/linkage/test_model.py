@@ -14,8 +14,9 @@ from concord.errors import ConfigError, QualityError
 from concord.linkage.compare import patterns
 from concord.linkage.estimate import HALF, chance, fit, out_of_order
 from concord.linkage.keys import Sizes, keys_of
-from concord.linkage.model import Interaction, Model, PersonIndex, load_person_index
+from concord.linkage.model import Interaction, Model
 from concord.linkage.patterns import probability
+from concord.linkage.person_index import PersonIndex, load_person_index
 from concord.linkage.values import Common, Records
 from tests.conftest import ROOT
 

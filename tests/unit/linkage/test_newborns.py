@@ -11,7 +11,7 @@ import pytest
 
 from concord.linkage.clusters import clusters
 from concord.linkage.compare import patterns
-from concord.linkage.model import load_person_index
+from concord.linkage.person_index import load_person_index
 from concord.linkage.standardise import ORIGIN, SOURCES, standardise
 from concord.linkage.values import Records
 from tests.conftest import ROOT

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from concord.linkage import report
-from concord.linkage.model import load_person_index
+from concord.linkage.person_index import load_person_index
 from concord.linkage.placeholders import Search, added, found
 from concord.linkage.standardise import Standards, email_of, phone_of, ssn_of
 from tests.conftest import ROOT

@@ -26,8 +26,8 @@ from concord.linkage.intervals import Share
 from concord.linkage.keys import Refused
 from concord.linkage.limits import Bound, Limits
 from concord.linkage.link_weights import STRENGTH, link_weights
-from concord.linkage.model import PersonIndex, load_person_index
 from concord.linkage.patterns import MISSING
+from concord.linkage.person_index import PersonIndex, load_person_index
 from concord.linkage.quality_page import page
 from concord.linkage.report import ALL, Compared, Measure, breaches
 from concord.linkage.standardise import STANDARD

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from concord.linkage import review, tables
-from concord.linkage.model import PersonIndex
+from concord.linkage.person_index import PersonIndex
 from concord.linkage.review import Review, in_turn, queue, side_by_side
 from concord.linkage.review_page import concerned, page
 from concord.linkage.standardise import STANDARD

@@ -17,8 +17,9 @@ from concord.lake.run import Run
 from concord.lake.tables import Lake
 from concord.linkage import tracked
 from concord.linkage.estimate import Fit, Training
-from concord.linkage.model import Interaction, PersonIndex, load_person_index
+from concord.linkage.model import Interaction
 from concord.linkage.model_file import written
+from concord.linkage.person_index import PersonIndex, load_person_index
 from concord.settings import Settings
 from tests.conftest import ROOT
 
