@@ -13,12 +13,12 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from concord.errors import QualityError, UsageError
-from concord.linkage import blocking, engine
+from concord.linkage import blocking, engine, placeholders
 from concord.linkage.engine import link
-from concord.linkage.job import standardised
 from concord.linkage.model import Model
 from concord.linkage.person_index import load_person_index
 from concord.linkage.quality import Agreement, pairwise
+from concord.linkage.records import forms, standardised
 from concord.linkage.standardise import SOURCES
 from tests.conftest import ROOT
 
@@ -178,7 +178,7 @@ def test_febrl4_is_linked_by_the_model_as_it_is(
                 {
                     **dict.fromkeys(SOURCES),
                     "record_id": record,
-                    "feed": "febrl4",
+                    "kind": "person",
                     "role": "person",
                     "given_name": value["given_name"],
                     "family_name": value["surname"],
@@ -194,7 +194,10 @@ def test_febrl4_is_linked_by_the_model_as_it_is(
     kinds = {"birth_date": pa.date32(), "phones": several, "emails": several}
     table = pa.table({n: pa.array([r[n] for r in given], kinds.get(n, pa.string())) for n in names})
     model = load_person_index(ROOT / "conf" / "person_index.yaml")
-    rows = standardised(spark.createDataFrame(table), model.standards, 2)
+    rows = standardised(
+        forms([("febrl4", spark.createDataFrame(table))], model.standards, 2),
+        placeholders.none(),
+    )
     got = judged(rows, model, truth)
     with capsys.disabled():
         print(f"\nfebrl4: precision {got.precision:.4f}, recall {got.recall:.4f}")

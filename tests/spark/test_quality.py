@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import date
 from itertools import product
 from typing import Any
@@ -10,14 +11,16 @@ import pytest
 from pyspark.sql import SparkSession
 
 from concord.errors import ConcordError
-from concord.linkage import report, tables
+from concord.linkage import placeholders, report, tables
 from concord.linkage.groups import facts
 from concord.linkage.inputs import Codes, standard
 from concord.linkage.intervals import Share
 from concord.linkage.job import searched
 from concord.linkage.person_index import load_person_index
+from concord.linkage.placeholders import Search
+from concord.linkage.records import forms
 from concord.linkage.report import ALL, Measure
-from concord.linkage.standardise import ORIGIN, SOURCES, STANDARD
+from concord.linkage.standardise import SOURCES, STANDARD, Standards
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.spark
@@ -103,7 +106,7 @@ def test_measures_are_rows_of_quality(spark: SparkSession) -> None:
 
 def test_placeholders_are_found_in_rows_and_leave_them(spark: SparkSession) -> None:
     model = load_person_index(ROOT / "conf" / "person_index.yaml")
-    base = {**dict.fromkeys((*ORIGIN, *SOURCES)), "feed": "snap", "role": "client"}
+    base = {**dict.fromkeys(("record_id", "kind", "role", *SOURCES)), "kind": "person"}
     names = ["".join(two) for two in product("BCDFGH", repeat=2)]
     rows = [
         {**base, "record_id": f"r{n}", "given_name": name, "family_name": f"{name}son", **values}
@@ -123,7 +126,8 @@ def test_placeholders_are_found_in_rows_and_leave_them(spark: SparkSession) -> N
     rows.append({**base, **own, "birth_date": date(1980, 5, 7)})
     kinds = {"birth_date": "date", "phones": "array<string>", "emails": "array<string>"}
     schema = ", ".join(f"{name} {kinds.get(name, 'string')}" for name in base)
-    with searched(spark.createDataFrame(rows, schema), model, 2) as (records, told):
+    feeds = [("snap", spark.createDataFrame(rows, schema))]
+    with searched(feeds, model, 2) as (records, told):
         whole = {row["record_id"]: row for row in records.collect()}
         assert records.count() == len(whole) == len(names) + 1
     assert told.to_pylist() == [
@@ -141,6 +145,52 @@ def test_placeholders_are_found_in_rows_and_leave_them(spark: SparkSession) -> N
     )
     assert (known["ssn"], known["birth"]) == ("212345679", date(1980, 5, 7))
     assert told.column_names == tables.PLACEHOLDERS.column_names
+
+
+def test_a_search_counts_as_plain_python_does(spark: SparkSession) -> None:
+    chance = random.Random(20251101)
+    kinds = {"birth_date": "date", "phones": "array<string>", "emails": "array<string>"}
+    names = ("record_id", "kind", "role", *SOURCES)
+    schema = ", ".join(f"{name} {kinds.get(name, 'string')}" for name in names)
+    rows: list[dict[str, Any]] = [
+        {
+            **dict.fromkeys(names),
+            "record_id": f"r{chance.randrange(60)}",
+            "kind": "person",
+            "given_name": chance.choice(["ANN", "BEN", None]),
+            "family_name": chance.choice(["LEE", "RAY", "ORR", None]),
+            "birth_date": chance.choice([date(1980, 5, 6), date(1981, 5, 6), None]),
+            "ssn": chance.choice(["212345678", "212345679", "212345670", None]),
+            "phones": chance.choices([f"617555010{n}" for n in range(9)], k=chance.randrange(3)),
+            "emails": chance.choices([f"{n}@x.org" for n in range(9)], k=chance.randrange(3)),
+        }
+        for _ in range(150)
+    ]
+    others: dict[tuple[str, str], set[Any]] = {}
+    records: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        said = {"ssn": [row["ssn"]], "phone": row["phones"], "emails": row["emails"]}
+        name, born = (row["given_name"], row["family_name"]), row["birth_date"]
+        for column, values in said.items():
+            for value in {*values} - {None}:
+                other = (name, born) if column == "ssn" else name[1]
+                others.setdefault((column, value), set()).add(other)
+                records.setdefault((column, value), set()).add(row["record_id"])
+    least = {"ssn": 15, "phone": 4, "emails": 4}
+    search = Search(ssn_persons=15, phone_families=4, email_families=4)
+    feeds = [
+        (feed, spark.createDataFrame(rows[begin::2], schema))
+        for begin, feed in enumerate(("snap", "wic"))
+    ]
+    told = placeholders.search(forms(feeds, Standards(), 3), search, 3)
+    wanted = [
+        {"column": column, "value": value, "others": len(some), "records": len(records[key])}
+        for key, some in sorted(others.items())
+        for column, value in [key]
+        if len(some) >= least[column]
+    ]
+    assert told.to_pylist() == wanted
+    assert 0 < len(wanted) < len(others)
 
 
 def test_two_records_whose_ids_have_one_number_are_refused(spark: SparkSession) -> None:

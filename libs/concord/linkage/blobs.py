@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from concord.linkage.values import Codes, Integers, Values
+from concord.linkage.values import Codes, Hashes, Integers, Values
 
 ID = "id"
 
@@ -82,6 +82,33 @@ def blobs_of(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Buffer]:
     for batch in batches:
         for blob in batch["blob"]:
             yield blob.as_buffer()
+
+
+CUT = "target int, blob binary"
+
+
+def cut_by(rows: pa.Table, hashes: Hashes, targets: int) -> Iterator[pa.RecordBatch]:
+    """Rows of CUT: the rows as blobs, by a hash of each."""
+    target = (hashes % np.uint64(targets)).astype(np.int64)
+    order = np.argsort(target, kind="stable")
+    whole, begin = rows.take(pa.array(order)), 0
+    for number, count in enumerate(np.bincount(target, minlength=targets).tolist()):
+        if count:
+            blob = written(whole.slice(begin, count))
+            yield pa.record_batch(
+                {"target": pa.array([number], pa.int32()), "blob": pa.array([blob], pa.binary())}
+            )
+        begin += count
+
+
+def arrived(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The rows of each target, together, of rows of CUT."""
+    waiting: dict[int, list[pa.Buffer]] = {}
+    for batch in batches:
+        for target, blob in zip(batch["target"].to_pylist(), batch["blob"], strict=True):
+            waiting.setdefault(target, []).append(blob.as_buffer())
+    for target in sorted(waiting):
+        yield pa.concat_tables([read(blob) for blob in waiting.pop(target)])
 
 
 def gathered(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:

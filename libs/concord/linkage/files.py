@@ -8,7 +8,7 @@ read them with Arrow. Anything else goes through Spark.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -86,6 +86,35 @@ def of_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[Piece]:
             yield Piece(**row)
 
 
+def mapped(
+    records: DataFrame,
+    columns: Sequence[str],
+    work: Callable[[pa.Table], Iterable[pa.RecordBatch]],
+    schema: str,
+    *,
+    plain: Sequence[str] = (),
+) -> DataFrame:
+    """What `work` makes of some columns of the records, some rows at a time: rows of `schema`.
+
+    It gets texts encoded or not, but for the columns that are `plain`; rows in any order.
+    """
+    columns = tuple(dict.fromkeys((*plain, *columns)))
+    found = pieces(records, columns, lists=True)
+    if found is None:
+
+        def gather(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for table in gathered(batches, SLICE):
+                yield from work(table)
+
+        return records.select(*columns).mapInArrow(gather, schema)
+
+    def read_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for piece in of_rows(batches):
+            yield from work(read(piece, plain, columns))
+
+    return scheduled(records, found).mapInArrow(read_all, schema)
+
+
 def collected(
     records: DataFrame,
     columns: Sequence[str],
@@ -93,32 +122,17 @@ def collected(
     *,
     plain: Sequence[str] = (),
 ) -> pa.Table:
-    """What `work` makes of some columns of the records, some rows at a time, on the driver.
+    """What `work` makes of some columns of the records, as `mapped`, on the driver."""
 
-    It gets texts encoded or not, but for the columns that are `plain`; rows in any order.
-    """
-    columns = tuple(dict.fromkeys((*plain, *columns)))
-    found = pieces(records, columns, lists=True)
+    def told(table: pa.Table) -> Iterator[pa.RecordBatch]:
+        yield pa.record_batch({"blob": pa.array([written(work(table))], pa.binary())})
 
-    def told(table: pa.Table) -> pa.RecordBatch:
-        return pa.record_batch({"blob": pa.array([written(work(table))], pa.binary())})
-
-    if found is None:
-
-        def gather(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            for table in gathered(batches, SLICE):
-                yield told(table)
-
-        sent = records.select(*columns).mapInArrow(gather, "blob binary")
-    else:
-
-        def read_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            for piece in of_rows(batches):
-                yield told(read(piece, plain, columns))
-
-        sent = scheduled(records, found).mapInArrow(read_all, "blob binary")
+    sent = mapped(records, columns, told, "blob binary", plain=plain)
     parts = [opened_table(blob.as_buffer()) for blob in sent.toArrow()["blob"]]
-    return pa.concat_tables(parts) if parts else work(records.select(*columns).limit(0).toArrow())
+    if parts:
+        return pa.concat_tables(parts)
+    names = tuple(dict.fromkeys((*plain, *columns)))
+    return work(records.select(*names).limit(0).toArrow())
 
 
 def _plain(field: pa.Field, lists: bool) -> bool:

@@ -22,8 +22,7 @@ from concord.lake.registry import RUNS, Table
 from concord.lake.tables import Lake
 from concord.linkage import engine, extend, files, groups, inputs, pairs, tables
 from concord.linkage.index import Index
-from concord.linkage.placeholders import added
-from concord.linkage.records import numbers, prefix, prefixes, said, standardised
+from concord.linkage.records import forms, numbers, prefix, prefixes, said, standardised
 from concord.linkage.report import Compared
 from concord.linkage.values import Hashes
 
@@ -138,8 +137,11 @@ def delivered(here: Index, since: Base, limit: float) -> Delivered | None:
     ids = before.join(mine, prefix() == F.col(PREFIX), "left_semi").select("record_id")
     made, found = before.limit(0), since.rows(lake, tables.PLACEHOLDERS).toArrow()
     if fresh:
-        rows = inputs.read(lake, fresh).join(mine, prefix() == F.col(PREFIX), "left_semi")
-        made = standardised(rows, added(here.model.standards, found), here.shares)
+        feeds = [
+            (feed, rows.join(mine, prefix() == F.col(PREFIX), "left_semi"))
+            for feed, rows in inputs.identifiers(lake, fresh)
+        ]
+        made = standardised(forms(feeds, here.model.standards, here.shares), found)
         made = made.persist(StorageLevel.MEMORY_AND_DISK)
         ids = ids.unionByName(made.select("record_id"))
     return Delivered(ids.distinct().toArrow()["record_id"].combine_chunks(), made, found)

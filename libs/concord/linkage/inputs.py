@@ -21,7 +21,6 @@ from concord.ingest import tables as ingest_tables
 from concord.lake.registry import Table
 from concord.lake.tables import Lake, commits
 from concord.linkage.patterns import Integers
-from concord.linkage.standardise import SOURCES
 
 # What contracts name among identifiers, in codes that they map to standard lists of one name.
 DEMOGRAPHICS = ("race", "ethnicity", "language")
@@ -182,16 +181,9 @@ def _standard(attribute: str, codes: Iterable[Codes]) -> Column:
     return F.nullif(found, F.lit(NOT_SAID)).alias(attribute)
 
 
-def read(lake: Lake, found: Iterable[Input]) -> DataFrame:
-    """Rows of record_id, feed, role and SOURCES of all feeds' persons; a row may be there more than
-    once."""
-    frames = [
-        lake.read(one.table, version=readable(lake, one))
-        .where("kind = 'person'")
-        .select("record_id", F.lit(one.feed).alias("feed"), "role", *SOURCES)
-        for one in found
-    ]
-    return reduce(DataFrame.unionByName, frames)
+def identifiers(lake: Lake, found: Iterable[Input]) -> list[tuple[str, DataFrame]]:
+    """Each feed and the rows of its identifiers, those of kinds that are not persons too."""
+    return [(one.feed, lake.read(one.table, version=readable(lake, one))) for one in found]
 
 
 def readable(lake: Lake, one: Input) -> int:

@@ -57,7 +57,7 @@ from concord.linkage.increments import Extension
 from concord.linkage.index import Index
 from concord.linkage.inputs import Input
 from concord.linkage.person_index import PersonIndex
-from concord.linkage.records import standardised
+from concord.linkage.records import forms, standardised
 from concord.linkage.report import Compared, Measure
 from concord.linkage.standardise import STANDARD
 from concord.privacy.keys import mint_key
@@ -332,8 +332,8 @@ def _decisions(here: Index) -> list[Decision]:
 def _records(here: Index) -> tuple[DataFrame, pa.Table]:
     """The feeds' records in comparable form, as written; of a dry run, as they would be. And the
     placeholders that were found in them."""
-    rows, spark = inputs.read(here.lake, here.found), here.lake.spark
-    with searched(rows, here.model, here.shares) as (found, told):
+    feeds, spark = inputs.identifiers(here.lake, here.found), here.lake.spark
+    with searched(feeds, here.model, here.shares) as (found, told):
         if here.run.dry_run:
             return found, told
         here.remake(spark.createDataFrame(told).coalesce(1), tables.PLACEHOLDERS)
@@ -343,21 +343,16 @@ def _records(here: Index) -> tuple[DataFrame, pa.Table]:
 
 @contextmanager
 def searched(
-    rows: DataFrame, model: PersonIndex, partitions: int
+    feeds: Sequence[tuple[str, DataFrame]], model: PersonIndex, partitions: int
 ) -> Iterator[tuple[DataFrame, pa.Table]]:
-    """`standardised` rows in which placeholders were looked for and found ones are NULL, persisted
-    within the context; and what was found."""
-    first = standardised(rows, model.standards, partitions)
-    held = [first.persist(StorageLevel.MEMORY_AND_DISK)]
+    """Feeds' identifiers -> rows of vault/linkage_records in which placeholders were looked for and
+    found ones are NULL, made anew each time they are read; and what was found."""
+    made = forms(feeds, model.standards, partitions).persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        told = placeholders.search(first, model.placeholders.search)
-        if told.num_rows:
-            standards = placeholders.added(model.standards, told)
-            held.append(standardised(rows, standards, partitions).persist())
-        yield held[-1], told
+        told = placeholders.search(made, model.placeholders.search, partitions)
+        yield standardised(made, told), told
     finally:
-        for frame in held:
-            frame.unpersist()
+        made.unpersist()
 
 
 def _clusters(

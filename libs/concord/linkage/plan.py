@@ -57,7 +57,7 @@ def planned(
     if not found:
         raise UsageError("--plan needs records: run concord ingest first")
     cores = lake.spark.sparkContext.defaultParallelism
-    with searched(inputs.read(lake, found), model, cores) as (rows, _):
+    with searched(inputs.identifiers(lake, found), model, cores) as (rows, _):
         return Plan(rows.count(), cores, tuple(engine.planned(rows, model, id="record_id")))
 
 

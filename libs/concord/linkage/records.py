@@ -3,7 +3,8 @@ which of them changed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +12,10 @@ import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from concord.linkage import files, tables
-from concord.linkage.standardise import SOURCES, Standards, standardise
-from concord.linkage.values import Hashes, Values, mixed
+from concord.linkage import files, placeholders, standardise, tables
+from concord.linkage.blobs import CUT, arrived, blobs_of, cut_by, read, written
+from concord.linkage.standardise import SOURCES, Standards
+from concord.linkage.values import Hashes, Values, hashes_of_rows
 from concord.privacy.records import SEPARATOR
 
 STANDARDISED = ", ".join(f"{column.name} {column.type}" for column in tables.RECORDS.columns)
@@ -23,7 +25,6 @@ DIGITS = 16
 NIBBLES = np.zeros(256, dtype=np.uint64)
 for _value, _sign in enumerate("0123456789abcdef"):
     NIBBLES[ord(_sign)] = _value
-ABSENT = np.uint64(0x5A5A5A5A5A5A5A5A)
 
 
 def numbers(ids: pa.Array | pa.ChunkedArray) -> Hashes:
@@ -54,17 +55,43 @@ def prefix() -> Column:
     return F.substring("record_id", 1, DIGITS)
 
 
-def standardised(rows: DataFrame, standards: Standards, partitions: int) -> DataFrame:
-    """Rows as `inputs.read` gives them -> rows of vault/linkage_records."""
+def forms(
+    feeds: Sequence[tuple[str, DataFrame]], standards: Standards, partitions: int
+) -> DataFrame:
+    """Feeds and rows of their identifiers -> the persons' rows in comparable form, as blobs: as
+    standardise.forms, with each record's digest. All rows of a record are in one blob."""
+
+    def cut(feed: str) -> Callable[[pa.Table], Iterator[pa.RecordBatch]]:
+        def work(table: pa.Table) -> Iterator[pa.RecordBatch]:
+            persons = table.filter(pc.equal(table["kind"], "person")).drop_columns(["kind"])
+            persons = persons.append_column("feed", pa.repeat(pa.scalar(feed), persons.num_rows))
+            target = Values.of(persons["record_id"])
+            yield from cut_by(persons, target.hashes[target.codes], partitions)
+
+        return work
+
+    def make(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for rows in arrived(batches):
+            made = _with_said(standardise.forms(rows, standards), rows)
+            yield pa.record_batch({"blob": pa.array([written(made)], pa.binary())})
+
+    columns = ("record_id", "kind", "role", *SOURCES)
+    sent = [files.mapped(rows, columns, cut(feed), CUT, plain=columns) for feed, rows in feeds]
+    together = reduce(DataFrame.unionByName, sent)
+    # mapInArrow asks for no distribution: what must meet is brought together right before it.
+    return together.repartitionById(partitions, "target").mapInArrow(make, "blob binary")
+
+
+def standardised(made: DataFrame, found: pa.Table) -> DataFrame:
+    """`forms` -> rows of vault/linkage_records, of which no value is one of the placeholders
+    `found`."""
 
     def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        arrived = list(batches)
-        if arrived:
-            each = pa.Table.from_batches(arrived)
-            yield from _with_said(standardise(each, standards), each).to_batches()
+        for blob in blobs_of(batches):
+            rows = standardise.distinct(placeholders.without(read(blob), found))
+            yield from rows.select(tables.RECORDS.column_names).to_batches()
 
-    # A record's rows must be together; mapInArrow itself asks for no distribution.
-    return rows.repartition(partitions, "record_id").mapInArrow(work, STANDARDISED)
+    return made.mapInArrow(work, STANDARDISED)
 
 
 def said(rows: DataFrame) -> tuple[Hashes, Hashes]:
@@ -81,23 +108,18 @@ def said(rows: DataFrame) -> tuple[Hashes, Hashes]:
 
 
 def _with_said(rows: pa.Table, sources: pa.Table) -> pa.Table:
-    """Adds each record's digest, after `variant`."""
+    """Adds each record's digest."""
     ids = sources["record_id"].combine_chunks().dictionary_encode()
     codes = ids.indices.to_numpy().astype(np.uint64)
     _, each = _summed(*_distinct(codes, _digests(sources)))
     mine = each[pc.index_in(rows["record_id"], value_set=ids.dictionary).to_numpy()]
-    place = rows.column_names.index("variant") + 1
-    return rows.add_column(place, "said", pa.array(mine.view(np.int64)))
+    return rows.append_column("said", pa.array(mine.view(np.int64)))
 
 
 def _digests(rows: pa.Table) -> Hashes:
-    """A 64-bit hash of each row's role and SOURCES; the same in every process."""
-    found = np.zeros(rows.num_rows, dtype=np.uint64)
-    for name in ("role", *SOURCES):
-        values = Values.of(as_text(rows[name]))
-        each = np.append(values.hashes, ABSENT)[values.codes]  # -1, of NULL: the last
-        found = mixed(found ^ each)
-    return found
+    """A hash of each row's role and SOURCES."""
+    said = (as_text(rows[name]) for name in ("role", *SOURCES))
+    return hashes_of_rows(said, rows.num_rows)
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from nicknames import NickNamer
@@ -60,6 +62,9 @@ STANDARD: Mapping[str, pa.DataType] = {
     "zip": pa.string(),
 }
 
+# The last four digits as a record says them itself, beside a whole SSN.
+LAST4 = "said_last4"
+
 SUFFIXES = {
     "JR": "JR", "JUNIOR": "JR", "II": "JR", "2ND": "JR",
     "SR": "SR", "SENIOR": "SR",
@@ -102,42 +107,58 @@ class Standards:
 
 
 def standardise(rows: pa.Table, standards: Standards) -> pa.Table:
-    """Rows of ORIGIN and SOURCES -> distinct rows of ORIGIN, `variant` and STANDARD.
+    """Rows of ORIGIN and SOURCES -> distinct rows of ORIGIN, `variant` and STANDARD."""
+    return distinct(forms(rows, standards).drop_columns([LAST4]))
 
-    `variant` counts a record's rows from 0, in the order of their values; for that, all rows of a
-    record must be in `rows`.
-    """
+
+def forms(rows: pa.Table, standards: Standards) -> pa.Table:
+    """Rows of ORIGIN and SOURCES -> rows of ORIGIN, STANDARD and LAST4; not distinct."""
     parts = [_one_form(rows, standards, "family_name")]
     renamed = rows.filter(pc.is_valid(rows["former_family_name"]))
     if renamed.num_rows:
         parts.append(_one_form(renamed, standards, "former_family_name"))
-    whole = pa.concat_tables(parts)
-    names = [*ORIGIN, *STANDARD]
-    whole = whole.group_by(names, use_threads=False).aggregate([]).select(names)
-    whole = whole.sort_by([(name, "ascending") for name in names])
-    return whole.add_column(len(ORIGIN), "variant", _count_within(whole["record_id"]))
+    return pa.concat_tables(parts)
+
+
+def distinct(rows: pa.Table) -> pa.Table:
+    """Rows of ORIGIN and values, by record -> each once, with `variant` after ORIGIN.
+
+    `variant` counts a record's rows from 0, in the order of their values; for that, all rows of a
+    record must be in `rows`.
+    """
+    ids = _flat(rows["record_id"]).dictionary_encode().indices.to_numpy()
+    # Most records have one row.
+    several = pa.array(np.bincount(ids)[ids] > 1) if len(ids) else pa.array([], pa.bool_())
+    names = rows.column_names
+    many = rows.filter(several).group_by(names, use_threads=False).aggregate([]).select(names)
+    many = many.sort_by([(name, "ascending") for name in names])
+    single = rows.filter(pc.invert(several))
+    variants = [_count_within(many["record_id"]), np.zeros(single.num_rows, dtype=np.int32)]
+    whole = pa.concat_tables([many, single])
+    whole = whole.add_column(len(ORIGIN), "variant", pa.array(np.concatenate(variants)))
+    return whole.sort_by([("record_id", "ascending"), ("variant", "ascending")])
 
 
 def _one_form(rows: pa.Table, standards: Standards, family_column: str) -> pa.Table:
     rows = _one_phone_each(rows)
     full = rows["full_name"]
-    named = _either(rows["given_name"], _each(full, lambda text: name_parts(text)[0]))
-    family_text = _either(rows[family_column], _each(full, lambda text: name_parts(text)[2]))
-    middle_text = _either(rows["middle_name"], _each(full, lambda text: name_parts(text)[1]))
+    named = _either(rows["given_name"], each(full, lambda text: name_parts(text)[0]))
+    family_text = _either(rows[family_column], each(full, lambda text: name_parts(text)[2]))
+    middle_text = _either(rows["middle_name"], each(full, lambda text: name_parts(text)[1]))
     unnamed = _newborns(named, middle_text, family_text)
     nameless = pc.is_valid(unnamed)
-    given = _each(named, lambda text: given_name(text, standards))
+    given = each(named, lambda text: given_name(text, standards))
     given = pc.if_else(nameless, None, given)
-    middle = _each(middle_text, lambda text: (tokens(text) or [""])[0][:1] or None)
+    middle = each(middle_text, lambda text: (tokens(text) or [""])[0][:1] or None)
     middle = pc.if_else(nameless, None, middle)
-    family = _each(family_text, lambda text: family_name(text, standards))
+    family = each(family_text, lambda text: family_name(text, standards))
     suffix = _either(
-        _each(rows["name_suffix"], suffix_of),
-        *(_each(names, suffix_behind) for names in (family_text, named, full)),
+        each(rows["name_suffix"], suffix_of),
+        *(each(names, suffix_behind) for names in (family_text, named, full)),
     )
     birth = rows["birth_date"]
     birth_text = pc.strftime(birth, format="%Y-%m-%d")
-    birth_known = _each(birth_text, lambda text: None if text in standards.birth_dates else text)
+    birth_known = each(birth_text, lambda text: None if text in standards.birth_dates else text)
     # A placeholder day within a year that may be right is no day to compare or to block by.
     day_known = pc.and_(
         pc.is_valid(birth_known),
@@ -148,37 +169,39 @@ def _one_form(rows: pa.Table, standards: Standards, family_column: str) -> pa.Ta
             )
         ),
     )
-    ssn = _each(rows["ssn"], lambda text: ssn_of(text, standards))
-    last4 = _either(_each(ssn, lambda text: text[-4:]), _each(rows["ssn_last4"], last_four))
+    ssn = each(rows["ssn"], lambda text: ssn_of(text, standards))
+    said_last4 = each(rows["ssn_last4"], last_four)
+    last4 = _either(each(ssn, lambda text: text[-4:]), said_last4)
     lines = pc.binary_join_element_wise(
         pc.fill_null(rows["address_line1"], ""), pc.fill_null(rows["address_line2"], ""), " "
     )
     sexes = dict(standards.sex)
-    sex = _each(rows["sex"], lambda text: sexes.get(text.strip().upper()))
+    sex = each(rows["sex"], lambda text: sexes.get(text.strip().upper()))
     columns = {
         "given": given,
-        "given_root": _each(given, lambda text: root(text, standards.nicknames)),
+        "given_root": each(given, lambda text: root(text, standards.nicknames)),
         "middle": middle,
         "family": family,
         "suffix": suffix,
-        "birth_order": _each(unnamed, lambda text: text[1:].strip()),
+        "birth_order": each(unnamed, lambda text: text[1:].strip()),
         "birth": pc.if_else(day_known, birth, pa.scalar(None, pa.date32())),
         "birth_year": pc.utf8_slice_codeunits(birth_known, 0, 4),
-        "sex": _either(sex, _each(unnamed, lambda text: text[:1].strip())),
+        "sex": _either(sex, each(unnamed, lambda text: text[:1].strip())),
         "ssn": ssn,
         "ssn_last4": last4,
-        "phone": _each(rows["phone"], lambda text: phone_of(text, standards)),
-        "emails": _each(
+        "phone": each(rows["phone"], lambda text: phone_of(text, standards)),
+        "emails": each(
             pc.binary_join(_flat(rows["emails"]), SEPARATOR),
             lambda text: SEPARATOR.join(emails_of(text.split(SEPARATOR), standards)),
         ),
-        "street": _each(lines, lambda text: street_of(text, standards)),
-        "zip": _each(rows["zip"], lambda text: zip_of(text, standards)),
+        "street": each(lines, lambda text: street_of(text, standards)),
+        "zip": each(rows["zip"], lambda text: zip_of(text, standards)),
     }
     return pa.table(
         {
             **{name: _flat(rows[name]) for name in ORIGIN},
             **{name: _flat(columns[name]).cast(kind) for name, kind in STANDARD.items()},
+            LAST4: _flat(said_last4),
         }
     )
 
@@ -186,8 +209,15 @@ def _one_form(rows: pa.Table, standards: Standards, family_column: str) -> pa.Ta
 # --- one text at a time ------------------------------------------------------------------------
 
 
+JOINING = re.compile("['’‘ʻʼ`´.]")
+WORD = re.compile("[A-Z0-9]+")
+NO_DIGIT = re.compile(r"\D")
+
+
 def folded(text: str) -> str:
     """Upper case without accents: letters with marks become plain ones."""
+    if text.isascii():
+        return text.upper()
     # Upper case again: NFKD makes small letters of raised ones.
     plain = unicodedata.normalize("NFKD", text.upper().translate(LETTERS)).upper()
     return "".join(letter for letter in plain if not unicodedata.combining(letter))
@@ -195,8 +225,7 @@ def folded(text: str) -> str:
 
 def tokens(text: str) -> list[str]:
     """The words of a name: apostrophes and points join, everything else parts."""
-    joined = re.sub(r"['’‘ʻʼ`´.]", "", folded(text))
-    return re.findall(r"[A-Z0-9]+", joined)
+    return WORD.findall(JOINING.sub("", folded(text)))
 
 
 def unsuffixed(words: list[str]) -> list[str]:
@@ -287,6 +316,10 @@ def root(name: str, nicknames: bool) -> str | None:
     return min(canonical_names(first), key=lambda known: (-len(known), known))
 
 
+def digits_of(text: str) -> str:
+    return text if text.isascii() and text.isdigit() else NO_DIGIT.sub("", text)
+
+
 def ssn_of(text: str, standards: Standards) -> str | None:
     """Nine digits that can be an SSN or an ITIN, which stands in for one; else NULL.
 
@@ -294,7 +327,7 @@ def ssn_of(text: str, standards: Standards) -> str | None:
     RM 10201.035). Area 900-999 with group 50-65, 70-88, 90-92 or 94-99 is an ITIN (Internal
     Revenue Manual 3.21.263).
     """
-    digits = re.sub(r"\D", "", text)
+    digits = digits_of(text)
     if len(digits) != 9 or digits in standards.ssns or len(set(digits)) == 1:
         return None
     area, group, serial = digits[:3], int(digits[3:5]), digits[5:]
@@ -305,13 +338,13 @@ def ssn_of(text: str, standards: Standards) -> str | None:
 
 
 def last_four(text: str) -> str | None:
-    digits = re.sub(r"\D", "", text)
+    digits = digits_of(text)
     return digits[-4:] if len(digits) >= 4 and digits[-4:] != "0000" else None
 
 
 def phone_of(text: str, standards: Standards) -> str | None:
     """Ten digits of the North American plan, without the country's 1; else NULL."""
-    digits = re.sub(r"\D", "", text)
+    digits = digits_of(text)
     digits = digits[1:] if len(digits) == 11 and digits[0] == "1" else digits
     if len(digits) != 10 or digits in standards.phones or len(set(digits)) == 1:
         return None
@@ -345,7 +378,7 @@ def emails_of(texts: Iterable[str], standards: Standards) -> list[str]:
 
 
 def zip_of(text: str, standards: Standards) -> str | None:
-    digits = re.sub(r"\D", "", text)
+    digits = digits_of(text)
     found = digits[:5] if len(digits) in {5, 9} else ""
     return None if not found or found in standards.zips else found
 
@@ -354,7 +387,8 @@ def street_of(text: str, standards: Standards) -> str | None:
     """An address line in the Postal Service's abbreviations, `#` and units as APT."""
     words = tokens(text.replace("#", " APT "))
     line = " ".join(STREET_WORDS.get(word, word) for word in words)
-    line = re.sub(r"\bAPT( APT)+\b", "APT", line)
+    if "APT APT" in line:
+        line = re.sub(r"\bAPT( APT)+\b", "APT", line)
     return None if not line or line in standards.streets else line
 
 
@@ -371,10 +405,10 @@ def _newborns(given: pa.Array, middle: pa.Array, family: pa.Array) -> pa.Array:
         child = newborn([*first[: child.words], *second], last) or child
         return f"{child.sex or ' '}{child.order or ' '}"
 
-    begins = _each(given, lambda text: "yes" if beginning(tokens(text)) else None)
+    begins = each(given, lambda text: "yes" if beginning(tokens(text)) else None)
     names = [pc.fill_null(part, "") for part in (given, middle, family)]
     whole = pc.binary_join_element_wise(*names, SEPARATOR)
-    return _each(pc.if_else(pc.is_valid(begins), whole, None), read)
+    return each(pc.if_else(pc.is_valid(begins), whole, None), read)
 
 
 # --- Arrow ----------------------------------------------------------------------------------------
@@ -384,7 +418,7 @@ def _flat(array: Any) -> pa.Array:
     return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 
-def _each(array: Any, work: Callable[[str], str | None]) -> pa.Array:
+def each(array: Any, work: Callable[[str], str | None]) -> pa.Array:
     """`work` on each distinct text; NULL stays NULL, and an empty text becomes it."""
     encoded = _flat(array).dictionary_encode()
     done = [work(text) or None for text in encoded.dictionary.to_pylist()]
@@ -407,11 +441,9 @@ def _one_phone_each(rows: pa.Table) -> pa.Table:
     return both.drop_columns(["phones"]).combine_chunks()
 
 
-def _count_within(sorted_ids: Any) -> pa.Array:
+def _count_within(sorted_ids: Any) -> npt.NDArray[np.int32]:
     """0, 1, ... within each run of equal ids."""
     ids = _flat(sorted_ids).dictionary_encode().indices.to_numpy()
-    import numpy as np
-
     starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]])) if len(ids) else ids
     counts = np.diff(np.append(starts, len(ids)))
-    return pa.array(np.arange(len(ids)) - np.repeat(starts, counts), pa.int32())
+    return (np.arange(len(ids)) - np.repeat(starts, counts)).astype(np.int32)

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import date, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from concord.linkage import report
 from concord.linkage.person_index import load_person_index
-from concord.linkage.placeholders import Search, added, found
-from concord.linkage.standardise import Standards, email_of, phone_of, ssn_of
+from concord.linkage.placeholders import OTHERS, Search, found, without
+from concord.linkage.standardise import (
+    Standards,
+    distinct,
+    email_of,
+    forms,
+    phone_of,
+    ssn_of,
+    standardise,
+)
 from tests.conftest import ROOT
+from tests.unit.linkage.test_standardise import STANDARDS, table
 
 SEARCH = load_person_index(ROOT / "conf" / "person_index.yaml").placeholders.search
 FIRST = date(1950, 1, 1)
@@ -30,6 +40,20 @@ def counted(rows: list[Count]) -> pa.Table:
 
 def values(rows: list[Count], search: Search = SEARCH) -> list[str]:
     return [str(value) for value in found(counted(rows), search)["value"].to_pylist()]
+
+
+def added(standards: Standards, told: pa.Table) -> Standards:
+    """The standards with what was found beside what is listed."""
+    of = {column: set[str]() for column in OTHERS}
+    for row in told.to_pylist():
+        of[row["column"]].add(row["value"])
+    return replace(
+        standards,
+        ssns=standards.ssns | of["ssn"],
+        phones=standards.phones | of["phone"],
+        emails=standards.emails | of["emails"],
+        birth_dates=standards.birth_dates | of["birth"],
+    )
 
 
 def births(daily: float, seed: int = 1, days: int = 20_000) -> dict[str, int]:
@@ -90,6 +114,43 @@ def test_numbers_that_too_many_have_are_found() -> None:
     assert ssn_of("212345679", standards) == "212345679"
     assert email_of("Desk@agency.org", standards) is None
     assert phone_of("1 617 555 0123", standards) is None
+
+
+SSNS, LAST4S = [None, "212-34-5678", "212345679", "78051120"], [None, "1111", "5678"]
+DAYS = [None, date(1980, 5, 6), date(1980, 1, 1), date(1900, 1, 1), date(1981, 5, 6)]
+PHONES = ["617 555 0123", "6175550124", "16175550123"]
+EMAILS = ["Desk@agency.org", "ann@x.org", "none@none.com"]
+ROWS = st.fixed_dictionaries(
+    {
+        "record_id": st.sampled_from(["r1", "r2", "r3"]),
+        "family_name": st.sampled_from(["Lee", "Ray"]),
+        "former_family_name": st.sampled_from([None, "Lee"]),
+        "ssn": st.sampled_from(SSNS),
+        "ssn_last4": st.sampled_from(LAST4S),
+        "birth_date": st.sampled_from(DAYS),
+        "phones": st.one_of(st.none(), st.lists(st.sampled_from(PHONES), max_size=3)),
+        "emails": st.one_of(st.none(), st.lists(st.sampled_from(EMAILS), max_size=3)),
+    }
+)
+VALUES = [
+    ("ssn", "212345678"),
+    ("ssn", "212345679"),
+    ("phone", "6175550123"),
+    ("emails", "desk@agency.org"),
+    ("emails", "ann@x.org"),
+    ("birth", "1980-05-06"),
+]
+
+
+@settings(max_examples=150)
+@given(st.lists(ROWS, max_size=6), st.sets(st.sampled_from(VALUES)))
+def test_what_is_found_is_as_if_it_had_been_listed(
+    rows: list[dict[str, object]], bad: set[tuple[str, str]]
+) -> None:
+    told = counted([(column, value, 20) for column, value in sorted(bad)])
+    sources = table(*rows)
+    whole = distinct(without(forms(sources, STANDARDS), told))
+    assert whole.equals(standardise(sources, added(STANDARDS, told)))
 
 
 def test_what_is_not_asked_for_is_not_looked_for() -> None:
