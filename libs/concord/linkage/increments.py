@@ -21,6 +21,7 @@ from concord.errors import InfrastructureError
 from concord.lake.registry import RUNS, Table
 from concord.lake.tables import Lake
 from concord.linkage import engine, extend, files, groups, inputs, pairs, tables
+from concord.linkage.blobs import read
 from concord.linkage.index import Index
 from concord.linkage.records import forms, numbers, prefix, prefixes, said, standardised
 from concord.linkage.report import Compared
@@ -190,24 +191,19 @@ def extended(here: Index, since: Base, change: Delivered) -> Extension:
         )
         held.append(found.found)
         told = _patterns(since.rows(lake, tables.PATTERNS).toArrow(), found, here)
-        past = since.rows(lake, tables.PAIRS)
-        anew = _of(here, found.ids)
-        ends = [anew.withColumnRenamed("record_id", side) for side in pairs.SIDES]
-        kept = past.join(ends[0], pairs.SIDES[0], "left_anti").join(
-            ends[1], pairs.SIDES[1], "left_anti"
-        )
-        lost = past.join(ends[0], pairs.SIDES[0], "left_semi").unionByName(
-            past.join(ends[1], pairs.SIDES[1], "left_semi")
-        )
-        made = pairs.found(found.found, new.id_type, model, found.after).persist(
-            StorageLevel.MEMORY_AND_DISK
-        )
-        held.append(made)
-        whole = pairs.weighed(kept, model, told["pattern"].to_numpy()).unionByName(made)
+        past = pairs.stored(since.rows(lake, tables.PAIRS), model, without=found.ids)
+        made = pairs.found(found.found, model, new.shares(spark))
+        for frame in (past, made):
+            held.append(frame.persist(StorageLevel.MEMORY_AND_DISK))
+        whole = past.select("blob").unionByName(made)
         compared = pairs.written(here, told, whole, found.apart, origin)
-        touching = lost.select(*pairs.SIDES).unionByName(made.select(*pairs.SIDES)).toArrow()
+        touching = [
+            read(blob.as_buffer())
+            for rows in (past.select("lost"), made)
+            for blob in rows.toArrow()[0]
+        ]
         touched = pa.concat_arrays(
-            [found.ids, *(chunk for side in pairs.SIDES for chunk in touching[side].chunks)]
+            [found.ids, *(chunk for t in touching for s in pairs.SIDES for chunk in t[s].chunks)]
         )
         return Extension(records, origin, compared, change.placeholders, touched, len(found.ids))
     finally:

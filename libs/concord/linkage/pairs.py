@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,21 +10,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from concord.errors import UsageError
-from concord.linkage import blocking, engine, extend, files, tables
+from concord.linkage import engine, extend, files, tables
+from concord.linkage.blobs import CUT, arrived, blobs_of, cut_by, read
+from concord.linkage.blobs import written as written_blob
 from concord.linkage.engine import Blocked
 from concord.linkage.extend import Apart
 from concord.linkage.index import Index
 from concord.linkage.keys import Refused
-from concord.linkage.patterns import Integers
+from concord.linkage.patterns import Integers, probability
 from concord.linkage.person_index import PersonIndex
 from concord.linkage.records import numbers, plain
 from concord.linkage.report import Compared
+from concord.linkage.values import Hashes, mixed
 
 SIDES = ("left_record_id", "right_record_id")
 ENDS = ("left", "right")
+# Pairs of records as they travel; the rule by its number.
+PACKED = (*SIDES, "pattern", "rule")
+NUMBERED = pa.schema(
+    {"left": pa.uint64(), "right": pa.uint64(), "pattern": pa.int64(), "rule": pa.int8()}
+)
 
 
 def compared(here: Index, records: DataFrame, origin: pa.Table) -> Compared:
@@ -39,7 +47,8 @@ def compared(here: Index, records: DataFrame, origin: pa.Table) -> Compared:
         held.append(made.persist(StorageLevel.MEMORY_AND_DISK))
         # The first query finds them all.
         counts = engine.tallied(made)
-        pairs = found(made, encoded.id_type, model, counts)
+        pairs = found(made, model, encoded.shares(spark))
+        held.append(pairs.persist(StorageLevel.MEMORY_AND_DISK))
         apart = Apart(blocked.refused, blocked.common)
         return written(here, counts, pairs, apart, origin)
     finally:
@@ -47,50 +56,89 @@ def compared(here: Index, records: DataFrame, origin: pa.Table) -> Compared:
             frame.unpersist()
 
 
-def found(made: DataFrame, id_type: str, model: PersonIndex, counts: pa.Table) -> DataFrame:
-    """blocking.FOUND -> left_record_id, right_record_id, pattern, rule (its name), weight.
+def found(made: DataFrame, model: PersonIndex, shares: int) -> DataFrame:
+    """blocking.FOUND -> pairs of records as blobs (PACKED), each pair once, with the pattern and
+    rule of its heaviest rows."""
+    weights = model.weights
 
-    `counts`: as engine.tallied; of all patterns that there are.
-    """
-    weighed = engine.weighed(blocking.pairs_of(made, id_type), model, counts)
-    names = F.array(*[F.lit(rule.name) for rule in model.rules])
-    return (
-        weighed.drop("probability")
-        .withColumnsRenamed({"left": "left_record_id", "right": "right_record_id"})
-        .withColumn("rule", names[F.col("rule")])
-    )
+    def send(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for rule, blob in zip(batch["rule"].to_pylist(), batch["pairs"], strict=True):
+                rows = read(blob.as_buffer())
+                rules = pa.array(np.full(rows.num_rows, rule, dtype=np.int32))
+                named = [*(rows[end] for end in ENDS), rows["pattern"], rules]
+                yield from cut_by(pa.table(named, names=PACKED), _codes(rows, ENDS), shares)
+
+    def choose(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for rows in arrived(batches):
+            codes = np.sort(_codes(rows, SIDES))
+            if not np.any(codes[1:] == codes[:-1]):
+                yield _blob(rows)
+                continue
+            one, other = (numbers(rows[side]) for side in SIDES)
+            pattern, rule = rows["pattern"].to_numpy(), rows["rule"].to_numpy()
+            order = np.lexsort((pattern, rule, -weights.of(pattern), other, one))
+            first = np.ones(len(order), dtype=bool)
+            one, other = one[order], other[order]
+            first[1:] = (one[1:] != one[:-1]) | (other[1:] != other[:-1])
+            yield _blob(rows.take(pa.array(order[first])))
+
+    sent = made.where("pairs IS NOT NULL").select("rule", "pairs").mapInArrow(send, CUT)
+    return sent.repartitionById(shares, "target").mapInArrow(choose, "blob binary")
+
+
+def _codes(rows: pa.Table, sides: tuple[str, str]) -> Hashes:
+    """A number for each pair, of both records' numbers."""
+    one, other = (numbers(rows[side]) for side in sides)
+    return mixed(mixed(one) ^ other)
+
+
+def stored(rows: DataFrame, model: PersonIndex, *, without: pa.Array | None = None) -> DataFrame:
+    """Rows of vault/linkage_pairs -> `blob`, as PACKED, those without one of some records; and
+    `lost`: a blob of the others' SIDES."""
+    names = pa.array([rule.name for rule in model.rules], pa.string())
+
+    def work(table: pa.Table) -> Iterator[pa.RecordBatch]:
+        rule = pc.index_in(plain(table["rule"]), value_set=names)
+        rows = pa.table([*(table[side] for side in SIDES), table["pattern"], rule], names=PACKED)
+        lost = rows.slice(0, 0)
+        if without is not None:
+            ends = [pc.is_in(rows[side], value_set=without) for side in SIDES]
+            gone = pc.or_(*ends)
+            rows, lost = rows.filter(pc.invert(gone)), rows.filter(gone)
+        blobs = (written_blob(rows), written_blob(lost.select(SIDES)))
+        yield pa.record_batch([pa.array([blob], pa.binary()) for blob in blobs], ["blob", "lost"])
+
+    columns = ("pattern", "rule")
+    return files.mapped(rows, columns, work, "blob binary, lost binary", plain=SIDES)
+
+
+def _blob(rows: pa.Table) -> pa.RecordBatch:
+    return pa.record_batch({"blob": pa.array([written_blob(rows)], pa.binary())})
 
 
 def written(
     here: Index, counts: pa.Table, pairs: DataFrame, apart: Apart, origin: pa.Table
 ) -> Compared:
     """Writes keys, patterns, pairs and links, unless the run is dry, and brings the pairs to the
-    driver. `counts`: as engine.tallied, of all pairs; `pairs`: as `found`, all that are kept."""
+    driver. `counts`: as engine.tallied, of all pairs; `pairs`: all that are kept, as PACKED."""
     model = here.model
     told = _counts(counts, model)
     if here.run.dry_run:
         return Compared(told, on_driver(pairs, origin, model), apart.refused)
     spark, keys = here.lake.spark, extend.rows_of(apart, model)
     writes = (
+        (_rows(pairs, model), tables.PAIRS),
+        (_links(pairs, model), tables.LINKS),
         (spark.createDataFrame(keys, tables.KEYS.schema).coalesce(1), tables.KEYS),
         (spark.createDataFrame(told).coalesce(1), tables.PATTERNS),
-        (pairs.select(*tables.PAIRS.column_names), tables.PAIRS),
     )
     with ThreadPoolExecutor(max_workers=len(writes)) as pool:
         done = [pool.submit(here.aside().remake, *write) for write in writes]
-        last = [future.result() for future in done][-1]
-        kept = here.lake.read(tables.PAIRS, version=last.version)
-        links = weighed(kept, model, counts["pattern"].to_numpy())
-        linking = pool.submit(here.aside().remake, _links(links, model), tables.LINKS)
-        found = on_driver(kept, origin, model)
-        linking.result()
+        found = on_driver(pairs, origin, model)
+        for future in done:
+            future.result()
     return Compared(told, found, apart.refused)
-
-
-def weighed(pairs: DataFrame, model: PersonIndex, patterns: Integers) -> DataFrame:
-    """Rows of vault/linkage_pairs, whose patterns are all among `patterns` -> with `weight`."""
-    scores = engine.scores(model, np.unique(patterns)).drop_columns(["probability"])
-    return pairs.join(F.broadcast(pairs.sparkSession.createDataFrame(scores)), "pattern")
 
 
 def rescored(here: Index, origin: pa.Table) -> Compared:
@@ -118,10 +166,9 @@ def rescored(here: Index, origin: pa.Table) -> Compared:
             f"--rescore: {count:,} pairs that weigh keep_weight or more by the new weights were "
             "not kept by the last run; run concord index"
         )
-    pairs = lake.read(tables.PAIRS)
+    pairs = stored(lake.read(tables.PAIRS), model)
     if not here.run.dry_run:
-        links = weighed(pairs, model, told["pattern"].to_numpy())
-        here.remake(_links(links, model), tables.LINKS)
+        here.remake(_links(pairs, model), tables.LINKS)
     return Compared(told, on_driver(pairs, origin, model), Refused())
 
 
@@ -141,34 +188,70 @@ def _counts(counts: pa.Table, model: PersonIndex) -> pa.Table:
     )
 
 
+def _rows(pairs: DataFrame, model: PersonIndex) -> DataFrame:
+    """PACKED -> rows of vault/linkage_pairs."""
+    names = pa.array([rule.name for rule in model.rules], pa.string())
+
+    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for blob in blobs_of(batches):
+            rows = read(blob)
+            yield from rows.set_column(3, "rule", names.take(rows["rule"])).to_batches()
+
+    schema = ", ".join(f"{column.name} {column.type}" for column in tables.PAIRS.columns)
+    return pairs.select("blob").mapInArrow(work, schema)
+
+
 def _links(pairs: DataFrame, model: PersonIndex) -> DataFrame:
-    chance = F.expr(f"1 / (1 + pow(2D, -(weight + {model.prior_bits}D)))")
-    return (
-        pairs.where(F.col("weight") >= model.link_weight)
-        .withColumn("probability", chance)
-        .withColumn("model_version", F.lit(model.model_version))
-        .select(*tables.LINKS.column_names)
+    """PACKED -> rows of index/links."""
+    names = pa.array([rule.name for rule in model.rules], pa.string())
+    weights, prior, least, version = (
+        model.weights,
+        model.prior_bits,
+        model.link_weight,
+        model.model_version,
     )
+
+    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for blob in blobs_of(batches):
+            rows = read(blob)
+            weight = weights.of(rows["pattern"].to_numpy())
+            some = np.flatnonzero(weight >= least)
+            rows, weight = rows.take(pa.array(some)), weight[some]
+            links = {
+                **{side: rows[side] for side in SIDES},
+                "weight": weight,
+                "probability": probability(weight, prior),
+                "rule": names.take(rows["rule"]),
+                "model_version": pa.repeat(version, len(some)),
+            }
+            yield from pa.table(links).to_batches()
+
+    schema = ", ".join(f"{column.name} {column.type}" for column in tables.LINKS.columns)
+    return pairs.select("blob").mapInArrow(work, schema)
 
 
 def on_driver(pairs: DataFrame, origin: pa.Table, model: PersonIndex) -> pa.Table:
-    """Rows of vault/linkage_pairs -> left, right (places in `origin`), pattern, rule (its name) and
-    weight (bits), in the order of the places.
+    """PACKED -> left, right (places in `origin`), pattern, rule (its name) and weight (bits), in
+    the order of the places.
 
     `origin`: as groups.facts; has all records.
     """
-    names = pa.array([rule.name for rule in model.rules], pa.string())
 
-    def work(table: pa.Table) -> pa.Table:
-        ends = {side: numbers(table[name]) for side, name in zip(ENDS, SIDES, strict=True)}
-        rule = pc.index_in(plain(table["rule"]), value_set=names).cast(pa.int8())
-        return pa.table({**ends, "pattern": table["pattern"], "rule": rule})
+    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for blob in blobs_of(batches):
+            rows = read(blob)
+            ends = {end: numbers(rows[side]) for end, side in zip(ENDS, SIDES, strict=True)}
+            order = np.argsort(ends["left"])
+            told = {**ends, "pattern": rows["pattern"], "rule": rows["rule"].cast(pa.int8())}
+            yield _blob(pa.table(told).take(pa.array(order)))
 
-    told = files.collected(pairs, ("pattern", "rule"), work, plain=SIDES)
+    arrived = pairs.select("blob").mapInArrow(work, "blob binary").toArrow()["blob"]
+    told = pa.concat_tables([NUMBERED.empty_table(), *(read(one.as_buffer()) for one in arrived)])
     known = numbers(origin["record_id"])
-    left, right = (np.searchsorted(known, told[end].to_numpy()) for end in ENDS)
+    left, right = (_places(known, told[end].to_numpy()) for end in ENDS)
     order = np.argsort(left * len(known) + right, kind="stable")
     patterns, place = np.unique(told["pattern"].to_numpy()[order], return_inverse=True)
+    names = pa.array([rule.name for rule in model.rules], pa.string())
     return pa.table(
         {
             "left": left[order],
@@ -178,3 +261,12 @@ def on_driver(pairs: DataFrame, origin: pa.Table, model: PersonIndex) -> pa.Tabl
             "weight": model.weights.of(patterns)[place],
         }
     )
+
+
+def _places(known: Hashes, sought: Hashes) -> Integers:
+    """Where each of `sought` is in `known`, which is sorted. In order, for far less of memory is
+    touched at a time."""
+    order = np.argsort(sought)
+    found = np.empty(len(sought), dtype=np.int64)
+    found[order] = np.searchsorted(known, sought[order])
+    return found
