@@ -30,7 +30,7 @@ from concord.linkage.estimate import Fit
 from concord.linkage.keys import Counted, Refused, Sizes
 from concord.linkage.model import Model
 from concord.linkage.patterns import Integers, probability
-from concord.linkage.values import Common, Part, Records, hashed
+from concord.linkage.values import Common, Part, Records, hashed, places
 
 SAMPLE = 100_000  # rows of which random pairs are drawn
 # Rows that meet in one partition, more or less: what a worker can hold many times.
@@ -364,20 +364,31 @@ def clustered(pairs: pa.Table, *, threshold: float, limit: int) -> pa.Table:
     """Pairs (left, right, weight in bits of the odds) -> id, cluster (its smallest id), of records
     that have pairs of `threshold` bits or more: no others are clustered with any."""
     weight = pairs["weight"].to_numpy()
-    strong = np.flatnonzero(weight >= threshold)
-    ends = [pairs[side].combine_chunks() for side in ("left", "right")]
-    nodes = pc.unique(pa.concat_arrays([end.take(pa.array(strong)) for end in ends]))
-    nodes = nodes.take(pc.sort_indices(nodes))
-    left, right = (pc.index_in(end, value_set=nodes) for end in ends)
-    both = np.asarray(pc.and_(left.is_valid(), right.is_valid()).to_numpy(zero_copy_only=False))
+    one, other, names = _ordered(pairs["left"], pairs["right"])
+    strong = weight >= threshold
+    nodes = np.unique(np.concatenate([one[strong], other[strong]]))
+    left, right = places(nodes, one), places(nodes, other)
+    both = (left >= 0) & (right >= 0)
     found = clusters(
-        len(nodes),
-        left.fill_null(-1).to_numpy()[both].astype(np.int64),
-        right.fill_null(-1).to_numpy()[both].astype(np.int64),
-        weight[both],
-        threshold=threshold,
-        limit=limit,
+        len(nodes), left[both], right[both], weight[both], threshold=threshold, limit=limit
     )
     # Clusters are numbered by their first record, and records are in the order of their ids.
     _, first = np.unique(found.of, return_index=True)
-    return pa.table({ID: nodes, "cluster": nodes.take(pa.array(first[found.of]))})
+    ids = pa.array(nodes) if names is None else names.take(pa.array(nodes))
+    return pa.table({ID: ids, "cluster": ids.take(pa.array(first[found.of]))})
+
+
+def _ordered(
+    left: pa.ChunkedArray, right: pa.ChunkedArray
+) -> tuple[Integers, Integers, pa.Array | None]:
+    """Numbers in the order of the ids that they stand for, and the ids by number; whole numbers
+    stand for themselves."""
+    if pa.types.is_integer(left.type):
+        return left.to_numpy().astype(np.int64), right.to_numpy().astype(np.int64), None
+    ids = pa.chunked_array([*left.chunks, *right.chunks], left.type)
+    encoded = ids.combine_chunks().dictionary_encode()
+    order = pc.sort_indices(encoded.dictionary)
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order.to_numpy()] = np.arange(len(order))
+    number = rank[encoded.indices.to_numpy()]
+    return number[: len(left)], number[len(left) :], encoded.dictionary.take(order)

@@ -19,11 +19,11 @@ from concord.linkage.engine import Blocked
 from concord.linkage.extend import Apart
 from concord.linkage.index import Index
 from concord.linkage.keys import Refused
-from concord.linkage.patterns import Integers, probability
+from concord.linkage.patterns import probability
 from concord.linkage.person_index import PersonIndex
 from concord.linkage.records import numbers, plain
 from concord.linkage.report import Compared
-from concord.linkage.values import Hashes, mixed
+from concord.linkage.values import Hashes, mixed, places
 
 SIDES = ("left_record_id", "right_record_id")
 ENDS = ("left", "right")
@@ -248,7 +248,7 @@ def on_driver(pairs: DataFrame, origin: pa.Table, model: PersonIndex) -> pa.Tabl
     arrived = pairs.select("blob").mapInArrow(work, "blob binary").toArrow()["blob"]
     told = pa.concat_tables([NUMBERED.empty_table(), *(read(one.as_buffer()) for one in arrived)])
     known = numbers(origin["record_id"])
-    left, right = (_places(known, told[end].to_numpy()) for end in ENDS)
+    left, right = (places(known, told[end].to_numpy()) for end in ENDS)
     order = np.argsort(left * len(known) + right, kind="stable")
     patterns, place = np.unique(told["pattern"].to_numpy()[order], return_inverse=True)
     names = pa.array([rule.name for rule in model.rules], pa.string())
@@ -261,12 +261,3 @@ def on_driver(pairs: DataFrame, origin: pa.Table, model: PersonIndex) -> pa.Tabl
             "weight": model.weights.of(patterns)[place],
         }
     )
-
-
-def _places(known: Hashes, sought: Hashes) -> Integers:
-    """Where each of `sought` is in `known`, which is sorted. In order, for far less of memory is
-    touched at a time."""
-    order = np.argsort(sought)
-    found = np.empty(len(sought), dtype=np.int64)
-    found[order] = np.searchsorted(known, sought[order])
-    return found
