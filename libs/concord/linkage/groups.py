@@ -22,7 +22,7 @@ from concord.linkage import files
 from concord.linkage.patterns import Integers
 from concord.linkage.records import DIGITS, as_text, numbers, plain
 from concord.linkage.standardise import ORIGIN, STANDARD
-from concord.linkage.values import Values
+from concord.linkage.values import Values, distinct
 from concord.towns import sizes_by_zip
 
 # Centers for Medicare & Medicaid Services, cell size suppression policy: no cell of 1 to 10.
@@ -147,10 +147,10 @@ class Grouping:
         )
         # Names are in order, and so their numbers.
         pairs = np.minimum(one, other) * (known + 1) + np.maximum(one, other)
-        found, codes = np.unique(pairs, return_inverse=True)
+        found, codes = distinct(pairs)
         named = (*self.names, UNKNOWN)
         names = [f"{named[p // (known + 1)]} {named[p % (known + 1)]}" for p in found.tolist()]
-        return Grouping(tuple(names), codes.reshape(-1).astype(np.int64))
+        return Grouping(tuple(names), codes)
 
     def count(self, which: npt.NDArray[np.bool_]) -> dict[str, int]:
         """How many of each value are among `which`; values without any are left out."""

@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 from concord.linkage.intervals import Share
 from concord.linkage.model import Model
 from concord.linkage.patterns import Floats, Integers, probability
-from concord.linkage.values import Part
+from concord.linkage.values import Part, distinct
 
 Flags = npt.NDArray[np.bool_]
 
@@ -84,7 +84,7 @@ def judged(model: Model, pairs: pa.Table, *, threshold: float) -> Judged:
     `pairs`: pattern, rule (its name). `threshold` in bits of match weight.
     """
     weights, column = model.weights, list(model.comparisons).index(SSN)
-    patterns, place = np.unique(pairs["pattern"].to_numpy(), return_inverse=True)
+    patterns, place = distinct(pairs["pattern"].to_numpy())
     levels, digits = weights.space.decode(patterns), model.comparisons[SSN].digits
     ssn = levels[:, column].copy()
     exact, near, differ = (np.isin(ssn, list(digits[name])) for name in (EXACT, NEAR, DIFFER))

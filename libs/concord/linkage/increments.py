@@ -157,7 +157,7 @@ def _differing(was: tuple[Hashes, Hashes], *now: tuple[Hashes, Hashes]) -> Hashe
     """The numbers of records that only one side has, or that do not say the same."""
     which = np.concatenate([was[0], *(each[0] for each in now)])
     digests = np.concatenate([was[1], *(each[1] for each in now)])
-    order = np.lexsort((digests, which))
+    order = np.argsort(which)
     which, digests = which[order], digests[order]
     # Who has not changed is there twice, with one digest.
     same = (which[1:] == which[:-1]) & (digests[1:] == digests[:-1])

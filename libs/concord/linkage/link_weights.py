@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from concord.linkage.groups import Grouping, age_bands
 from concord.linkage.patterns import Floats, Integers
+from concord.linkage.values import distinct
 
 # A cell's own share counts against that of the wider cell as if that were of so many records.
 STRENGTH = 20.0
@@ -70,7 +71,7 @@ def _cells(*parts: Integers) -> Integers:
     cell = np.zeros(len(parts[0]), dtype=np.int64)
     for part in parts:
         cell = cell * (int(part.max(initial=0)) + 2) + part + 1
-        cell = np.unique(cell, return_inverse=True)[1].reshape(-1).astype(np.int64)
+        cell = distinct(cell)[1]
     return cell
 
 

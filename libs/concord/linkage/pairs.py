@@ -23,7 +23,7 @@ from concord.linkage.patterns import probability
 from concord.linkage.person_index import PersonIndex
 from concord.linkage.records import numbers, plain
 from concord.linkage.report import Compared
-from concord.linkage.values import Hashes, mixed, places
+from concord.linkage.values import Hashes, distinct, mixed, places
 
 SIDES = ("left_record_id", "right_record_id")
 ENDS = ("left", "right")
@@ -250,7 +250,7 @@ def on_driver(pairs: DataFrame, origin: pa.Table, model: PersonIndex) -> pa.Tabl
     known = numbers(origin["record_id"])
     left, right = (places(known, told[end].to_numpy()) for end in ENDS)
     order = np.argsort(left * len(known) + right, kind="stable")
-    patterns, place = np.unique(told["pattern"].to_numpy()[order], return_inverse=True)
+    patterns, place = distinct(told["pattern"].to_numpy()[order])
     names = pa.array([rule.name for rule in model.rules], pa.string())
     return pa.table(
         {

@@ -24,7 +24,7 @@ from concord.linkage.decisions import Pair
 from concord.linkage.explain import explain
 from concord.linkage.patterns import Floats, Integers, probability
 from concord.linkage.standardise import SEPARATOR, STANDARD
-from concord.linkage.values import Flags, Records, Values, hashed, mixed
+from concord.linkage.values import Flags, Records, Values, distinct, hashed, mixed
 from concord.settings import Typed
 
 if TYPE_CHECKING:  # the model holds `Review`
@@ -175,7 +175,9 @@ class _People:
 
     @classmethod
     def of(cls, clusters: pa.Table) -> _People:
-        rows = clusters.sort_by("record_id")
+        ids = _flat(clusters["record_id"])
+        in_order = pc.all(pc.less(ids[:-1], ids[1:])).as_py()
+        rows = clusters if in_order in {True, None} else clusters.sort_by("record_id")
         feeds = pc.unique(rows["feed"]).sort()
         persons = Values.of(rows["person_id"])
         alone = np.full(rows.num_rows, -1, dtype=np.int64)
@@ -218,14 +220,14 @@ class _Pairs:
     def of(cls, pairs: pa.Table, people: _People, model: PersonIndex) -> _Pairs:
         patterns = pairs["pattern"].to_numpy().astype(np.int64)
         # Few patterns, many pairs.
-        distinct, place = np.unique(patterns, return_inverse=True)
+        few, place = distinct(patterns)
         return cls(
             pairs["left"].to_numpy().astype(np.int64),
             pairs["right"].to_numpy().astype(np.int64),
             patterns,
             _flat(pairs["rule"]),
-            model.weights.summed(distinct)[place],
-            model.weights.refuses(distinct)[place],
+            model.weights.summed(few)[place],
+            model.weights.refuses(few)[place],
         )
 
 
@@ -318,7 +320,12 @@ def _rivals(people: _People, pairs: _Pairs, model: PersonIndex, review: Review) 
     doubt, else neither is a person of the record.
     """
     least = model.cluster_weight - review.band - review.margin
-    kept = np.flatnonzero(~pairs.refused & (pairs.weight >= least))
+    likely = ~pairs.refused & (pairs.weight >= least)
+    # A record with another person has a pair with one.
+    torn = np.zeros(len(people.ids), dtype=bool)
+    for side in (pairs.left, pairs.right):
+        torn[side[likely & ~people.together(pairs.left, pairs.right)]] = True
+    kept = np.flatnonzero(likely & (torn[pairs.left] | torn[pairs.right]))
     source = np.concatenate([pairs.left[kept], pairs.right[kept]])
     partner = np.concatenate([pairs.right[kept], pairs.left[kept]])
     pair = np.concatenate([kept, kept])

@@ -210,6 +210,9 @@ def hashes_of_rows(columns: Iterable[pa.ChunkedArray | pa.Array], rows: int) -> 
     return found
 
 
+# Numbers up to here are told apart by an array of all that there can be, which is no sort.
+COUNTED = 1 << 24
+
 DATE = r"^\d{4}-\d\d-\d\d$"
 # Letters, digits, and everything else as one.
 BIT = np.full(256, 1 << 62, dtype=np.uint64)
@@ -353,6 +356,17 @@ def hashed(texts: pa.Array) -> Hashes:
         place += 8
         here = here[lengths[here] > place]
     return found
+
+
+def distinct(numbers: Integers) -> tuple[Integers, Integers]:
+    """The distinct numbers, sorted, and the place of each number among them."""
+    most = int(numbers.max(initial=0))
+    if numbers.min(initial=0) < 0 or most > COUNTED:
+        found, place = np.unique(numbers, return_inverse=True)
+        return found, place.reshape(-1).astype(np.int64)
+    seen = np.zeros(most + 1, dtype=bool)
+    seen[numbers] = True
+    return np.flatnonzero(seen), (np.cumsum(seen) - 1)[numbers]
 
 
 def places(known: npt.NDArray[Any], sought: npt.NDArray[Any]) -> Integers:
