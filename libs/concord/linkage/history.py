@@ -33,6 +33,8 @@ class Present:
     minted: pa.Table
     sequence: int = 0
 
+EVENTS_AT_ONCE = 50_000
+
 
 def catch_up(here: Index) -> Present:
     """Reads the present, and first finishes the crosswalk of a run that was killed (a dry run
@@ -63,7 +65,12 @@ def record(here: Index, present: Present, events: pa.Table) -> Present:
     if not events.num_rows:
         return present
     run, sequence = here.run, present.sequence + 1
-    ids = [identity.event_id(sequence, event) for event in identity.as_events(events)]
+    # Some at a time: as objects they are many times as large.
+    ids = [
+        identity.event_id(sequence, event)
+        for some in events.to_batches(max_chunksize=EVENTS_AT_ONCE)
+        for event in identity.as_events(pa.Table.from_batches([some]))
+    ]
     frame = (
         here.lake.spark.createDataFrame(events.append_column("event_id", pa.array(ids)))
         .withColumn("sequence", F.lit(sequence).cast("bigint"))
