@@ -35,10 +35,12 @@ MODEL = Model.model_validate(
                 "name": "family_birth",
                 "on": ["first_word(family)", "birth"],
                 "refine": ["first(given, 1)"],
+                "voids": True,
             },
             {"name": "zip", "on": ["zip"], "refine": ["year(birth)"]},
             {"name": "phone", "on": ["each(phones)"], "refine": ["year(birth)"]},
             {"name": "phone_family", "on": ["each(phones)", "family"]},
+            {"name": "year_zip", "on": ["year(birth)", "zip", "first(given, 1)", "family"]},
         ],
         "pair_budget": 10,  # five rows
         "comparisons": {
@@ -73,10 +75,13 @@ def parts(row: dict[str, Any], names: tuple[str, ...]) -> set[tuple[Any, ...]]:
     return set(product(*of))
 
 
-def wanted_pairs(rows: list[dict[str, Any]]) -> tuple[dict[tuple[str, str], int], Counter[int]]:
+def wanted_pairs(
+    rows: list[dict[str, Any]], *, voids: bool = True
+) -> tuple[dict[tuple[str, str], int], Counter[int]]:
     """All pairs by the first rule that makes them within the budget, and how many it kept out."""
     keys: list[list[set[Any]]] = [[set() for _ in MODEL.rules] for _ in rows]
     refused: Counter[int] = Counter()
+    void: list[set[str]] = [set() for _ in rows]
     for number, rule in enumerate(MODEL.rules):
         plain = [parts(row, rule.on) for row in rows]
         sizes = Counter(key for some in plain for key in some)
@@ -85,11 +90,18 @@ def wanted_pairs(rows: list[dict[str, Any]]) -> tuple[dict[tuple[str, str], int]
         for place, some in enumerate(plain):
             large = {key for key in some if sizes[key] > 5}
             parted = {key for key in narrow[place] if key[: len(rule.on)] in large}
-            keys[place][number] = some - large | {key for key in parted if within[key] <= 5}
+            used = {key for key in parted if within[key] <= 5}
+            keys[place][number] = some - large | used
+            if rule.voids and large - {key[: len(rule.on)] for key in used}:
+                void[place].add(rule.name)
         for key, n in sizes.items():
             if n > 5:
                 made = [m for k, m in within.items() if k[: len(rule.on)] == key and m <= 5]
                 refused[number] += n * (n - 1) // 2 - sum(m * (m - 1) // 2 for m in made)
+    for number, rule in enumerate(MODEL.rules):
+        if rule.name in {"phone_family", "year_zip"}:  # these read a column of family_birth
+            for place, names in enumerate(void):
+                keys[place][number] -= keys[place][number] if names and voids else set()
     pairs = {}
     for i, j in combinations(range(len(rows)), 2):
         one, other = rows[i]["id"], rows[j]["id"]
@@ -130,6 +142,7 @@ def test_spark_makes_the_pairs_that_plain_python_makes(
         refused = linked.blocked.refused
         assert {rule: n for rule, n in refused.pairs.items() if n} == kept_out
         assert kept_out[2] and kept_out[3] and len(refused.keys[1]), "some keys are over the budget"
+        assert len(pairs) < len(wanted_pairs(rows, voids=False)[0]), "a rule voids what others read"
         made = sum(linked.counts["pairs"].to_pylist())
         assert made >= len(pairs), "variants of one record make pairs of their own"
         by_phone = [MODEL.words(row["pattern"]) for row in found if row["rule"] == 3]

@@ -347,7 +347,7 @@ def _sent(
         by = records.exploded(placement.parts)
         needed = np.zeros(by.size, dtype=bool)
         for rule in placement.rules:
-            of = effective_keys(records, matching.rules[rule], rule, matching.refused)
+            of = effective_keys(records, matching.rules, rule, matching.refused)
             known = of.known
             if matching.anew is not None:
                 known = known & matching.anew.concerns(rule, of.keys)
@@ -390,8 +390,8 @@ def find_pairs(
     ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) and ids.num_chunks else ids
     who = ids.dictionary_encode().indices.to_numpy(zero_copy_only=False)
     every = [
-        effective_keys(records, rule, n, matching.refused)
-        for n, rule in enumerate(matching.rules[: max(placement.rules) + 1])
+        effective_keys(records, matching.rules, number, matching.refused)
+        for number in range(max(placement.rules) + 1)
     ]
     by = records.exploded(placement.parts)
     wanted: Flags | None = None

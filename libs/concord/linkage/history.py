@@ -33,6 +33,7 @@ class Present:
     minted: pa.Table
     sequence: int = 0
 
+
 EVENTS_AT_ONCE = 50_000
 
 

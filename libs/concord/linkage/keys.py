@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from concord.linkage.blobs import ID, Packed, blobs_of, opened, read, written
-from concord.linkage.values import Flags, Hashes, Integers, Records, count_within, mixed
+from concord.linkage.values import Flags, Hashes, Integers, Part, Records, count_within, mixed
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,24 @@ class Rule:
     """A blocking rule: parts that two records must have in common, and parts to refine it by.
 
     Parts are columns or transforms of columns, as `values.Part.of` reads them. By a list in `on` a
-    record has a key for each of its values.
+    record has a key for each of its values. `voids`: what so many share, refined or not, that the
+    budget keeps it out stands for `unknown`: who has such a key has none by another rule that reads
+    one of its columns.
     """
 
     name: str
     on: tuple[str, ...]
     refine: tuple[str, ...] = ()
+    voids: bool = False
 
     @property
     def parts(self) -> tuple[str, ...]:
         return (*self.on, *self.refine)
+
+    @property
+    def columns(self) -> set[str]:
+        """What `on` reads."""
+        return {Part.of(part).column for part in self.on}
 
 
 @dataclass(frozen=True)
@@ -174,21 +182,38 @@ def _marked(rows: Integers, keys: Hashes) -> Hashes:
     return mixed(keys ^ mixed(rows.astype(np.uint64)))
 
 
-def effective_keys(records: Records, rule: Rule, number: int, refused: Refused) -> Effective:
-    """Keys after the budget. The same wherever a record travels, so that all agree on which rule
-    makes a pair first, and by which of its keys."""
+def effective_keys(
+    records: Records, rules: Sequence[Rule], number: int, refused: Refused
+) -> Effective:
+    """Keys by a rule after the budget. The same wherever a record travels, so that all agree on
+    which rule makes a pair first, and by which of its keys."""
+    found, _ = _within_budget(records, rules[number], number, refused)
+    for other, rule in enumerate(rules):
+        voids = rule.voids and other != number and other in refused.keys
+        if voids and rule.columns & rules[number].columns:
+            _, out = _within_budget(records, rule, other, refused)
+            found.known[out[found.rows]] = False
+    return found
+
+
+def _within_budget(
+    records: Records, rule: Rule, number: int, refused: Refused
+) -> tuple[Effective, Flags]:
+    """A rule's keys, and the rows that have one which the budget keeps out, refined or not."""
     plain, records = records, records.exploded(rule.on)
     keys, known = keys_of(records, rule.on)
+    out = np.zeros(plain.size, dtype=bool)
     large = refused.keys.get(number)
     if large is not None and len(large):
-        hit = np.flatnonzero(known & among_sorted(keys, large))
+        hit = known & among_sorted(keys, large)
         known[hit] = False
-        if rule.refine and len(hit):
+        if rule.refine and hit.any():
             narrow, have = keys_of(records, rule.parts)
             still = refused.refined.get(number, np.zeros(0, dtype=np.uint64))
-            used = hit[have[hit] & ~among_sorted(narrow[hit], still)]
+            used = hit & have & ~among_sorted(narrow, still)
             keys[used], known[used] = narrow[used], True
-    return Effective(records.origin, keys, known, plain.size, records is not plain)
+        out[records.origin[hit & ~known]] = True
+    return Effective(records.origin, keys, known, plain.size, records is not plain), out
 
 
 def among_sorted(keys: Hashes, some: Hashes) -> Flags:
@@ -384,8 +409,8 @@ def keys_had(
                 mine = pc.is_in(rows[ID], value_set=ids).to_numpy(zero_copy_only=False)
             if not mine.any():
                 continue
-            for number, rule in enumerate(rules):
-                of = effective_keys(records, rule, number, used or Refused())
+            for number in range(len(rules)):
+                of = effective_keys(records, rules, number, used or Refused())
                 some = np.unique(of.keys[of.known & mine[of.rows]])
                 yield pa.record_batch(
                     {

@@ -139,12 +139,14 @@ class BlockingRule(Typed):
     """Records that have all of `on` in common are compared; one that lacks a part has no key.
 
     A key whose pairs exceed the budget is parted by `refine` too; if there are still too many,
-    or there is no `refine`, the key is refused, and counted.
+    or there is no `refine`, the key is refused, and counted. `voids`: what so many share stands for
+    `unknown`; who has a refused key has none by another rule that reads one of its columns.
     """
 
     name: str
     on: tuple[str, ...] = Setting(min_length=1)
     refine: tuple[str, ...] = ()
+    voids: bool = False
 
 
 class Interaction(Typed):
@@ -237,7 +239,7 @@ class Model(Typed):
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        return tuple(Rule(rule.name, rule.on, rule.refine) for rule in self.blocking)
+        return tuple(Rule(rule.name, rule.on, rule.refine, rule.voids) for rule in self.blocking)
 
     @property
     def compiled(self) -> tuple[compare.Comparison, ...]:
