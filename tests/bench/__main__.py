@@ -32,6 +32,7 @@ from tests.bench.report import (
     write_docs,
     write_json,
 )
+from tests.bench.scaling import scaling
 
 PEOPLE, REPETITIONS, RATIO_ROWS, MEMORY = 60_000, 3, 1_000_000, "8g"
 SIZES, FULL = "10000,100000,1000000", 10_000_000
@@ -56,7 +57,7 @@ def bench(
     docs: Docs = DOCS,
 ) -> None:
     """Measure synthesis, ingestion and the whole line on this machine; `linkage`: the engine alone;
-    `index`: the whole index job."""
+    `index`: the whole index job; `scaling`: the engine on one worker and on two."""
     if context.invoked_subcommand:
         return
     sizes = sorted({*_sizes(rows), *([FULL] if full else [])})
@@ -168,6 +169,7 @@ def application() -> typer.Typer:
     app.callback(invoke_without_command=True)(bench)
     app.command()(linkage)
     app.command("index")(index_job)
+    app.command()(scaling)
     return app
 
 

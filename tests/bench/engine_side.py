@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -49,12 +49,15 @@ WRITE = "write"
 
 @dataclass(frozen=True)
 class Job:
-    """`files`: what is linked, in turn, in one session. The last run of each stays at its `out`."""
+    """`files`: what is linked, in turn, in one session. The last run of each stays at its `out`.
+    `confs`: laid over those of one machine."""
 
     model: str
     files: tuple[tuple[str, str], ...]  # file, out
     folder: str
     memory: str
+    master: str = "local[*]"
+    confs: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ def main(path: str) -> int:
     told = json.loads(Path(path).read_text())
     job = Job(**{**told, "files": tuple((file, out) for file, out in told["files"])})
     began = time.perf_counter()
-    spark = start(settings_of(Path(job.folder), job.memory), application="concord bench linkage")
+    settings = settings_of(Path(job.folder), job.memory, job.master, job.confs)
+    spark = start(settings, application="concord bench linkage")
     session = time.perf_counter() - began
     try:
         # pyspark's types allow for a context that was stopped.
@@ -89,8 +93,11 @@ def main(path: str) -> int:
     return 0
 
 
-def settings_of(folder: Path, memory: str) -> Settings:
-    """Those of one machine, with CONFS, and all that Spark writes by itself in `folder`."""
+def settings_of(
+    folder: Path, memory: str, master: str = "local[*]", confs: Mapping[str, str] | None = None
+) -> Settings:
+    """Those of one machine, with CONFS and `confs`, and all that Spark writes by itself in
+    `folder`."""
     settings = load_settings(SETTINGS)
     own = {
         "spark.driver.memory": memory,
@@ -99,9 +106,9 @@ def settings_of(folder: Path, memory: str) -> Settings:
     }
     spark = settings.spark.model_copy(
         update={
-            "master": "local[*]",
+            "master": master,
             "jars": str(ROOT / "infra" / "jars"),
-            "confs": {**settings.spark.confs, **CONFS, **own},
+            "confs": {**settings.spark.confs, **CONFS, **own, **(confs or {})},
         }
     )
     return settings.model_copy(update={"spark": spark})

@@ -31,7 +31,7 @@ from tests.bench.engine_side import settings_of
 from tests.bench.linkage import sizes_of, watched
 from tests.bench.options import DOCS, OUT, Docs, Memory, Out
 from tests.bench.persons import write_persons
-from tests.bench.report import between_markers, machine_facts, table
+from tests.bench.report import between_markers, check_markers, machine_facts, table
 
 ROOT = Path(__file__).resolve().parents[2]
 START, END = "<!-- index:start -->", "<!-- index:end -->"
@@ -77,6 +77,7 @@ def index_job(
     docs: Docs = DOCS,
 ) -> None:
     """Measure the index job: all records, an increment, and pairs weighed anew."""
+    check_markers(docs, START, END)
     facts = machine_facts("", memory)
     folder = (out / "work-index").resolve()
     shutil.rmtree(folder, ignore_errors=True)

@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
+from concord.errors import UsageError
+
 AIM = 2.0
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 
@@ -154,6 +156,17 @@ def write_docs(results: Results, path: Path) -> None:
     text = path.read_text() if path.exists() else f"# Benchmarks\n\n{START}\n{END}\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(between_markers(text, markdown(results)))
+
+
+def check_markers(docs: Path, start: str, end: str) -> None:
+    """Raises UsageError (exit 2), before anything is measured, if the figures would have no place
+    in the document."""
+    if not docs.is_file():
+        raise UsageError(f"--docs {docs}: no such file; give a Markdown file with {start}")
+    try:
+        between_markers(docs.read_text(), "", start, end)
+    except ValueError as error:
+        raise UsageError(f"--docs {docs}: {error}") from None
 
 
 def between_markers(text: str, block: str, start: str = START, end: str = END) -> str:

@@ -20,7 +20,7 @@ from concord.ingest import job
 from concord.ingest import stage as staging
 from concord.ingest.rules import declared_rules
 from concord.settings import load_settings
-from tests.bench import engine_side, linkage
+from tests.bench import engine_side, linkage, scaling
 from tests.bench.__main__ import application
 from tests.bench.engine_side import Run
 from tests.bench.feed import COLUMNS, contract, deliver, make_file
@@ -247,6 +247,27 @@ def test_the_projects_document_can_take_figures_of_linkage() -> None:
 def test_numbers_of_records_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--records"):
         linkage.sizes_of(text)
+
+
+@pytest.mark.parametrize("name", ["linkage", "index", "scaling"])
+def test_figures_without_a_place_are_refused_before_they_are_measured(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docs = tmp_path / "figures.md"
+    for text, wrong in ((None, "no such file"), ("a page", "needs one")):
+        if text is not None:
+            docs.write_text(text)
+        assert exit_code_of(application(), [name, "--docs", str(docs)]) == 2
+        assert f"--docs {docs}: " in (said := capsys.readouterr().err) and wrong in said
+
+
+def test_workers_are_compared_step_by_step() -> None:
+    one = replace(SIZE.runs[1], steps={"encode": 4.0, "make and compare pairs": 9.0}, seconds=16.0)
+    two = replace(SIZE.runs[1], steps={"encode": 4.0, "make and compare pairs": 5.0}, seconds=12.0)
+    told = scaling.table_of(scaling.Scaled(1000, {1: one, 2: two}))
+    assert "With 2 workers the pairs are made **1.80** times as fast as with one." in told
+    assert "| make and compare pairs | 9.00 | 5.00 | 1.80 |" in told
+    assert "| **all** | 16.00 | 12.00 | 1.33 |" in told
 
 
 def test_the_command_of_linkage_names_what_is_not_usual() -> None:
