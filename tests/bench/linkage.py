@@ -13,15 +13,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
+import py4j
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyspark
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
@@ -77,6 +79,7 @@ class Size:
     splink: tuple[Splink, ...] = ()
     splink_f1: float | None = None
     splink_peak: int | None = None
+    splink_spark: Splink | None = None
 
     @property
     def cold(self) -> float:
@@ -99,7 +102,10 @@ class Size:
             return {}
         seconds = {"cold with Spark's start": self.runs[0].session + self.cold, "cold": self.cold}
         seconds |= {"warm": self.warm} if len(self.runs) > 1 else {}
-        return {name: spent / self.other for name, spent in seconds.items()}
+        found = {name: spent / self.other for name, spent in seconds.items()}
+        if self.splink_spark:
+            found["cold, of Splink on Spark"] = self.cold / self.splink_spark.seconds
+        return found
 
     @property
     def skew(self) -> float | None:
@@ -126,6 +132,9 @@ def linkage(
     ] = REPETITIONS,
     skew: Annotated[bool, typer.Option(help="Also a run on skewed records.")] = True,
     splink: Annotated[bool, typer.Option(help="Also Splink, which needs a network once.")] = True,
+    on_spark: Annotated[
+        bool, typer.Option("--on-spark", help="Also Splink on Spark, once: many minutes.")
+    ] = False,
     histories: Annotated[
         int, typer.Option(help="Generated histories of the index to check first; 0: none.")
     ] = HISTORIES,
@@ -139,9 +148,10 @@ def linkage(
         console.print(f"{histories:,} histories of the index", end=": ")
         console.print(f"as the oracle says, {checked_histories(histories):.0f} s")
     sizes = sorted({*sizes_of(records), *([FULL] if full else [])})
+    asked = {"full": full, "no-skew": not skew, "no-splink": not splink, "on-spark": on_spark}
     results = Linkage(
         datetime.now(UTC).date().isoformat(),
-        command_of(records, full=full, repetitions=repetitions, skew=skew, splink=splink),
+        command_of(records, repetitions=repetitions, flags=asked),
         machine_facts("", memory),
     )
     python, absent = environment(out.resolve() / "splink") if splink else (None, "not asked for")
@@ -152,7 +162,10 @@ def linkage(
     try:
         found = []
         for each in sizes:
-            found.append(measured(folder, each, repetitions, memory, python, skew=skew))
+            size = measured(folder, each, repetitions, memory, python, skew=skew)
+            if on_spark and python:
+                size = replace(size, splink_spark=splink_on_spark(folder, each, python))
+            found.append(size)
             console.print(Markdown(table_of(found[-1])))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -222,9 +235,8 @@ def measured(
     console.print(f"linked {repetitions} times by Splink")
     others, peaks, target = [], [], folder / "splink.parquet"
     script = str(ROOT / "tests" / "bench" / "splink_side.py")
-    cores = str(len(os.sched_getaffinity(0)))
     for _ in range(repetitions):
-        command = [str(python), script, str(plain), str(target), cores, str(EM_PAIRS)]
+        command = [str(python), script, str(plain), str(target), str(cores()), str(EM_PAIRS)]
         told, most = watched(command, "Splink")
         others.append(Splink(**told))
         peaks.append(most)
@@ -236,13 +248,40 @@ def measured(
     )
 
 
-def watched(command: Sequence[str], what: str) -> tuple[Any, int]:
+def splink_on_spark(folder: Path, records: int, python: Path) -> Splink:
+    """Splink over the same file, in the Spark that Concord runs on."""
+    console.print("linked once by Splink on Spark")
+    packages = folder / "packages"
+    packages.mkdir(exist_ok=True)
+    for one in (pyspark.__file__, py4j.__file__):
+        home = Path(str(one)).parent
+        if not (packages / home.name).exists():
+            (packages / home.name).symlink_to(home)
+    script = str(ROOT / "tests" / "bench" / "splink_side.py")
+    source, target = str(folder / f"{records}.parquet"), str(folder / "splink-spark.parquet")
+    command = [str(python), script, source, target, str(cores()), str(EM_PAIRS), "spark"]
+    told, _ = watched(command, "Splink on Spark", {"PYTHONPATH": str(packages)})
+    return Splink(**told)
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def watched(
+    command: Sequence[str], what: str, environment: Mapping[str, str] | None = None
+) -> tuple[Any, int]:
     """What a process tells as JSON on its last line, and the most memory it had with its children.
 
     Raises ConcordError where it fails.
     """
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     peak, ended = 0, threading.Event()
 
@@ -337,15 +376,13 @@ def sizes_of(text: str) -> list[int]:
     return sizes
 
 
-def command_of(records: str, *, full: bool, repetitions: int, skew: bool, splink: bool) -> str:
+def command_of(records: str, *, repetitions: int, flags: Mapping[str, bool]) -> str:
     """The command that gives these figures again."""
     said = [
         "linkage",
         *([f"--records {records}"] if records != RECORDS else []),
-        *(["--full"] if full else []),
         *([f"--repetitions {repetitions}"] if repetitions != REPETITIONS else []),
-        *([] if skew else ["--no-skew"]),
-        *([] if splink else ["--no-splink"]),
+        *(f"--{name}" for name, given in flags.items() if given),
     ]
     one = len(said) == 1
     return "make bench BENCH=linkage" if one else f'make bench BENCH="{" ".join(said)}"'
@@ -390,11 +427,14 @@ def summary(size: Size) -> str:
             f"{size.splink_peak / 2**30:.1f} GiB at most. Seconds of the engine for one of "
             f"Splink's: {ratios}."
         )
+    if size.splink_spark is not None:
+        said.append(f"Splink on Spark, its start apart: {size.splink_spark.seconds:.0f} seconds.")
     if size.skewed is not None and size.skew is not None:
         said.append(
             f"With one name and birth date on some {skew_of(size.records):,} records: "
             f"{size.skewed.seconds:.1f} seconds, **{size.skew:.2f}** times the warm runs; "
-            f"{size.skewed.pairs:,} pairs compared, {size.skewed.dropped:,} kept out by the pair budget."
+            f"{size.skewed.pairs:,} pairs compared, {size.skewed.dropped:,} kept out by the pair "
+            "budget."
         )
     return " ".join(said)
 

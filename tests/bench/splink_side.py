@@ -1,9 +1,10 @@
 """Splink over the benchmark's records, in an environment of its own (it has other needs).
 
-`python splink_side.py FILE OUT THREADS EM_PAIRS`: reads FILE, writes OUT (unique_id, cluster_id),
-and prints one line of JSON: seconds of each step, and how many pairs the rules make. The rules and
-comparisons of `linkage.yaml`, term frequencies on names. Tuned with Splink's own arguments: u from
-a million random pairs, EM on at most EM_PAIRS pairs of each of two blocks (0: all of them).
+`python splink_side.py FILE OUT THREADS EM_PAIRS [spark]`: reads FILE, writes OUT (unique_id,
+cluster_id), and prints one line of JSON: seconds of each step, and how many pairs the rules make.
+The rules and comparisons of `linkage.yaml`, term frequencies on names. Tuned with Splink's own
+arguments: u from a million random pairs, EM on at most EM_PAIRS pairs of each of two blocks (0: all
+of them). On DuckDB, or on Spark, whose start is not counted.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import logging
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
-import duckdb
 import splink.comparison_library as cl
 from splink import Linker, SettingsCreator, block_on
 from splink.blocking_analysis import count_comparisons_from_blocking_rules
-from splink.internals.duckdb.database_api import DuckDBAPI
 
 RULES = [
     block_on("ssn"),
@@ -30,19 +31,71 @@ RULES = [
 ]
 
 
-def main(source: str, out: str, threads: str, em_pairs: str) -> None:
+def on_duckdb(threads: int) -> Any:
+    import duckdb
+    from splink.backends.duckdb import DuckDBAPI
+
+    connection = duckdb.connect()
+    connection.execute(f"SET threads TO {threads}")
+    return DuckDBAPI(connection=connection)
+
+
+def on_spark(threads: int, folder: Path) -> Any:
+    from pyspark.sql import SparkSession
+    from splink.backends.spark import SparkAPI, similarity_jar_location
+
+    builder = SparkSession.builder.master(f"local[{threads}]").config(
+        "spark.jars", similarity_jar_location()
+    )
+    confs = {
+        "spark.driver.memory": "8g",
+        "spark.sql.shuffle.partitions": str(4 * threads),
+        "spark.sql.warehouse.dir": str(folder / "warehouse"),
+        "spark.local.dir": str(folder / "spark"),
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.enabled": "false",
+    }
+    for key, value in confs.items():
+        builder = builder.config(key, value)
+    spark = builder.getOrCreate()
+    spark.sparkContext.setLogLevel("OFF")
+    spark.sparkContext.setCheckpointDir(str(folder / "checkpoints"))
+    return SparkAPI(
+        spark_session=spark,
+        break_lineage_method="parquet",
+        num_partitions_on_repartition=4 * threads,
+    )
+
+
+def read(api: Any, source: str) -> Any:
+    """The records, without the truth."""
+    if hasattr(api, "spark"):
+        return api.register(api.spark.read.parquet(source).drop("person"), table_name="persons")
+    api._con.execute(
+        f"CREATE TABLE persons AS SELECT * EXCLUDE (person) FROM read_parquet('{source}')"  # noqa: S608
+    )
+    return api.register("persons")
+
+
+def write(api: Any, clustered: Any, out: str) -> None:
+    columns = f"SELECT unique_id, cluster_id FROM {clustered.physical_name}"  # noqa: S608
+    if hasattr(api, "spark"):
+        api.spark.sql(columns).write.mode("overwrite").parquet(out)
+    else:
+        api._con.execute(f"COPY ({columns}) TO '{out}' (FORMAT parquet)")
+
+
+def main(source: str, out: str, threads: str, em_pairs: str, backend: str = "duckdb") -> None:
     logging.disable(logging.WARNING)
+    parent = Path(out).resolve().parent
+    api = on_spark(int(threads), parent) if backend == "spark" else on_duckdb(int(threads))
     marks = [("begin", time.perf_counter())]
 
     def mark(name: str) -> None:
         marks.append((name, time.perf_counter()))
 
-    connection = duckdb.connect()
-    connection.execute(f"SET threads TO {int(threads)}")
-    connection.execute(
-        f"CREATE TABLE persons AS SELECT * EXCLUDE (person) FROM read_parquet('{source}')"  # noqa: S608
-    )
-    api = DuckDBAPI(connection=connection)
+    persons = read(api, source)
     name = lambda column: cl.JaroWinklerAtThresholds(column, [0.92, 0.8]).configure(  # noqa: E731
         term_frequency_adjustments=True
     )
@@ -60,7 +113,6 @@ def main(source: str, out: str, threads: str, em_pairs: str) -> None:
         retain_matching_columns=False,
         retain_intermediate_calculation_columns=False,
     )
-    persons = api.register("persons")
     linker = Linker(persons, settings)
     mark("read")
     linker.training.estimate_probability_two_random_records_match(
@@ -76,10 +128,7 @@ def main(source: str, out: str, threads: str, em_pairs: str) -> None:
     mark("predict")
     clustered = linker.clustering.cluster_pairwise_predictions_at_threshold(predicted, 0.95)
     mark("cluster")
-    connection.execute(
-        f"COPY (SELECT unique_id, cluster_id FROM {clustered.physical_name}) "  # noqa: S608
-        f"TO '{out}' (FORMAT parquet)"
-    )
+    write(api, clustered, out)
     mark("write")
     counted = count_comparisons_from_blocking_rules(
         persons,

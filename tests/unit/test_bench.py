@@ -218,6 +218,14 @@ def test_linkage_is_told_by_step_and_as_ratios() -> None:
     assert "pairwise F1 0.9939; 3.0 GiB at most" in text
 
 
+def test_splink_on_spark_is_told_where_it_ran() -> None:
+    both = replace(SIZE, splink_spark=replace(SIZE.splink[0], seconds=600.0))
+    told = in_words(replace(LINKAGE, sizes=(both,)))
+    assert "Splink on Spark, its start apart: 600 seconds." in told
+    assert "cold, of Splink on Spark **0.03**" in told
+    assert "Splink on Spark" not in in_words(LINKAGE)
+
+
 def test_linkage_without_splink_or_skew_says_so() -> None:
     alone = replace(SIZE, splink=(), splink_f1=None, splink_peak=None, skewed=None)
     text = in_words(replace(LINKAGE, sizes=(alone,), absent="it could not be installed"))
@@ -271,12 +279,11 @@ def test_workers_are_compared_step_by_step() -> None:
 
 
 def test_the_command_of_linkage_names_what_is_not_usual() -> None:
-    usual = {"full": False, "repetitions": 3, "skew": True, "splink": True}
-    assert linkage.command_of("1000000", **usual) == "make bench BENCH=linkage"
-    told = linkage.command_of("100000", full=True, repetitions=1, skew=False, splink=False)
-    assert told == (
-        'make bench BENCH="linkage --records 100000 --full --repetitions 1 --no-skew --no-splink"'
-    )
+    usual = linkage.command_of("1000000", repetitions=3, flags={"full": False})
+    assert usual == "make bench BENCH=linkage"
+    flags = {"full": True, "no-skew": True, "no-splink": False}
+    told = linkage.command_of("100000", repetitions=1, flags=flags)
+    assert told == 'make bench BENCH="linkage --records 100000 --repetitions 1 --full --no-skew"'
     assert linkage.sizes_of("5000,1000,5000") == [1000, 5000]
 
 
