@@ -17,6 +17,7 @@ from concord.cli import exit_code_of
 from concord.errors import UsageError
 from concord.ingest.rules import declared_rules
 from concord.lake.session import start
+from tests.bench.accuracy import accuracy
 from tests.bench.feed import COLUMNS, contract
 from tests.bench.index_job import index_job
 from tests.bench.line import line
@@ -57,7 +58,8 @@ def bench(
     docs: Docs = DOCS,
 ) -> None:
     """Measure synthesis, ingestion and the whole line on this machine; `linkage`: the engine alone;
-    `index`: the whole index job; `scaling`: the engine on one worker and on two."""
+    `index`: the whole index job; `accuracy`: how right the engine is; `scaling`: the engine on one
+    worker and on two."""
     if context.invoked_subcommand:
         return
     sizes = sorted({*_sizes(rows), *([FULL] if full else [])})
@@ -169,6 +171,7 @@ def application() -> typer.Typer:
     app.callback(invoke_without_command=True)(bench)
     app.command()(linkage)
     app.command("index")(index_job)
+    app.command()(accuracy)
     app.command()(scaling)
     return app
 

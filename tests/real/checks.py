@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from concord.privacy.records import SEPARATOR, record_ids
 # A curated column that repeats an identifier of its own row's person in more of the rows holds it.
 # A few may agree by chance: a street that bears one's name.
 BY_CHANCE = 0.01
-# What the index must reach here: nothing of its model was fitted to this town.
-PRECISION, RECALL = 0.95, 0.80
+# What the index must reach here: no weight of its model was fitted to this town.
+PRECISION, RECALL = 0.99, 0.95
 
 
 @dataclass(frozen=True)
@@ -154,18 +155,24 @@ def repeats(loaded: Loaded) -> dict[tuple[str, str], float]:
     return shares
 
 
+def persons(truth: Mapping[str, pl.DataFrame], key: KeySource) -> dict[str, tuple[str, str]]:
+    """Record id -> its feed and whose record it is. `truth`: what each feed's file of it says."""
+    known: dict[str, tuple[str, str]] = {}
+    for feed, of in truth.items():
+        for role, rows in of.group_by("role"):
+            sources = [text.replace("|", SEPARATOR) for text in rows["source_key"].to_list()]
+            ids = record_ids(key, feed=feed, role=str(role[0]), source_keys=sources)
+            people = [(feed, person) for person in rows["simulant_id"].to_list()]
+            known.update(zip(ids, people, strict=True))
+    return known
+
+
 def judge(folder: Path, loaded: dict[str, Loaded], key: KeySource) -> dict[str, Agreement]:
     """The index against the truth: over all records, and between each two feeds.
 
     Within a feed hardly anyone stands twice, so the pairs of two feeds are what linkage is about.
     """
-    known: dict[str, tuple[str, str]] = {}
-    for feed, of in loaded.items():
-        for role, rows in of.truth.group_by("role"):
-            sources = [text.replace("|", SEPARATOR) for text in rows["source_key"].to_list()]
-            ids = record_ids(key, feed=feed, role=str(role[0]), source_keys=sources)
-            people = [(feed, person) for person in rows["simulant_id"].to_list()]
-            known.update(zip(ids, people, strict=True))
+    known = persons({feed: of.truth for feed, of in loaded.items()}, key)
     held = pl.read_delta(f"{folder}/lake/index/crosswalk").filter(pl.col("valid_to").is_null())
     rows = [
         (*known[record], person)

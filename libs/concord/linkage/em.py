@@ -34,6 +34,10 @@ class Pairs:
     def count(self) -> int:
         return int((self.n + self.judged).sum())
 
+    def saying(self, comparison: int) -> int:
+        """How many of them are on a level of the comparison (a column), and not missing."""
+        return self.where(self.levels[:, comparison] > 0).count
+
 
 @dataclass(frozen=True)
 class Found:

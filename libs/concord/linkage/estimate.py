@@ -213,9 +213,10 @@ class _Taught:
 def _taught(
     model: Model, pairs: Pairs, u: Mapping[str, Floats], two: Mapping[Names, Crossed]
 ) -> _Taught:
-    """One EM for each training set. Of what several leave free the first one counts."""
+    """One EM for each training set. Of what several leave free the first one counts of which FEWEST
+    pairs say something; else, as nothing can be learned of it, the first one."""
     names, sets = list(model.comparisons), trainings(model)
-    taught = _Taught({}, {}, [])
+    taught, silent = _Taught({}, {}, []), dict[str, Floats]()
     for title, when in sets:
         free = [name for name in names if name not in when]
         some = pairs.where(meets(pairs.levels, [model.numbers(when)]))
@@ -231,14 +232,17 @@ def _taught(
         )
         if not np.isfinite(found.likelihood):
             raise QualityError(f"EM over the pairs of {title} diverges; see the levels' tests")
-        new = tuple(name for name in free if name not in taught.m)
+        heard = {name: some.saying(names.index(name)) >= FEWEST for name in free}
+        new = tuple(name for name in free if heard[name] and name not in taught.m)
         taught.m.update((name, found.m[names.index(name)]) for name in new)
+        silent |= {name: found.m[names.index(name)] for name in free if name not in silent}
         for of in inside:
             if of not in taught.depend:
                 one = _crossing(model, of).counted(some.levels, found.belongs)
                 taught.depend[of] = dependence(of, one, two[of], fewest=FEWEST)
         told = (found.rounds, found.share, found.likelihood, int(some.judged.sum()))
         taught.trainings.append(Training(title, new, some.count, *told))
+    taught.m.update((name, m) for name, m in silent.items() if name not in taught.m)
     if absent := [name for name in names if name not in taught.m]:
         raise QualityError(
             f"no training set of {FEWEST} pairs or more teaches m of {', '.join(absent)}; there "

@@ -46,7 +46,9 @@ SAYINGS: Mapping[tuple[str, str], str] = {
     ("birth", "year"): "same birth year, of which one record says no more",
     ("birth_order", "one_says"): "one is called the first or second of twins, the other is not",
     ("contact", "household"): "same phone, email or address",
+    ("contact", "street"): "same street, of which one record says no ZIP code",
     ("contact", "zip"): "same ZIP code",
+    ("contact", "other_street"): "streets differ, of which one record says no ZIP code",
     ("contact", "zip3"): "ZIP codes of one area",
 }
 

@@ -14,7 +14,7 @@ from concord.linkage.estimate import Fit, Labels, fit
 from concord.linkage.model import Model
 from concord.linkage.patterns import Floats, Integers, probability
 
-SAME, DIFFER = 1, 2
+MISSING, SAME, DIFFER = 0, 1, 2
 
 
 def comparison(column: str) -> dict[str, object]:
@@ -73,6 +73,24 @@ def test_judged_pairs_mend_an_m_that_families_have_spoiled() -> None:
     assert found.trainings[0].pairs == 10_000, "a judged pair is one of those compared"
     slight = fit(FAMILIES, every, shares(RARE), labels=Labels(one_person, two))
     assert m_of(alone, "given") < m_of(slight, "given") < m_of(found, "given")
+
+
+def test_a_comparison_is_taught_by_the_first_set_that_says_something_of_it() -> None:
+    # Pairs with one number are of records without an address: those with one given name teach it.
+    rng = np.random.default_rng(4)
+    number = drawn(rng, 3_000, ONE)
+    number[:, 3] = MISSING
+    given = drawn(rng, 3_000, {**ONE, "number": 0.02, "given": 1.0})
+    two = drawn(rng, 3_000, {**RARE, "given": 1.0})
+    found = fit(FAMILIES, counted(np.concatenate([number, given, two])), shares(RARE))
+    assert [training.taught for training in found.trainings] == [
+        ("given", "family"),
+        ("number", "home"),
+    ]
+    assert m_of(found, "home") == pytest.approx(ONE["home"], abs=0.03)
+    # What no set says anything of is no evidence, and no mistake.
+    silent = fit(FAMILIES, counted(number), shares(RARE) | {"home": np.array([1.0, 0.5, 0.5])})
+    assert m_of(silent, "home") == pytest.approx(0.5, abs=0.01)
 
 
 def test_pairs_that_were_chosen_by_what_they_agree_on_bias_nothing() -> None:
