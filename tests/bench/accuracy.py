@@ -39,7 +39,7 @@ from concord.privacy.keys import vault_key
 from tests.bench.engine_side import settings_of
 from tests.bench.linkage import environment, watched
 from tests.bench.options import DOCS, OUT, Docs, Memory, Out
-from tests.bench.report import between_markers, machine_facts, table
+from tests.bench.report import between_markers, check_markers, machine_facts, table
 from tests.bench.splink_model import RECORD, ROW, prepared, translated
 from tests.real.__main__ import FOLDER as REAL
 from tests.real.__main__ import SETTINGS as REAL_SETTINGS
@@ -101,6 +101,7 @@ def accuracy(
     docs: Docs = DOCS,
 ) -> None:
     """Measure how right the linkage engine is, and Splink beside it, on others' records."""
+    check_markers(docs, START, END)
     facts, began = machine_facts("", memory), time.perf_counter()
     python, absent = environment(out.resolve() / "splink") if splink else (None, "not asked for")
     if absent:

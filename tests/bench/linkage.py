@@ -133,7 +133,8 @@ def linkage(
     skew: Annotated[bool, typer.Option(help="Also a run on skewed records.")] = True,
     splink: Annotated[bool, typer.Option(help="Also Splink, which needs a network once.")] = True,
     on_spark: Annotated[
-        bool, typer.Option("--on-spark", help="Also Splink on Spark, once: many minutes.")
+        bool,
+        typer.Option("--on-spark", help="Also Splink on Spark, once, over the fewest records."),
     ] = False,
     histories: Annotated[
         int, typer.Option(help="Generated histories of the index to check first; 0: none.")
@@ -163,7 +164,7 @@ def linkage(
         found = []
         for each in sizes:
             size = measured(folder, each, repetitions, memory, python, skew=skew)
-            if on_spark and python:
+            if on_spark and python and each == sizes[0]:
                 size = replace(size, splink_spark=splink_on_spark(folder, each, python))
             found.append(size)
             console.print(Markdown(table_of(found[-1])))
