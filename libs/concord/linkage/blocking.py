@@ -22,6 +22,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType
 
 from concord.linkage import files
+from concord.linkage.arrays import in_order
 from concord.linkage.blobs import ID, Packed, blobs_of, gathered, opened, read, written
 from concord.linkage.compare import Comparison, patterns, space
 from concord.linkage.keys import Effective, Refused, Rule, among_sorted, effective_keys, keys_of
@@ -358,7 +359,9 @@ def _sent(
         order = np.argsort(share, kind="stable")
         edges = np.searchsorted(share[order], np.arange(shares + 1))
         for target in range(shares):
-            mine = np.unique(by.origin[where[order[edges[target] : edges[target + 1]]]])
+            mine = by.origin[where[order[edges[target] : edges[target + 1]]]]
+            if by is not records:  # by a list a record is there several times
+                mine = in_order(mine)
             if len(mine):
                 yield pa.record_batch(
                     {

@@ -23,6 +23,7 @@ from pyspark.sql import functions as F
 
 from concord.errors import QualityError, UsageError
 from concord.linkage import blocking, estimate, keys
+from concord.linkage.arrays import in_order, places
 from concord.linkage.blobs import ID, opened
 from concord.linkage.blocking import Matching, Placement
 from concord.linkage.clusters import ABSENT, clusters
@@ -30,7 +31,7 @@ from concord.linkage.estimate import Fit
 from concord.linkage.keys import Counted, Refused, Sizes
 from concord.linkage.model import Model
 from concord.linkage.patterns import Integers, probability
-from concord.linkage.values import Common, Part, Records, hashed, places
+from concord.linkage.values import Common, Part, Records, hashed
 
 SAMPLE = 100_000  # rows of which random pairs are drawn
 # Rows that meet in one partition, more or less: what a worker can hold many times.
@@ -366,14 +367,15 @@ def clustered(pairs: pa.Table, *, threshold: float, limit: int) -> pa.Table:
     weight = pairs["weight"].to_numpy()
     one, other, names = _ordered(pairs["left"], pairs["right"])
     strong = weight >= threshold
-    nodes = np.unique(np.concatenate([one[strong], other[strong]]))
+    nodes = in_order(np.concatenate([one[strong], other[strong]]))
     left, right = places(nodes, one), places(nodes, other)
     both = (left >= 0) & (right >= 0)
     found = clusters(
         len(nodes), left[both], right[both], weight[both], threshold=threshold, limit=limit
     )
     # Clusters are numbered by their first record, and records are in the order of their ids.
-    _, first = np.unique(found.of, return_index=True)
+    first = np.empty(found.number, dtype=np.int64)
+    first[found.of[::-1]] = np.arange(len(nodes))[::-1]  # of several the last one stays
     ids = pa.array(nodes) if names is None else names.take(pa.array(nodes))
     return pa.table({ID: ids, "cluster": ids.take(pa.array(first[found.of]))})
 

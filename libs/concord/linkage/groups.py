@@ -19,10 +19,11 @@ from concord.disclosure.profiles import Profile
 from concord.disclosure.suppression import suppress
 from concord.errors import ConcordError
 from concord.linkage import files
+from concord.linkage.arrays import distinct
 from concord.linkage.patterns import Integers
 from concord.linkage.records import DIGITS, as_text, numbers, plain
 from concord.linkage.standardise import ORIGIN, STANDARD
-from concord.linkage.values import Values, distinct
+from concord.linkage.values import Values
 from concord.towns import sizes_by_zip
 
 # Centers for Medicare & Medicaid Services, cell size suppression policy: no cell of 1 to 10.

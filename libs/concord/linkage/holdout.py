@@ -27,10 +27,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from concord.linkage.arrays import distinct
 from concord.linkage.intervals import Share
 from concord.linkage.model import Model
 from concord.linkage.patterns import Floats, Integers, probability
-from concord.linkage.values import Part, distinct
+from concord.linkage.values import Part
 
 Flags = npt.NDArray[np.bool_]
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from concord.lake.run import digest
+from concord.linkage.arrays import distinct
 from concord.linkage.decisions import Decision
 from concord.linkage.patterns import Integers
 from concord.privacy.keys import KeySource
@@ -271,7 +272,7 @@ def decide_arrays(
     Clusters that are a present person as it was and those of new records alone are told apart by
     columns; `decide` sees the others, with all of their persons' records, gone ones too.
     """
-    _, code = np.unique(cluster, return_inverse=True)
+    _, code = distinct(cluster)
     person, sizes = _coded(before, gone["person_id"])
     count = np.bincount(code)
     first = np.empty(len(count), dtype=np.int64)

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from concord.linkage.arrays import in_order
 from concord.linkage.blobs import ID, Packed, blobs_of, opened, read, written
 from concord.linkage.values import Flags, Hashes, Integers, Part, Records, count_within, mixed
 
@@ -411,7 +412,7 @@ def keys_had(
                 continue
             for number in range(len(rules)):
                 of = effective_keys(records, rules, number, used or Refused())
-                some = np.unique(of.keys[of.known & mine[of.rows]])
+                some = in_order(of.keys[of.known & mine[of.rows]])
                 yield pa.record_batch(
                     {
                         "rule": pa.array([number], pa.int32()),
@@ -421,7 +422,7 @@ def keys_had(
 
     told = blobs.select("blob").mapInArrow(tell, "rule int, keys binary").toArrow().to_pylist()
     return {
-        number: np.unique(
+        number: in_order(
             np.frombuffer(
                 b"".join(row["keys"] for row in told if row["rule"] == number), dtype=np.uint64
             )

@@ -24,9 +24,9 @@ from datetime import date
 import numpy as np
 import pyarrow as pa
 
+from concord.linkage.arrays import distinct
 from concord.linkage.groups import Grouping, age_bands
 from concord.linkage.patterns import Floats, Integers
-from concord.linkage.values import distinct
 
 # A cell's own share counts against that of the wider cell as if that were of so many records.
 STRENGTH = 20.0

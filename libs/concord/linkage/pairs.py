@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame
 
 from concord.errors import UsageError
 from concord.linkage import engine, extend, files, tables
+from concord.linkage.arrays import distinct, places
 from concord.linkage.blobs import CUT, arrived, blobs_of, cut_by, read
 from concord.linkage.blobs import written as written_blob
 from concord.linkage.engine import Blocked
@@ -23,7 +24,7 @@ from concord.linkage.patterns import probability
 from concord.linkage.person_index import PersonIndex
 from concord.linkage.records import numbers, plain
 from concord.linkage.report import Compared
-from concord.linkage.values import Hashes, distinct, mixed, places
+from concord.linkage.values import Hashes, mixed
 
 SIDES = ("left_record_id", "right_record_id")
 ENDS = ("left", "right")

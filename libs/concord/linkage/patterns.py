@@ -14,6 +14,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from concord.linkage.arrays import distinct
+
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -79,9 +81,9 @@ class Weights:
 
     def summed(self, patterns: Integers) -> Floats:
         """The sum of each pattern's levels and of what they add together, whatever never links."""
-        distinct, place = np.unique(patterns, return_inverse=True)
-        levels = self.space.decode(distinct)
-        total = np.zeros(len(distinct))
+        few, place = distinct(patterns)
+        levels = self.space.decode(few)
+        total = np.zeros(len(few))
         for column, bits in enumerate(self.bits):
             total += np.array(bits)[levels[:, column]]
         for each in self.together:

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 
 from concord.disclosure.profiles import Profile
 from concord.linkage import groups, holdout
+from concord.linkage.arrays import distinct
 from concord.linkage.clusters import Clusters
 from concord.linkage.compare import patterns
 from concord.linkage.groups import CELLS, WHOLE, Grouping
@@ -161,7 +162,7 @@ def reach(model: Model, says: Integers) -> Floats:
     `says`: bits as in `groups.facts`. Where a model counts rare values apart, they are taken to be
     of the rarest: the most that it can be.
     """
-    masks, place = np.unique(says, return_inverse=True)
+    masks, place = distinct(says)
     rows = {}
     for bit, name in enumerate(STANDARD):
         has = (masks >> bit & 1).tolist()

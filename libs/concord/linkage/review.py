@@ -19,12 +19,13 @@ from pydantic import Field as Setting
 
 from concord.lake.run import digest
 from concord.linkage import compare
+from concord.linkage.arrays import distinct
 from concord.linkage.compare import Simple
 from concord.linkage.decisions import Pair
 from concord.linkage.explain import explain
 from concord.linkage.patterns import Floats, Integers, probability
 from concord.linkage.standardise import SEPARATOR, STANDARD
-from concord.linkage.values import Flags, Records, Values, distinct, hashed, mixed
+from concord.linkage.values import Flags, Records, Values, hashed, mixed
 from concord.settings import Typed
 
 if TYPE_CHECKING:  # the model holds `Review`

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -210,9 +209,6 @@ def hashes_of_rows(columns: Iterable[pa.ChunkedArray | pa.Array], rows: int) -> 
     return found
 
 
-# Numbers up to here are told apart by an array of all that there can be, which is no sort.
-COUNTED = 1 << 24
-
 DATE = r"^\d{4}-\d\d-\d\d$"
 # Letters, digits, and everything else as one.
 BIT = np.full(256, 1 << 62, dtype=np.uint64)
@@ -355,35 +351,6 @@ def hashed(texts: pa.Array) -> Hashes:
         found[here] = mixed(found[here] ^ word)
         place += 8
         here = here[lengths[here] > place]
-    return found
-
-
-def distinct(numbers: Integers) -> tuple[Integers, Integers]:
-    """The distinct numbers, sorted, and the place of each number among them."""
-    most = int(numbers.max(initial=0))
-    if numbers.min(initial=0) < 0 or most > COUNTED:
-        found, place = np.unique(numbers, return_inverse=True)
-        return found, place.reshape(-1).astype(np.int64)
-    seen = np.zeros(most + 1, dtype=bool)
-    seen[numbers] = True
-    return np.flatnonzero(seen), (np.cumsum(seen) - 1)[numbers]
-
-
-def places(known: npt.NDArray[Any], sought: npt.NDArray[Any]) -> Integers:
-    """Where each of `sought` is in `known`, which is sorted; -1 where it is not.
-
-    They are looked up in their order, which touches far less memory at a time.
-    """
-    order = np.argsort(sought)
-    ordered = sought[order]
-    place = np.searchsorted(known, ordered)
-    if len(known):
-        missing = known[np.minimum(place, len(known) - 1)] != ordered
-    else:
-        missing = np.ones(len(place), dtype=bool)
-    place[missing] = -1
-    found = np.empty(len(sought), dtype=np.int64)
-    found[order] = place
     return found
 
 

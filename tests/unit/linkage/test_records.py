@@ -7,9 +7,9 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from concord.linkage import values
+from concord.linkage import arrays
+from concord.linkage.arrays import distinct, in_order, places
 from concord.linkage.records import numbers, prefixes
-from concord.linkage.values import distinct, places
 
 IDS = st.lists(st.text("0123456789abcdef", min_size=32, max_size=32), max_size=8)
 
@@ -27,12 +27,12 @@ def test_an_id_is_the_number_that_its_first_digits_are(ids: list[str], begin: in
 @given(st.lists(st.integers(-3, 40)), st.sampled_from([5, 1 << 24]))
 def test_counting_and_sorting_tell_numbers_apart_alike(some: list[int], most: int) -> None:
     with np.errstate(all="raise"):
-        before, values.COUNTED = values.COUNTED, most
+        before, arrays.COUNTED = arrays.COUNTED, most
         try:
             found, place = distinct(np.array(some, dtype=np.int64))
         finally:
-            values.COUNTED = before
-    assert found.tolist() == sorted({*some})
+            arrays.COUNTED = before
+    assert found.tolist() == sorted({*some}) == in_order(np.array(some, dtype=np.int64)).tolist()
     assert found[place].tolist() == some
 
 
