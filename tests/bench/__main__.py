@@ -18,6 +18,7 @@ from concord.errors import UsageError
 from concord.ingest.rules import declared_rules
 from concord.lake.session import start
 from tests.bench.accuracy import accuracy
+from tests.bench.engine_side import java_of
 from tests.bench.feed import COLUMNS, contract
 from tests.bench.index_job import index_job
 from tests.bench.line import line
@@ -105,8 +106,7 @@ def _ingestion(
     settings = settings_of(folder, memory)
     spark = start(settings, application="concord bench")
     try:
-        # pyspark's types allow for a context that was stopped.
-        java = spark.sparkContext._jvm.System.getProperty("java.version")  # type: ignore[union-attr]
+        java = java_of(spark)
         measured = Bench(spark, settings, folder)
         wanted = [*measured.warm_ups(sizes), *([results.ratio_rows] if repetitions else [])]
         for rows in dict.fromkeys(wanted):
@@ -120,7 +120,7 @@ def _ingestion(
         spark.stop()
     return replace(
         results,
-        machine={**results.machine, "Java": str(java)},
+        machine={**results.machine, "Java": java},
         pairs=tuple(pairs),
         scale=tuple(scale),
         profile=profile,

@@ -36,7 +36,7 @@ from concord.linkage.person_index import load_person_index
 from concord.linkage.quality import Agreement, b_cubed, pairwise
 from concord.linkage.standardise import STANDARD
 from concord.privacy.keys import vault_key
-from tests.bench.engine_side import settings_of
+from tests.bench.engine_side import java_of, settings_of
 from tests.bench.linkage import environment, watched
 from tests.bench.options import DOCS, OUT, Docs, Memory, Out
 from tests.bench.report import between_markers, check_markers, machine_facts, table
@@ -225,8 +225,7 @@ def main(path: str) -> int:
     spark = start(settings_of(folder / "engine", job["memory"]), application="concord accuracy")
     compared = {}
     try:
-        # pyspark's types allow for a context that was stopped.
-        java = spark.sparkContext._jvm.System.getProperty("java.version")  # type: ignore[union-attr]
+        java = java_of(spark)
         for name, id, model in job["jobs"]:
             rows = spark.read.parquet(str(folder / f"{name}.parquet"))
             with link(rows, Model.model_validate(model), id=id) as found:
@@ -234,7 +233,7 @@ def main(path: str) -> int:
                 compared[name] = sum(found.counted.values())
     finally:
         spark.stop()
-    print(json.dumps({"java": str(java), "compared": compared}))
+    print(json.dumps({"java": java, "compared": compared}))
     return 0
 
 

@@ -81,16 +81,21 @@ def main(path: str) -> int:
     spark = start(settings, application="concord bench linkage")
     session = time.perf_counter() - began
     try:
-        # pyspark's types allow for a context that was stopped.
-        java = spark.sparkContext._jvm.System.getProperty("java.version")  # type: ignore[union-attr]
+        java = java_of(spark)
         model, runs = Model.from_yaml(job.model), []
         for file, out in job.files:
             runs.append(linked(spark, model, file, out, session))
             session = 0.0
     finally:
         spark.stop()
-    print(json.dumps({"java": str(java), "runs": [asdict(run) for run in runs]}))
+    print(json.dumps({"java": java, "runs": [asdict(run) for run in runs]}))
     return 0
+
+
+def java_of(spark: SparkSession) -> str:
+    """The version of the Java that runs a session."""
+    # pyspark's types allow for a context that was stopped.
+    return str(spark.sparkContext._jvm.System.getProperty("java.version"))  # type: ignore[union-attr]
 
 
 def settings_of(

@@ -80,7 +80,8 @@ def scaling(
                 runs = {}
                 for workers in range(1, WORKERS + 1):
                     console.print(f"{size:,} records, {workers} worker{'s' * (workers > 1)}")
-                    runs[workers] = linked(people, folder / f"{workers}", master, workers)
+                    home = folder / f"{workers}"
+                    facts["Java"], runs[workers] = linked(people, home, master, workers)
                 found.append(Scaled(size, runs))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -114,8 +115,8 @@ def table_of(size: Scaled) -> str:
     return f"{told}as fast as with one.\n\n{table(heading, rows, numbers=True)}"
 
 
-def linked(people: Path, folder: Path, master: str, workers: int) -> Run:
-    """The warm run of an application that may have so many of the workers."""
+def linked(people: Path, folder: Path, master: str, workers: int) -> tuple[str, Run]:
+    """Java's version, and the warm run of an application that may have so many of the workers."""
     folder.mkdir()
     files = ((str(people), str(folder / "clusters")),) * 2
     job = folder / "job.json"
@@ -123,7 +124,7 @@ def linked(people: Path, folder: Path, master: str, workers: int) -> Run:
     confs |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     job.write_text(json.dumps(asdict(Job(str(MODEL), files, str(folder), DRIVER, master, confs))))
     told, _ = watched([sys.executable, "-m", "tests.bench.engine_side", str(job)], "the engine")
-    return Run(**told["runs"][-1])
+    return told["java"], Run(**told["runs"][-1])
 
 
 @contextmanager

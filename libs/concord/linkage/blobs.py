@@ -101,14 +101,20 @@ def cut_by(rows: pa.Table, hashes: Hashes, targets: int) -> Iterator[pa.RecordBa
         begin += count
 
 
-def arrived(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """The rows of each target, together, of rows of CUT."""
+def arrived(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, list[pa.Buffer]]]:
+    """Of rows of CUT each target with its blobs, in order; they are let go as they are taken."""
     waiting: dict[int, list[pa.Buffer]] = {}
     for batch in batches:
         for target, blob in zip(batch["target"].to_pylist(), batch["blob"], strict=True):
             waiting.setdefault(target, []).append(blob.as_buffer())
     for target in sorted(waiting):
-        yield pa.concat_tables([read(blob) for blob in waiting.pop(target)])
+        yield target, waiting.pop(target)
+
+
+def together(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The rows of each target, of rows of CUT."""
+    for _, blobs in arrived(batches):
+        yield pa.concat_tables([read(blob) for blob in blobs])
 
 
 def gathered(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:

@@ -23,7 +23,17 @@ from pyspark.sql.types import ArrayType
 
 from concord.linkage import files
 from concord.linkage.arrays import in_order
-from concord.linkage.blobs import ID, Packed, blobs_of, gathered, opened, read, written
+from concord.linkage.blobs import (
+    CUT,
+    ID,
+    Packed,
+    arrived,
+    blobs_of,
+    gathered,
+    opened,
+    read,
+    written,
+)
 from concord.linkage.compare import Comparison, patterns, space
 from concord.linkage.keys import Effective, Refused, Rule, among_sorted, effective_keys, keys_of
 from concord.linkage.patterns import Floats, Integers, Weights
@@ -271,12 +281,8 @@ def candidates(
             yield from _sent(opened([blob]), matching, placed, shares)
 
     def find(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        arrived: dict[int, list[pa.Buffer]] = {}
-        for batch in batches:
-            for target, blob in zip(batch["target"].to_pylist(), batch["blob"], strict=True):
-                arrived.setdefault(target, []).append(blob.as_buffer())
-        for target in sorted(arrived):
-            rows = opened(arrived.pop(target))
+        for target, some in arrived(batches):
+            rows = opened(some)
             placement, here = placed[target // shares], (target % shares, shares)
             for rule, counts, pairs in find_pairs(rows, matching, placement, here):
                 yield pa.record_batch(
@@ -287,7 +293,7 @@ def candidates(
                     }
                 )
 
-    sent = blobs.select("blob").mapInArrow(send, "target int, blob binary")
+    sent = blobs.select("blob").mapInArrow(send, CUT)
     # mapInArrow asks for no distribution: what must meet is brought together right before it.
     return sent.repartitionById(shares * len(placed), "target").mapInArrow(find, FOUND)
 

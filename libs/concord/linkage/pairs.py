@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame
 from concord.errors import UsageError
 from concord.linkage import engine, extend, files, tables
 from concord.linkage.arrays import distinct, places
-from concord.linkage.blobs import CUT, arrived, blobs_of, cut_by, read
+from concord.linkage.blobs import CUT, blobs_of, cut_by, read, together
 from concord.linkage.blobs import written as written_blob
 from concord.linkage.engine import Blocked
 from concord.linkage.extend import Apart
@@ -71,7 +71,7 @@ def found(made: DataFrame, model: PersonIndex, shares: int) -> DataFrame:
                 yield from cut_by(pa.table(named, names=PACKED), _codes(rows, ENDS), shares)
 
     def choose(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for rows in arrived(batches):
+        for rows in together(batches):
             codes = np.sort(_codes(rows, SIDES))
             if not np.any(codes[1:] == codes[:-1]):
                 yield _blob(rows)
@@ -246,8 +246,8 @@ def on_driver(pairs: DataFrame, origin: pa.Table, model: PersonIndex) -> pa.Tabl
             told = {**ends, "pattern": rows["pattern"], "rule": rows["rule"].cast(pa.int8())}
             yield _blob(pa.table(told).take(pa.array(order)))
 
-    arrived = pairs.select("blob").mapInArrow(work, "blob binary").toArrow()["blob"]
-    told = pa.concat_tables([NUMBERED.empty_table(), *(read(one.as_buffer()) for one in arrived)])
+    sent = pairs.select("blob").mapInArrow(work, "blob binary").toArrow()["blob"]
+    told = pa.concat_tables([NUMBERED.empty_table(), *(read(one.as_buffer()) for one in sent)])
     known = numbers(origin["record_id"])
     left, right = (places(known, told[end].to_numpy()) for end in ENDS)
     order = np.argsort(left * len(known) + right, kind="stable")

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pydantic import Field as Setting
 from pyspark.sql import DataFrame
 
-from concord.linkage.blobs import CUT, arrived, blobs_of, cut_by, read
+from concord.linkage.blobs import CUT, blobs_of, cut_by, read, together
 from concord.linkage.standardise import LAST4, SEPARATOR, each
 from concord.linkage.values import Integers, Part, Values, hashes_of_rows
 from concord.settings import Typed
@@ -99,7 +99,7 @@ def search(forms: DataFrame, by: Search, partitions: int) -> pa.Table:
                 yield from cut_by(pa.table(pairs), value[kept], partitions)
 
     def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for pairs in arrived(batches):
+        for pairs in together(batches):
             keys = [pairs[name].to_numpy() for name in ("column", "value", "other")]
             kept = _distinct(*keys)
             of, value = (key[kept] for key in keys[:2])

@@ -13,7 +13,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from concord.linkage import files, placeholders, standardise, tables
-from concord.linkage.blobs import CUT, arrived, blobs_of, cut_by, read, written
+from concord.linkage.blobs import CUT, blobs_of, cut_by, read, together, written
 from concord.linkage.standardise import SOURCES, Standards
 from concord.linkage.values import Hashes, Values, hashes_of_rows
 from concord.privacy.records import SEPARATOR
@@ -73,15 +73,15 @@ def forms(
         return work
 
     def make(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for rows in arrived(batches):
+        for rows in together(batches):
             made = _with_said(standardise.forms(rows, standards), rows)
             yield pa.record_batch({"blob": pa.array([written(made)], pa.binary())})
 
     columns = ("record_id", "kind", "role", *SOURCES)
     sent = [files.mapped(rows, columns, cut(feed), CUT, plain=columns) for feed, rows in feeds]
-    together = reduce(DataFrame.unionByName, sent)
+    whole = reduce(DataFrame.unionByName, sent)
     # mapInArrow asks for no distribution: what must meet is brought together right before it.
-    return together.repartitionById(partitions, "target").mapInArrow(make, "blob binary")
+    return whole.repartitionById(partitions, "target").mapInArrow(make, "blob binary")
 
 
 def standardised(made: DataFrame, found: pa.Table) -> DataFrame:
