@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from deltalake import write_deltalake
+
+from concord.agreements import chain
+from concord.agreements.canonical import canonical, digest
 from concord.agreements.dula import Dula
+from concord.agreements.events import AGREEMENT_EVENTS
+from concord.agreements.lifecycle import Event
 from concord.agreements.mou import Contribution, Mou
+from concord.agreements.register import Register, dula_owed, mou_owed
+from concord.agreements.signing import Signer, public_text, sign
 from concord.contracts.model import Contract, Csv, Field, Subject, Table
 from tests.feeds import DIRECT, PUBLIC, contract
 
@@ -128,6 +145,21 @@ def document(**changes: Any) -> dict[str, Any]:
         },
         "purpose": {"clause": "3", "code": "program-evaluation", "text": "Why forms fail."},
         "uses": {"clause": "4", "allowed": ["study", "train", "publish"]},
+        "legal_basis": {
+            "clause": "9",
+            "authorities": [
+                {"regime": "other", "owner": owner, "citation": "an act", "basis": "it says so"}
+                for owner in ("dta", "dua")
+            ],
+        },
+        "people": {"clause": "10", "roles": ["office"]},
+        "end": {
+            "clause": "11",
+            "destroy_within_days": 30,
+            "method": "cryptographic erase",
+            "certifier": "Director",
+        },
+        "safeguards": {"clause": "12", "breach_notice_hours": 24, "contact": "Council"},
         "datasets": [
             {
                 "clause": "5.1",
@@ -202,3 +234,86 @@ def outreach(**changes: Any) -> dict[str, Any]:
 
 def dula(values: dict[str, Any] | None = None) -> Dula:
     return Dula.model_validate(values or document())
+
+
+# --- signed ---------------------------------------------------------------------------------------
+
+
+@lru_cache
+def signing_key(party: str) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.generate()
+
+
+def signers(parties: Iterable[str]) -> dict[str, Signer]:
+    """A registry with one key for each party, of the party's name."""
+    return {
+        party: Signer(
+            party=party,
+            office="tests",
+            public_key=public_text(signing_key(party)),
+            valid_from="2000-01-01",
+        )
+        for party in parties
+    }
+
+
+def owed(terms: Mou | Dula) -> dict[str, str]:
+    return mou_owed(terms) if isinstance(terms, Mou) else dula_owed(terms)
+
+
+def life(
+    terms: Mou | Dula,
+    at: datetime = datetime(2018, 1, 1, tzinfo=UTC),
+    *,
+    parties: Iterable[str] | None = None,
+) -> list[Event]:
+    """An agreement's events from its review to the signatures of all its parties, or of some."""
+    base, whole = (terms.id, terms.version), digest(terms)
+    events = [
+        Event(*base, "requested", "tester", at, whole, terms=canonical(terms).decode()),
+        Event(*base, "approved", "tester", at, whole),
+    ]
+    for party, owes in owed(terms).items():
+        if parties is None or party in parties:
+            made = sign(
+                signing_key(party), terms.id, party=party, signer=party, digest=owes, on=at.date()
+            )
+            events.append(
+                Event(
+                    *base, "signed", "tester", at, owes,
+                    party=party, signer=party, signature=made.value,
+                )
+            )  # fmt: skip
+    return events
+
+
+def register(*agreements: Mou | Dula, events: Iterable[Event] | None = None) -> Register:
+    """A register in which all agreements are signed, or of these events."""
+    mous = {each.id: each for each in agreements if isinstance(each, Mou)}
+    dulas = {each.id: each for each in agreements if isinstance(each, Dula)}
+    parties = [party for each in agreements for party in owed(each)]
+    if events is None:
+        events = [event for each in agreements for event in life(each)]
+    return Register(mous, dulas, events, signers(parties))
+
+
+def sign_lake(lake: Path, registry: Path, *agreements: Mou | Dula) -> None:
+    """Writes the events of signed agreements into a lake, and the registry of their signers, as
+    `concord agreement rehearse` would; without Spark."""
+    held = signers(party for each in agreements for party in owed(each))
+    registry.parent.mkdir(parents=True, exist_ok=True)
+    registry.write_text(
+        json.dumps({n: s.model_dump(mode="json", exclude_none=True) for n, s in held.items()})
+    )
+    previous, rows = chain.GENESIS, []
+    for event in (event for each in agreements for event in life(each)):
+        row = {**asdict(event), "event": event.kind, "from_state": "", "to_state": ""}
+        row = {name: row[name] for name in AGREEMENT_EVENTS.column_names if name in row}
+        row["previous_hash"] = previous
+        previous = chain.row_hash(AGREEMENT_EVENTS, row)
+        rows.append({**row, "hash": previous})
+    kinds = {"int": pa.int32(), "timestamp": pa.timestamp("us", "UTC")}
+    schema = pa.schema(
+        [(c.name, kinds.get(c.type, pa.string())) for c in AGREEMENT_EVENTS.columns]
+    )
+    write_deltalake(str(lake / AGREEMENT_EVENTS.name), pa.Table.from_pylist(rows, schema))

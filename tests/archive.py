@@ -25,6 +25,7 @@ from concord.privacy.keys import vault_key
 from concord.privacy.records import record_ids
 from concord.reporting import Reporter
 from concord.settings import Settings
+from tests.agreed import register
 from tests.feeds import DIRECT, contract, mou
 
 FEEDS = ("snap", "wages")
@@ -125,7 +126,7 @@ class Archive:
             spark=self.spark,
         ) as run:
             model = self.model.model_copy(update=changes)
-            return index(run, self.contracts, self.mous, model, config_digest=digest, how=how)
+            return index(run, self.contracts, register(*self.mous.values()), model, config_digest=digest, how=how)
 
     def persons(self, *, on: date | None = None) -> dict[str, str]:
         """Record id -> person id of a day, or of now."""

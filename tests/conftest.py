@@ -54,6 +54,8 @@ def test_settings(folder: Path, **changes: object) -> Settings:
         "spark": SparkSettings(
             master="local[2]", jars=str(ROOT / "infra" / "jars"), confs=TEST_CONFS
         ),
+        "roles": {"office": {"users": ["*"]}},
+        "signers": folder / "keys" / "signers.yaml",
         "parallel_feeds": 1,
     }
     return Settings.model_validate({**values, **changes})

@@ -21,8 +21,10 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 
 from concord import showing
-from concord.agreements import access_log
-from concord.agreements.commands import app as agreement_app
+from concord.agreements import chain
+from concord.agreements.access_log import ACCESS_LOG
+from concord.agreements.events import AGREEMENT_EVENTS
+from concord.agreements.life_commands import app as agreement_app
 from concord.contracts.commands import app as contract_app
 from concord.deployment import Deployment, load_deployment
 from concord.errors import ConcordError, UsageError
@@ -129,7 +131,7 @@ def ingest(
         outcomes = ingest_deliveries(
             current.run,
             deployment.contracts,
-            deployment.mous,
+            deployment.register(current.run.lake),
             feeds=feed or (),
             delivery=delivery,
             reprocess=reprocess,
@@ -201,7 +203,7 @@ def index(
         try:
             there = _lake(spark, deployment, "index")
             if plan:
-                show_plan(planned(there, deployment.contracts, deployment.mous, model))
+                show_plan(planned(there, deployment.contracts, deployment.register(there), model))
             elif report is not None:
                 report.parent.mkdir(parents=True, exist_ok=True)
                 report.write_text(quality_report(there, model), encoding="utf-8")
@@ -230,7 +232,7 @@ def index(
         outcome = build_index(
             current.run,
             deployment.contracts,
-            deployment.mous,
+            deployment.register(current.run.lake),
             model,
             config_digest=deployment.index_digest,
             how=How(rescore=rescore, whole=whole, accept_churn=accept_churn),
@@ -314,8 +316,7 @@ def study(
         outcomes = studies.study(
             current.run,
             deployment.contracts,
-            deployment.mous,
-            deployment.dulas,
+            deployment.register(current.run.lake),
             agreements=agreement or (),
             purpose=purpose,
             columns=column or (),
@@ -362,8 +363,7 @@ def publish(
             deployment.products,
             deployment.profiles,
             deployment.contracts,
-            deployment.mous,
-            deployment.dulas,
+            deployment.register(current.run.lake),
             names=product or (),
             agreement=agreement,
             purpose=purpose,
@@ -430,16 +430,22 @@ def verify(
         str | None, typer.Option(help="A last hash noted earlier that must still be there.")
     ] = None,
 ) -> None:
-    """Check that no row of the access log was changed, taken out or put in (else exit 16)."""
+    """Check that no row of the access log or of the agreements' events was changed, taken out or
+    put in (else exit 16)."""
     deployment = load_deployment(settings, lake=lake)
     spark = start(deployment.settings, application="concord audit")
     try:
         root = deployment.settings.lake
         locks = Locks.of(spark, root, 60, job="audit", run_id="audit", actor=runs.actor())
-        found = access_log.verify(Lake(spark, root, locks=locks, lock_wait=0), expect=expect)
+        there = Lake(spark, root, locks=locks, lock_wait=0)
+        found = chain.verify(there, ACCESS_LOG, expect=expect)
+        events = chain.verify(there, AGREEMENT_EVENTS)
     finally:
         stop(spark)
-    message = f"{found.rows} rows, all as they were written; note the last hash elsewhere"
+    message = (
+        f"{found.rows} rows, and {events.rows} events of agreements, all as they were written; "
+        "note the last hash elsewhere"
+    )
     Reporter().summary(
         {"job": "audit verify", "exit_code": 0, "rows": found.rows, "tip": found.tip}
         | {"message": message}

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +25,9 @@ from pyspark.sql import functions as F
 from rich.console import Console
 from rich.table import Table as Grid
 
+from concord.agreements.dula import Dula
+from concord.agreements.mou import Mou
+from concord.agreements.rehearsal import Times, rehearse
 from concord.deployment import Deployment, load_deployment
 from concord.ingest import tables
 from concord.ingest.job import Outcome, ingest
@@ -57,7 +60,7 @@ ROUNDS = (date(2025, 4, 30), date(2025, 5, 31), date(2025, 6, 30), date(2025, 7,
 # Seconds on two cores, 240 together: who makes a stage dearer makes another cheaper. On a slower
 # machine all are above in one proportion.
 BUDGET = {
-    "synthesize": 6, "start Spark": 4, "ingest, all": 97, "index, all": 50, "study": 15,
+    "synthesize": 6, "start Spark": 4, "sign": 4, "ingest, all": 93, "index, all": 50, "study": 15,
     "train": 40, "score": 9, "publish": 7, "show": 7, "judge": 2, "pages": 3,
 }  # fmt: skip
 
@@ -91,6 +94,8 @@ def demo(
     with _timed(seconds, "start Spark"):
         spark = start(deployment.settings, application="concord demo")
     reporter = Reporter()
+    with _timed(seconds, "sign"):
+        _sign(deployment, spark, reporter)
     outcomes: list[Outcome] = []
     rows_in = 0
     try:
@@ -146,8 +151,27 @@ def demo(
 
 def _with_keys(deployment: Deployment, folder: Path) -> Deployment:
     keys = deployment.settings.keys.model_copy(update={"provider": "file", "path": folder / "keys"})
-    settings = deployment.settings.model_copy(update={"keys": keys})
+    signers = folder / "keys" / "signers.yaml"
+    settings = deployment.settings.model_copy(update={"keys": keys, "signers": signers})
     return replace(deployment, settings=settings)
+
+
+def _sign(deployment: Deployment, spark: SparkSession, reporter: Reporter) -> None:
+    """The agreements' lives up to their signatures, as if each had been asked for in time."""
+
+    def when(terms: Mou | Dula) -> Times:
+        first = terms.effective if isinstance(terms, Mou) else terms.term.effective
+        begins = datetime(first.year, first.month, first.day, 15, tzinfo=UTC)
+        return Times(
+            begins - timedelta(days=75), begins - timedelta(days=45), begins - timedelta(days=40),
+            between=timedelta(days=2),
+        )  # fmt: skip
+
+    with _stage(deployment, "agreement rehearse", ROUNDS[0], spark, reporter) as run:
+        register = deployment.register(run.lake)
+        signed = rehearse(run.lake, run.settings, register, when, stamp=run.stamp)
+        run.tally.message = f"{len(signed)} agreements signed"
+    console.print(f"  agreements: {run.tally.message}")
 
 
 def _stage(
@@ -172,7 +196,7 @@ def _round(
     deployment: Deployment, as_of: date, spark: SparkSession, reporter: Reporter
 ) -> tuple[list[Outcome], int]:
     with _stage(deployment, "ingest", as_of, spark, reporter) as run:
-        outcomes = ingest(run, deployment.contracts, deployment.mous)
+        outcomes = ingest(run, deployment.contracts, deployment.register(run.lake))
         run.tally.exit_code = max((o.exit_code for o in outcomes), default=0)
         return outcomes, run.tally.rows_in
 
@@ -188,7 +212,7 @@ def _index(
         outcome = index_job.index(
             run,
             deployment.contracts,
-            deployment.mous,
+            deployment.register(run.lake),
             deployment.person_index,
             config_digest=deployment.index_digest,
         )
@@ -198,7 +222,7 @@ def _index(
 
 def _study(deployment: Deployment, as_of: date, spark: SparkSession, reporter: Reporter) -> None:
     with _stage(deployment, "study", as_of, spark, reporter) as run:
-        made = study_job.study(run, deployment.contracts, deployment.mous, deployment.dulas)
+        made = study_job.study(run, deployment.contracts, deployment.register(run.lake))
         for outcome in made:
             console.print(f"  {outcome.agreement}: {outcome.message}")
         run.tally.message = study_job.sentence(made)
@@ -212,8 +236,7 @@ def _publish(deployment: Deployment, as_of: date, spark: SparkSession, reporter:
             deployment.products,
             deployment.profiles,
             deployment.contracts,
-            deployment.mous,
-            deployment.dulas,
+            deployment.register(run.lake),
         )
         for outcome in made:
             console.print(f"  {outcome.product}: {outcome.message}")
@@ -222,9 +245,10 @@ def _publish(deployment: Deployment, as_of: date, spark: SparkSession, reporter:
 
 
 def _permitted(deployment: Deployment) -> Callable[[], datetime]:
-    """A clock: now, or where the agreements are not in force now, a day on which they all are. A
-    demonstration works on any day."""
-    terms = [dula.term for dula in deployment.dulas.values()]
+    """A clock: now, or where the products' agreements are not in force now, a day on which they all
+    are. A demonstration works on any day."""
+    used = {product.agreement for product in deployment.products.values()}
+    terms = [deployment.dulas[name].term for name in sorted(used)]
     first = max((term.effective for term in terms), default=date.min)
     last = min((term.expires for term in terms), default=date.max)
 
@@ -265,9 +289,9 @@ def _pages(spark: SparkSession, deployment: Deployment, folder: Path, reporter: 
     """What a steward works through, and how good the index says it is, as pages to open."""
     on, model = _permitted(deployment)().date(), deployment.person_index
     matched = inputs.matched(deployment.contracts, model.leave_out)
-    permitted = inputs.permission(matched, deployment.mous, on)
     console.print("\n[bold]Pages of the index[/]")
     with _stage(deployment, "review report", ROUNDS[-1], spark, reporter) as run:
+        permitted = inputs.permission(matched, deployment.register(run.lake), on)
         report_queue(Index(run, model, permitted, ()), ON_PAGE)
         console.print(f"  review: {run.tally.message}", soft_wrap=True)
         quality = folder / "quality.html"

@@ -7,10 +7,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from concord.agreements import access_log
+from concord.agreements import access_log, events
+from concord.agreements.canonical import digest
 from concord.agreements.dula import Dula
 from concord.agreements.loading import load_dulas
-from concord.agreements.mou import Mou, digest, load_mous
+from concord.agreements.mou import Mou, load_mous
+from concord.agreements.register import Register
 from concord.contracts.model import Contract
 from concord.contracts.odcs import load_contracts
 from concord.disclosure.profiles import Profile, load_profiles
@@ -18,6 +20,7 @@ from concord.errors import ConfigError
 from concord.ingest import tables
 from concord.lake import run as runs
 from concord.lake.registry import Registry
+from concord.lake.tables import Lake
 from concord.linkage import tables as index_tables
 from concord.linkage.person_index import FILE as PERSON_INDEX
 from concord.linkage.person_index import PersonIndex, load_person_index
@@ -59,6 +62,10 @@ class Deployment:
     def _contracts(self) -> dict[str, Any]:
         return {name: each.model_dump(mode="json") for name, each in self.contracts.items()}
 
+    def register(self, lake: Lake) -> Register:
+        """Every agreement with what became of it, by the lake's events."""
+        return events.register(lake, self.settings, self.mous, self.dulas)
+
     @property
     def registry(self) -> Registry:
         """Every table that the deployment declares, those of installed packages too (entry points
@@ -68,6 +75,7 @@ class Deployment:
             [
                 *tables.registry(self.contracts.values()),
                 access_log.ACCESS_LOG,
+                events.AGREEMENT_EVENTS,
                 *index_tables.TABLES,
                 index_tables.STEWARD_DECISIONS,
                 *study_tables.registry(self.dulas.values(), self.contracts),

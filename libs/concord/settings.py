@@ -175,6 +175,15 @@ class Keys(Typed):
     mint_variable: str = "CONCORD_MINT_KEY"
 
 
+class Role(Typed):
+    """Who has a role that agreements speak of: users and groups of the operating system or the
+    identity provider behind it. `*` among the users is everybody who can run jobs here, for
+    development."""
+
+    users: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+
 class SparkSettings(Typed):
     """How the session is built. `master` None leaves it to spark-submit."""
 
@@ -203,6 +212,11 @@ class Settings(BaseSettings):
     conf: Path = Path("conf")
     mlflow: str | None = None
     keys: Keys = Keys()
+    roles: dict[str, Role] = {}
+    signers: Path | None = Field(
+        default=None,
+        description="the registry of keys that may sign agreements; None: signers.yaml in conf",
+    )
     spark: SparkSettings = SparkSettings()
     locks: Locks = Locks()
     parallel_feeds: int = Field(default=2, ge=1)
@@ -212,6 +226,10 @@ class Settings(BaseSettings):
     catalog: str | None = Field(
         default=None, description="register tables as <catalog>.<zone>.<table>; None: paths only"
     )
+
+    @property
+    def signers_file(self) -> Path:
+        return self.signers or self.conf / "signers.yaml"
 
     @classmethod
     def settings_customise_sources(

@@ -90,7 +90,8 @@ def train(
         inputs=lambda spark: _versions(spark, loaded, spec.agreement),
         digest=loaded.digest,
     ) as current:
-        done = fit(current.run, spec, deployment.contracts, deployment.mous, deployment.dulas)
+        register = deployment.register(current.run.lake)
+        done = fit(current.run, spec, deployment.contracts, register)
         current.reporter.say(f"train: {done.message}")
         current.ended(
             done.message,
@@ -132,8 +133,7 @@ def score(
             current.run,
             spec,
             deployment.contracts,
-            deployment.mous,
-            deployment.dulas,
+            deployment.register(current.run.lake),
             agreement=agreement,
         )
         current.reporter.say(f"score: {done.message}")

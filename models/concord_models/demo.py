@@ -37,11 +37,11 @@ def show(
 ) -> None:
     """Trains as of `as_of`, scores, and shows the test slice's measures beside the baselines'."""
     models = load_models(deployment.settings.conf, deployment.dulas)
-    spec, rest = models[MODEL], (deployment.contracts, deployment.mous, deployment.dulas)
+    spec, contracts = models[MODEL], deployment.contracts
     console.print(f"\n[bold]train {spec.registered_name}[/], as of {as_of}")
     done = _stage(
         deployment, spark, reporter, "train", as_of, clock, seconds,
-        lambda run: train(run, spec, *rest),
+        lambda run: train(run, spec, contracts, deployment.register(run.lake)),
     )  # fmt: skip
     if done.measures:
         console.print(_grid(done))
@@ -50,7 +50,9 @@ def show(
     console.print(f"\n[bold]score under {APPLIED}[/], as of {SCORED}")
     scored = _stage(
         deployment, spark, reporter, "score", SCORED, clock, seconds,
-        lambda run: score(run, spec, *rest, agreement=APPLIED),
+        lambda run: score(
+            run, spec, contracts, deployment.register(run.lake), agreement=APPLIED
+        ),
     )  # fmt: skip
     console.print(f"  {scored.message}")
 

@@ -26,7 +26,7 @@ from concord.agreements import access_log
 from concord.agreements.decision import Decision, Request
 from concord.agreements.dula import Dula
 from concord.agreements.labels import study_labels
-from concord.agreements.mou import Mou
+from concord.agreements.register import Register
 from concord.contracts.model import Contract
 from concord.errors import RefusedError, UsageError
 from concord.lake import run as runs
@@ -128,8 +128,7 @@ def score(
     run: Run,
     spec: ModelSpec,
     contracts: Mapping[str, Contract],
-    mous: Mapping[str, Mou],
-    dulas: Mapping[str, Dula],
+    register: Register,
     *,
     agreement: str,
 ) -> Outcome:
@@ -139,12 +138,12 @@ def score(
     UsageError when there is no model or no study, LockedError and InfrastructureError as they come.
     """
     seconds: dict[str, float] = {}
-    if agreement not in dulas:
-        known = ", ".join(sorted(dulas)) or "none"
+    dula = register.dula(agreement, run.clock().date())
+    if dula is None:
+        known = ", ".join(sorted(register.dulas)) or "none"
         raise UsageError(f"there is no agreement {agreement!r}; conf/agreements has {known}")
-    dula, mou = dulas[agreement], mous[dulas[agreement].mou]
     request = _request(run, dula)
-    decision = access_log.ask(run, request, dula, mou, model=dulas[spec.agreement])
+    decision = access_log.ask(run, register, request, model=spec.agreement)
     reach("score.decided")
     champion = _champion(run, spec)
     held = studies.held(run, dula, contracts, COLUMNS)
@@ -197,7 +196,6 @@ def score(
 
 def _request(run: Run, dula: Dula) -> Request:
     return Request(
-        actor=run.actor,
         agreement=dula.id,
         purpose=dula.purpose.code,
         use="score",

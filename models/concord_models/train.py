@@ -29,7 +29,7 @@ from concord import tracking
 from concord.agreements import access_log
 from concord.agreements.decision import Decision, Request
 from concord.agreements.dula import Dula
-from concord.agreements.mou import Mou
+from concord.agreements.register import Register
 from concord.contracts.model import Contract
 from concord.errors import UsageError
 from concord.lake import run as runs
@@ -77,8 +77,7 @@ def train(
     run: Run,
     spec: ModelSpec,
     contracts: Mapping[str, Contract],
-    mous: Mapping[str, Mou],
-    dulas: Mapping[str, Dula],
+    register: Register,
 ) -> Outcome:
     """Trains and registers `spec`, unless it was trained from the same inputs before.
 
@@ -86,10 +85,10 @@ def train(
     InfrastructureError as they come.
     """
     seconds: dict[str, float] = {}
-    dula = dulas[spec.agreement]
-    mou = mous[dula.mou]
+    dula = register.dula(spec.agreement, run.clock().date())
+    assert dula is not None  # noqa: S101 (the model file was checked against the agreements)
     request = _request(run, spec, dula)
-    decision = access_log.ask(run, request, dula, mou)
+    decision = access_log.ask(run, register, request)
     reach("train.decided")
     if run.dry_run:
         held = studies.held(run, dula, contracts, COLUMNS)
@@ -142,7 +141,6 @@ def _request(run: Run, spec: ModelSpec, dula: Dula) -> Request:
         for table in COLUMNS
     }
     return Request(
-        actor=run.actor,
         agreement=dula.id,
         purpose=dula.purpose.code,
         use="train",

@@ -26,6 +26,7 @@ from concord.settings import Keys, Settings, SparkSettings
 from concord.synthesis import synthesize
 from tests.bench.feed import BARE_SCHEMA, FEED, Made, contract, deliver, make_file
 from tests.bench.report import Pair, Profile, Scale, Step, Synthesis
+from tests.agreed import register
 from tests.feeds import mou
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,7 +118,7 @@ class Bench:
                 reporter=Reporter(quiet=True),
                 spark=self.spark,
             ) as run:
-                outcomes = job.ingest(run, {FEED: contract()}, mou(FEED))
+                outcomes = job.ingest(run, {FEED: contract()}, register(*mou(FEED).values()))
             seconds = time.perf_counter() - began
         loaded = sum(o.rows - o.quarantined for o in outcomes if o.status == "loaded")
         if loaded != rows:

@@ -19,7 +19,11 @@ from typing import Any
 import polars as pl
 import pytest
 
+from concord.agreements.events import AGREEMENT_EVENTS
+from concord.agreements.loading import load_dulas
+from concord.agreements.mou import load_mous
 from concord.settings import load_settings
+from tests.agreed import sign_lake
 from tests.conftest import ROOT
 from tests.feeds import client
 
@@ -255,6 +259,8 @@ class Site:
             "landing": str(self.landing),
             "conf": str(self.conf),
             "keys": {"provider": "environment"},
+            "signers": str(self.home.parent / "signers.yaml"),
+            "roles": {"office": {"users": ["*"]}},
             "spark": {
                 "master": self.master,
                 "jars": str(ROOT / "infra" / "jars"),
@@ -302,8 +308,12 @@ def sites(folder: Path, conf: Path) -> Iterator[NewSite]:
     def make(lake: Path | None = None, **values: Any) -> Site:
         home = folder / f"site-{len(made)}"
         home.mkdir()
-        made.append(Site(home, conf, lake or home / "lake", **values))
-        return made[-1]
+        site = Site(home, conf, lake or home / "lake", **values)
+        if not (site.lake / AGREEMENT_EVENTS.name).exists():
+            sign_lake(site.lake, folder / "signers.yaml", *load_mous(conf).values(),
+                      *load_dulas(conf).values())  # fmt: skip
+        made.append(site)
+        return site
 
     try:
         yield make

@@ -30,6 +30,12 @@ owners: {{clause: "1", agencies: [dta]}}
 recipients: {{clause: "2", parties: [{{key: dta, kind: state, custodian: Director}}]}}
 purpose: {{clause: "3", code: program-evaluation, text: For tests.}}
 uses: {{clause: "4", allowed: [study]}}
+legal_basis:
+  clause: "9"
+  authorities: [{{regime: other, owner: dta, citation: an act, basis: it says so}}]
+people: {{clause: "10", roles: [office]}}
+end: {{clause: "11", destroy_within_days: 30, method: erasure, certifier: Director}}
+safeguards: {{clause: "12", breach_notice_hours: 24, contact: Council}}
 datasets:
   - clause: "5.1"
     table: tiny.clients

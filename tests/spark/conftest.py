@@ -20,6 +20,7 @@ from concord.lake.tables import Lake
 from concord.reporting import Reporter
 from concord.settings import Settings
 from tests.conftest import test_settings
+from tests.agreed import register
 from tests.feeds import mou
 
 
@@ -68,7 +69,7 @@ class Office:
         return ingest(
             run,
             self.contracts,
-            mou(*self.contracts),
+            register(*mou(*self.contracts).values()),
             feeds=feeds,
             delivery=delivery,
             reprocess=reprocess,

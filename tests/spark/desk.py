@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
+from concord.agreements.mou import load_mous
 from concord.cli import app, exit_code_of
 from concord.lake.locks import Locks
 from concord.lake.tables import Lake
+from tests.agreed import sign_lake
 from tests.conftest import ROOT
 
 
@@ -23,8 +25,10 @@ class Desk:
         self.settings = folder / "settings.yaml"
         self.settings.write_text(
             f"conf: {ROOT / 'conf'}\nlake: {folder / 'lake'}\nlanding: {folder / 'landing'}\n"
-            "locks:\n  wait_seconds: 0\n"
+            f"locks:\n  wait_seconds: 0\nsigners: {folder / 'signers.yaml'}\n"
         )
+        agreements = load_mous(ROOT / "conf").values()
+        sign_lake(folder / "lake", folder / "signers.yaml", *agreements)
         root = str(folder / "lake")
         locks = Locks.of(spark, root, 60, job="t", run_id="t", actor="t")
         self.lake = Lake(spark, root, locks=locks, lock_wait=0)

@@ -14,19 +14,26 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from concord.agreements import access_log
-from concord.agreements.access_log import ACCESS_LOG, ask, ask_all, record_reads, verify
+from concord.agreements import chain
+from concord.agreements.access_log import ACCESS_LOG, ask, ask_all, record_reads
+from concord.agreements.chain import Verified
 from concord.agreements.decision import Request
 from concord.errors import AuditError, RefusedError
 from concord.lake.locks import Locks
 from concord.lake.run import Run, Tally
 from concord.lake.tables import Lake
 from concord.reporting import Reporter
-from tests.agreed import dula, mou
+from tests.agreed import dula, mou, register
 from tests.conftest import test_settings
 
 pytestmark = pytest.mark.spark
 NOW = datetime(2026, 6, 1, 12, 30, 15, 123456, tzinfo=UTC)
-DULA, MOU = dula(), mou()
+DULA = dula()
+SIGNED = register(mou(), DULA)
+
+
+def verify(lake: Lake, *, expect: str | None = None) -> Verified:
+    return chain.verify(lake, ACCESS_LOG, expect=expect)
 
 
 def a_run(spark: SparkSession, folder: Path, *, dry_run: bool = False, run_id: str = "r1") -> Run:
@@ -48,7 +55,6 @@ def a_run(spark: SparkSession, folder: Path, *, dry_run: bool = False, run_id: s
 
 def request(purpose: str = "program-evaluation") -> Request:
     return Request(
-        actor="someone",
         agreement=DULA.id,
         purpose=purpose,
         use="study",
@@ -61,7 +67,7 @@ def request(purpose: str = "program-evaluation") -> Request:
 def log(spark: SparkSession, tmp_path: Path) -> Run:
     """A log of four rows: allowed, refused, and two reads."""
     run = a_run(spark, tmp_path)
-    allowed, refused = ask_all(run, [(request(), DULA, MOU), (request("research"), DULA, MOU)])
+    allowed, refused = ask_all(run, SIGNED, [request(), request("research")])
     assert allowed.allowed and not refused.allowed
     reads = [access_log.Read(request(), allowed, run_id, 7) for run_id in ("r0", "r1")]
     record_reads(run, reads)
@@ -97,8 +103,8 @@ def test_a_refusal_is_raised_after_it_was_logged_in_a_dry_run_too(
 ) -> None:
     run = a_run(spark, tmp_path, dry_run=True)
     with pytest.raises(RefusedError, match="DULA-2026-0001 clause 3"):
-        ask(run, request("research"), DULA, MOU)
-    assert ask(run, request(), DULA, MOU).allowed
+        ask(run, SIGNED, request("research"))
+    assert ask(run, SIGNED, request()).allowed
     decisions = [row["decision"] for row in run.lake.read(ACCESS_LOG).collect()]
     assert sorted(decisions) == ["allowed", "refused"]
 
@@ -124,7 +130,7 @@ def test_tampering_is_found_and_nothing_is_added_to_a_broken_chain(log: Run) -> 
     with pytest.raises(AuditError, match="row 2 of the chain is missing; 2 rows"):
         verify(lake)
     with pytest.raises(AuditError, match="no single end") as caught:
-        ask(log, request(), DULA, MOU)
+        ask(log, SIGNED, request())
     assert caught.value.exit_code == 16
     copied = good.where(refused).withColumn("hash", F.lit("f" * 64))
     replaced(log, good.unionByName(copied))
@@ -143,7 +149,7 @@ def test_appends_wait_their_turn(spark: SparkSession, tmp_path: Path) -> None:
 
     def one(run: Run) -> None:
         try:
-            ask(run, request(), DULA, MOU)
+            ask(run, SIGNED, request())
         except Exception as error:
             failures.append(error)
 

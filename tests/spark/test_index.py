@@ -21,6 +21,7 @@ from concord.linkage.person_index import load_person_index
 from concord.linkage.plan import planned, show_plan
 from tests.archive import FEEDS, Archive
 from tests.conftest import ROOT, test_settings
+from tests.agreed import register
 from tests.feeds import mou
 
 pytestmark = pytest.mark.spark
@@ -281,10 +282,10 @@ def test_a_plan_counts_and_writes_nothing(
     archive: Archive, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UsageError, match="--plan needs records"):
-        planned(archive.lake, archive.contracts, archive.mous, archive.model)
+        planned(archive.lake, archive.contracts, register(*archive.mous.values()), archive.model)
     archive.load("snap", [person(1), person(2)])
     archive.load("wages", [wage(1), wage(2), wage(2, "e2")])
-    found = planned(archive.lake, archive.contracts, archive.mous, archive.model)
+    found = planned(archive.lake, archive.contracts, register(*archive.mous.values()), archive.model)
     assert archive.versions() == dict.fromkeys(archive.versions())
     (ssn,) = (rule for rule in found.rules if rule.rule == "ssn")
     assert (ssn.keys, ssn.pairs, ssn.new, ssn.largest) == (2, 4, 4, (3, 2))
@@ -294,7 +295,7 @@ def test_a_plan_counts_and_writes_nothing(
     assert "5 rows, 4 pairs to compare" in capsys.readouterr().out
     archive.mous = forbidding("wages")
     with pytest.raises(RefusedError, match="clause 2"):
-        planned(archive.lake, archive.contracts, archive.mous, archive.model)
+        planned(archive.lake, archive.contracts, register(*archive.mous.values()), archive.model)
 
 
 def labelled(archive: Archive) -> None:

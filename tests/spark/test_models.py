@@ -19,6 +19,7 @@ from pyspark.sql import DataFrame, SparkSession
 from concord import tracking
 from concord.agreements import access_log
 from concord.agreements.access_log import ACCESS_LOG
+from concord.agreements.register import Register
 from concord.cli import Deployment, load_deployment
 from concord.errors import RefusedError, UsageError
 from concord.ingest import tables as ingested
@@ -35,6 +36,7 @@ from concord_models import score as scoring
 from concord_models import train as training
 from concord_models.churn import cohort, features
 from concord_models.specification import ModelSpec, load_models
+from tests.agreed import register
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.spark
@@ -146,17 +148,21 @@ class Hub:
         )  # fmt: skip
         return replace(run, **changes)
 
+    @property
+    def register(self) -> Register:
+        return register(*self.deployment.mous.values(), *self.deployment.dulas.values())
+
     def train(self, as_of: date = date(2024, 12, 31)) -> training.Outcome:
         it = self.deployment
         run = self.run("train", as_of)
-        return training.train(run, self.spec, it.contracts, it.mous, it.dulas)
+        return training.train(run, self.spec, it.contracts, self.register)
 
     def score(
         self, as_of: date, agreement: str = APPLIED, spec: ModelSpec | None = None, **changes: Any
     ) -> scoring.Outcome:
         it, run = self.deployment, self.run("score", as_of, **changes)
         chosen = spec or self.spec
-        return scoring.score(run, chosen, it.contracts, it.mous, it.dulas, agreement=agreement)
+        return scoring.score(run, chosen, it.contracts, self.register, agreement=agreement)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         read = self.spark.read.format("delta").load(f"{self.deployment.settings.lake}/{name}")
@@ -196,7 +202,7 @@ def hub(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Hub:
                     transaction=Transaction(f"study/{table.table.name}", 0), labels={},
                 )  # fmt: skip
         request = training._request(run, spec, dula)
-        decision = access_log.ask(run, replace(request, use="study"), dula, run_mou(deployment))
+        decision = access_log.ask(run, made.register, replace(request, use="study"))
         access_log.record_reads(run, [access_log.Read(request, decision, run.run_id, 1)])
     contract = deployment.contracts["dta_snap"]
     people = ingested.identifiers(contract)
@@ -214,10 +220,6 @@ def hub(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Hub:
             transaction=None, labels={},
         )  # fmt: skip
     return made
-
-
-def run_mou(deployment: Deployment) -> Any:
-    return deployment.mous["MOU-2018-0001"]
 
 
 def computed(spark: SparkSession, tables: Sequence[StudyTable], rows: Rows) -> pd.DataFrame:

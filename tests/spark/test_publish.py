@@ -15,7 +15,8 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from concord.agreements.access_log import ACCESS_LOG, verify
+from concord.agreements import chain
+from concord.agreements.access_log import ACCESS_LOG
 from concord.agreements.labels import study_labels
 from concord.cli import Deployment, load_deployment
 from concord.errors import UsageError
@@ -29,6 +30,7 @@ from concord.products.release import ALL, MONTHLY, QUARTERLY, STATE, quarter
 from concord.reporting import Reporter
 from concord.settings import Settings
 from concord.studies import tables as study_tables
+from tests.agreed import register
 from tests.conftest import ROOT, test_settings
 
 AS_OF = date(2025, 7, 31)
@@ -75,7 +77,8 @@ class Registrar:
         )
         d = self.deployment
         (outcome,) = publishing.publish(
-            run, d.products, d.profiles, d.contracts, d.mous, d.dulas, **more
+            run, d.products, d.profiles, d.contracts,
+            register(*d.mous.values(), *d.dulas.values()), **more,
         )
         return outcome
 
@@ -234,7 +237,7 @@ def test_again_there_is_nothing_to_do_until_the_study_changes(registrar: Registr
     assert registrar.publish(run_id="run-4").version == (first.version or 0) + 1
     logged = registrar.lake.read(ACCESS_LOG).groupBy("decision").count().collect()
     assert {row["decision"]: row["count"] for row in logged} == {"allowed": 4, "read": 2}
-    assert verify(registrar.lake).rows == 6
+    assert chain.verify(registrar.lake, ACCESS_LOG).rows == 6
 
 
 @pytest.mark.parametrize(

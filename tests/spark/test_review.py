@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from concord.agreements import access_log
+from concord.agreements import access_log, chain
 from concord.lake.registry import RUNS, Table
 from concord.lake.run import actor, real_clock
 from concord.lake.session import interpret
@@ -146,7 +146,7 @@ def test_the_queue_is_listed_and_shown_without_any_value_until_one_asks(desk: De
     (run,) = desk.lake.read(RUNS).where("state = 'ended'").collect()
     assert (run["job"], run["run_id"]) == ("review show", read["run_id"])
     assert item not in str(run.asDict())
-    assert access_log.verify(desk.lake).rows == 1
+    assert chain.verify(desk.lake, access_log.ACCESS_LOG).rows == 1
 
 
 def test_the_page_lies_in_the_vault_for_its_owner_alone_and_is_noted(desk: Desk) -> None:

@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from concord.agreements.access_log import ACCESS_LOG, verify
+from concord.agreements import chain
+from concord.agreements.access_log import ACCESS_LOG
 from concord.agreements.decision import Request, decide
 from concord.agreements.dula import Dula
-from concord.agreements.mou import digest
+from concord.agreements.canonical import digest
 from concord.errors import ConfigError, LockedError, RefusedError, UsageError
 from concord.lake import points, session
 from concord.lake.run import Run, Tally
@@ -102,8 +103,8 @@ class Desk:
             clock=lambda: now,
             tally=Tally(),
         )
-        mous = {"MOU-2018-0001": agreed.mou()}
-        return study(run, self.office.contracts, mous, self.dulas, agreements=agreements, **asked)
+        register = agreed.register(agreed.mou(), *self.dulas.values())
+        return study(run, self.office.contracts, register, agreements=agreements, **asked)
 
     def rows(self, agreement: str, table: str) -> list[dict[str, Any]]:
         frame = self.spark.read.format("delta").load(self.path(agreement, table))
@@ -338,7 +339,7 @@ def test_reads_are_logged_with_their_rows_and_the_chain_holds(desk: Desk) -> Non
     log = desk.log()
     assert (ONE, "read", 4 + 5 + 4) in log and (TWO, "read", 13) in log
     assert sum(1 for row in log if row[1] == "read") == 2, "once, whatever was run again"
-    assert verify(desk.lake).rows == len(log)
+    assert chain.verify(desk.lake, ACCESS_LOG).rows == len(log)
 
 
 def test_a_request_outside_the_agreement_is_refused_and_logged(desk: Desk) -> None:
@@ -385,6 +386,7 @@ def test_the_way_back_is_the_owner_s_alone(desk: Desk) -> None:
     def back(agreement: str, dula: Dula) -> dict[str, str]:
         asking = Request(
             actor="t",
+            roles=frozenset({"office"}),
             agreement=dula.id,
             purpose=dula.purpose.code,
             use="score" if "score" in dula.uses.allowed else "study",
@@ -392,7 +394,7 @@ def test_the_way_back_is_the_owner_s_alone(desk: Desk) -> None:
             as_of=date(2025, 12, 31),
             own_ids="score" in dula.uses.allowed,
         )
-        decision = decide(asking, dula, agreed.mou(), NOW.date())
+        decision = decide(asking, agreed.register(agreed.mou(), dula), NOW.date())
         key: AgreementKey = agreement_key(desk.office.settings.keys, agreement)
         frame = own_ids(
             desk.lake, dula, decision, contract, table="help.forms", role="case", key=key
@@ -457,7 +459,7 @@ def test_killed_at_any_point_a_rerun_gives_the_tables_of_an_undisturbed_run(
     logged = {row["run_id"]: row["row_count"] for row in log}
     assert logged == dict.fromkeys(("study-1", *KILL_POINTS), 13)
     assert len(log) == len(logged), "no read is logged twice"
-    verify(own_desk.lake)
+    chain.verify(own_desk.lake, ACCESS_LOG)
     # A table that something else wrote to is made anew.
     table = own_desk.tables(ONE)[0].table
     own_desk.lake.write(

@@ -11,8 +11,9 @@ from collections.abc import Collection
 from datetime import date
 from typing import Literal, get_args
 
+from concord.agreements.canonical import digest
 from concord.agreements.dula import Dula
-from concord.agreements.mou import Contribution, Mou, digest
+from concord.agreements.mou import Contribution, Mou
 from concord.contracts.model import Classification, Contract, Field, Table
 
 # Names of the table properties, written once here.
@@ -41,11 +42,12 @@ def labels(
     """Table properties of a table that `ingest` writes under a contribution term.
 
     Lists are joined by commas. The recipient is the hub alone: under the MOU nobody else may
-    read. `concord.owner` is the agency's key. Pure; the caller got `term` from `contribution`.
+    read. `concord.owner` is the agency's key; the digest that of what it signed. Pure; the caller
+    got `term` from `contribution`.
     """
     return {
         AGREEMENTS: mou.id,
-        AGREEMENT_DIGEST: digest(mou),
+        AGREEMENT_DIGEST: digest(mou.part(contract.agency)),
         PURPOSES: ",".join(sorted(term.purposes)),
         RECIPIENTS: mou.hub,
         EXPIRES: mou.ends(term).isoformat(),

@@ -9,17 +9,28 @@ from collections.abc import Iterator, Mapping
 from datetime import date
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import Any
 
 from concord.agreements.agencies import Agencies, load_agencies
-from concord.agreements.dula import Dataset, Dula, Linkage, RowFilter, Value
-from concord.agreements.labels import column_labels, stays, subject_keys
-from concord.agreements.mou import Contribution, Mou
+from concord.agreements.dula import AgreedColumn, Dataset, Dula, Linkage, RowFilter, Value
+from concord.agreements.labels import (
+    CLASSIFICATION,
+    IDENTIFIER_ROLE,
+    column_labels,
+    stays,
+    subject_keys,
+)
+from concord.agreements.mou import Contribution, Mou, Regime
+from concord.agreements.presets import Facts, demanded, missing_regimes
 from concord.contracts.model import Contract, Table
+from concord.disclosure.profiles import load_profiles
 from concord.errors import ConfigError
 from concord.settings import Location, gather, read_document, validate
 
 Mistakes = Iterator[tuple[Location, str]]
 Contracts = Mapping[str, Contract]
+# What a draft says where people still have to.
+TO_BE_SAID = "TO BE SAID"
 
 
 def load_dula(
@@ -28,16 +39,19 @@ def load_dula(
     agencies: Agencies,
     mous: Mapping[str, Mou] | None = None,
     contracts: Contracts | None = None,
+    minimums: Mapping[str, int] | None = None,
 ) -> Dula:
-    """Read a DULA file and check it against agencies and, when given, MOUs and contracts.
+    """Read a DULA file and check it against agencies and, when given, MOUs and contracts, and
+    against the laws that it names.
 
-    Raises ConfigError with every mistake and its line.
+    `minimums` gives the smallest count that each disclosure profile shows. Raises ConfigError with
+    every mistake and its line.
     """
     document = read_document(path)
     dula = validate(document, Dula)
     found = [
         document.problem(location, message)
-        for location, message in _mistakes(path.stem, dula, agencies, mous, contracts)
+        for location, message in mistakes(path.stem, dula, agencies, mous, contracts, minimums)
     ]
     if found:
         raise ConfigError(found)
@@ -49,11 +63,17 @@ def load_dulas(
 ) -> dict[str, Dula]:
     """All DULA files of `conf/agreements`, by id. Raises one ConfigError with all mistakes."""
     dulas, errors = {}, []
+    try:
+        minimums = {name: each.minimum for name, each in load_profiles(conf).items()}
+    except ConfigError:
+        minimums = {}  # told by whoever needs the profiles
     agencies = load_agencies(conf / "agencies.yaml")
     paths = {path.stem: path for path in sorted((conf / "agreements").glob("DULA-*.yaml"))}
     for path in paths.values():
         try:
-            dula = load_dula(path, agencies=agencies, mous=mous, contracts=contracts)
+            dula = load_dula(
+                path, agencies=agencies, mous=mous, contracts=contracts, minimums=minimums
+            )
             dulas[dula.id] = dula
         except ConfigError as error:
             errors.append(error)
@@ -68,26 +88,35 @@ def load_dulas(
     return dulas
 
 
-def _mistakes(
+def mistakes(
     stem: str,
     dula: Dula,
     agencies: Agencies,
     mous: Mapping[str, Mou] | None,
     contracts: Contracts | None,
+    minimums: Mapping[str, int] | None = None,
 ) -> Mistakes:
+    """Everything that is wrong with an agreement's terms, each with its place."""
     if dula.id != stem:
         yield ("id",), f"must equal the file's name, {stem!r}; rename one of them"
     if dula.term.expires < dula.term.effective:
         yield ("term", "expires"), "is before effective"
+    yield from _unsaid((), dula.model_dump())
     yield from _clauses(dula)
     yield from _uses(dula)
     yield from _tables(dula)
+    yield from _people(dula)
+    yield from demanded(dula, Facts(contracts, minimums or {}))
+    if minimums and dula.disclosure.profile not in minimums:
+        known = ", ".join(sorted(minimums))
+        yield ("disclosure", "profile"), f"no such profile in conf/disclosure.yaml, only {known}"
     mou = (mous or {}).get(dula.mou)
     if mous is not None and mou is None:
         known = ", ".join(mous) or "none"
         yield ("mou",), f"there is no {dula.mou!r} in conf/agreements, only {known}"
     if mou is not None:
         yield from _parties(dula, mou, agencies)
+        yield from missing_regimes(dula, _regimes(mou))
         if dula.term.effective < mou.effective or dula.term.expires > mou.expires:
             message = f"{mou.id} is in force from {mou.effective} to {mou.expires}; stay within"
             yield ("term",), message
@@ -115,6 +144,43 @@ def _clauses(dula: Dula) -> Mistakes:
         if clause in seen:
             yield (*place, "clause"), f"clause {clause!r} is given twice; number it anew"
         seen.add(clause)
+
+
+def _unsaid(place: Location, value: Any) -> Mistakes:
+    """Where a draft still waits for somebody's words."""
+    if isinstance(value, str) and TO_BE_SAID in value:
+        yield place, "a draft's place for your words; say it"
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _unsaid((*place, str(name)), each)
+    elif isinstance(value, list | tuple):
+        for number, each in enumerate(value):
+            yield from _unsaid((*place, number), each)
+
+
+def _regimes(mou: Mou) -> dict[str, tuple[Regime, ...]]:
+    """The laws that each feed's data stands under."""
+    found: dict[str, tuple[Regime, ...]] = {}
+    for term in mou.contributions:
+        found[term.feed] = (*found.get(term.feed, ()), *term.regimes)
+    return found
+
+
+def _people(dula: Dula) -> Mistakes:
+    if not (dula.people.users or dula.people.roles):
+        yield ("people",), "nobody may work with the data; list users or roles"
+    keys = {party.key for party in dula.recipients.parties}
+    for index, agent in enumerate(dula.recipients.agents):
+        if agent.works_for not in keys:
+            place = ("recipients", "agents", index, "works_for")
+            yield place, f"{agent.works_for!r} is no recipient; use one of {', '.join(sorted(keys))}"
+    if dula.purpose.code in dula.purpose.prohibited:
+        yield ("purpose", "prohibited"), f"{dula.purpose.code} is the purpose itself"
+    if dula.supersedes == dula.id:
+        yield ("supersedes",), "is the agreement itself; raise its version instead"
+    review = dula.term.next_review
+    if review is not None and not dula.term.effective <= review <= dula.term.expires:
+        yield ("term", "next_review"), "is not within the term"
 
 
 def _uses(dula: Dula) -> Mistakes:
@@ -191,6 +257,7 @@ def _dataset(
         if column.name not in types:
             yield (*where, "name"), _no_such_column(source, column.name)
             continue
+        yield from _as_contracted(where, column, source)
         if column.pseudonym != (column.name in row_numbers(source)):
             message = (
                 "is no number that an agency gives; only these are pseudonyms"
@@ -202,6 +269,17 @@ def _dataset(
         yield from _row_filter((*place, "rows", number), condition, types, source)
     if dataset.people_of is not None and not people(source):
         yield (*place, "people_of"), f"{dataset.table} speaks of no people"
+
+
+def _as_contracted(where: Location, column: AgreedColumn, source: Table) -> Mistakes:
+    """What was signed about a column against what the contract says of it today."""
+    said = column_labels(source)[column.name]
+    for name, signed, today in (
+        ("classification", column.classification, said[CLASSIFICATION]),
+        ("identifier_role", column.identifier_role, said[IDENTIFIER_ROLE]),
+    ):
+        if signed is not None and signed != today:
+            yield (*where, name), f"the contract says {today!r} of {column.name!r}; make them agree"
 
 
 def _against_mou(place: Location, dula: Dula, dataset: Dataset, mou: Mou) -> Mistakes:

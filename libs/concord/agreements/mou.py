@@ -6,8 +6,6 @@ the digest of the terms never covers itself.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
@@ -32,6 +30,18 @@ Purpose = Literal[
     "fraud-detection",
     "system-test",
 ]
+# Laws with demands of their own on an agreement: see concord.agreements.presets.
+Regime = Literal[
+    "ferpa-studies",
+    "ferpa-evaluation",
+    "hipaa-limited-data-set",
+    "cms-chia",
+    "ui-wages",
+    "snap",
+    "part-2",
+    "fipa",
+    "other",
+]
 
 
 class Contribution(Typed):
@@ -50,6 +60,9 @@ class Contribution(Typed):
     may_be_matched: bool
     purposes: tuple[Purpose, ...] = Setting(min_length=1)
     retention_years: int = Setting(gt=0)
+    regimes: tuple[Regime, ...] = Setting(
+        default=(), description="laws that an agreement on this data has to answer to"
+    )
     effective: date | None = None
     expires: date | None = None
     citations: tuple[str, ...] = ()
@@ -75,24 +88,18 @@ class Mou(Typed):
     def reference(self) -> str:
         return f"{self.id} version {self.version}"
 
+    def part(self, agency: str) -> Mou:
+        """What one agency signs: the memorandum with its own contributions alone, whatever its
+        version, so that what another agency adds leaves the signature good."""
+        own = tuple(term for term in self.contributions if term.agency == agency)
+        return self.model_copy(update={"version": 1, "signatories": (agency,), "contributions": own})
+
     def ends(self, term: Contribution) -> date:
         """The last day on which the term holds."""
         return min(self.expires, term.expires or self.expires)
 
     def begins(self, term: Contribution) -> date:
         return max(self.effective, term.effective or self.effective)
-
-
-def digest(agreement: Typed) -> str:
-    """SHA-256, as 64 hex digits, of the agreement's content as canonical JSON (RFC 8785).
-
-    Values left at their defaults are no part of it, so that a later version of Concord that
-    knows more kinds of terms computes the same digest for an old agreement. The content holds
-    only text, whole numbers, booleans and days; for these sorted, compact JSON is canonical.
-    """
-    content = agreement.model_dump(mode="json", exclude_defaults=True)
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def contribution(mou: Mou, feed: str, table: str, on: date) -> Contribution:
@@ -184,17 +191,6 @@ def load_mous(conf: Path, contracts: Mapping[str, Contract] | None = None) -> di
             errors.append(error)
     gather(errors)
     return mous
-
-
-def governing(mous: Mapping[str, Mou], feed: str) -> Mou:
-    """The MOU with a contribution clause for the feed. Raises RefusedError when there is none."""
-    for mou in mous.values():
-        if any(term.feed == feed for term in mou.contributions):
-            return mou
-    raise RefusedError(
-        f"no MOU has a contribution clause for feed {feed!r}: its agency has not contributed it; "
-        "have the agency sign one and add it under contributions in conf/agreements"
-    )
 
 
 def _mistakes(

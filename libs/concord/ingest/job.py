@@ -21,8 +21,11 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from concord.agreements import access_log
+from concord.agreements.decision import Holding, HoldingDecision, refused
 from concord.agreements.labels import CLASSIFICATION, labels
-from concord.agreements.mou import Mou, contribution, governing
+from concord.agreements.mou import Mou, contribution
+from concord.agreements.register import Register
 from concord.contracts.model import Contract
 from concord.contracts.model import Table as Source
 from concord.errors import (
@@ -135,7 +138,7 @@ class Feed:
 def ingest(
     run: Run,
     contracts: Mapping[str, Contract],
-    mous: Mapping[str, Mou],
+    register: Register,
     *,
     feeds: Sequence[str] = (),
     delivery: str | None = None,
@@ -169,6 +172,7 @@ def ingest(
         )
         run.reporter.error(f"{name}: {error}" if known else str(failures[name]))
 
+    decided, mous = _decided(run, contracts, register, wanted)
     with (
         ExitStack() as locks,
         run.reporter.stage("ingest", len(wanted)) as progress,
@@ -177,7 +181,7 @@ def ingest(
         ready: list[str] = []
         for name in wanted:
             try:
-                _allowed(run, contracts[name], mous)
+                refused(decided[name].reasons)
                 if not run.dry_run:
                     held = [table.name for table in tables.of_contract(contracts[name])]
                     locks.enter_context(run.lake.locks.hold(held))
@@ -197,7 +201,7 @@ def ingest(
         for name in ready:
             lake = run.lake.with_session(run.lake.spark.newSession())
             own = [row for row in events if row["feed"] == name]
-            feed = Feed(run, lake, contracts[name], governing(mous, name), key, own)
+            feed = Feed(run, lake, contracts[name], mous[name], key, own)
             try:
                 work.append((feed, [] if reprocess else _pending(feed, delivery)))
             except ConcordError as error:
@@ -232,11 +236,20 @@ def ingest(
     return outcomes
 
 
-def _allowed(run: Run, contract: Contract, mous: Mapping[str, Mou]) -> None:
-    """Raises RefusedError unless the MOU, today, has a term for every table of the feed."""
-    mou = governing(mous, contract.feed)
-    for source in contract.tables:
-        contribution(mou, contract.feed, source.name, run.clock().date())
+def _decided(
+    run: Run, contracts: Mapping[str, Contract], register: Register, names: Sequence[str]
+) -> tuple[dict[str, HoldingDecision], dict[str, Mou]]:
+    """Whether each feed may be held today, and the MOU that says so."""
+    holdings = [
+        Holding(name, tuple(f"{name}.{source.name}" for source in contracts[name].tables))
+        for name in names
+    ]
+    decided = access_log.ask_to_hold(run, register, holdings)
+    bound = {name: register.holding(name, run.clock().date()) for name in names}
+    return (
+        dict(zip(names, decided, strict=True)),
+        {name: held.mou for name, held in bound.items() if held is not None},
+    )
 
 
 def _key(run: Run) -> KeySource:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import grp
 import hashlib
 import json
 import os
 import pwd
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
@@ -34,6 +35,24 @@ def real_clock() -> datetime:
 def actor() -> str:
     """The user the operating system runs this process as; never an argument, never a variable."""
     return pwd.getpwuid(os.getuid()).pw_name
+
+
+def roles(settings: Settings, who: str) -> frozenset[str]:
+    """The settings' roles that a user has, by name or by a group of the operating system."""
+    try:
+        user = pwd.getpwnam(who)
+        numbers = os.getgrouplist(who, user.pw_gid)
+    except KeyError:
+        numbers = []
+    groups = set()
+    for number in numbers:
+        with suppress(KeyError):
+            groups.add(grp.getgrgid(number).gr_name)
+    return frozenset(
+        name
+        for name, role in settings.roles.items()
+        if {who, "*"} & {*role.users} or groups & {*role.groups}
+    )
 
 
 def digest(*parts: Any) -> str:
@@ -76,6 +95,11 @@ class Run:
     reporter: Reporter
     clock: Clock
     tally: Tally
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """The actor's."""
+        return roles(self.settings, self.actor)
 
     @property
     def stamp(self) -> Stamp:

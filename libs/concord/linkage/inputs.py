@@ -15,7 +15,10 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from concord.agreements import labels
-from concord.agreements.mou import Contribution, Mou, digest, governing, matching
+from concord.agreements.canonical import digest, digest_of
+from concord.agreements.decision import Holding, may_hold, refused
+from concord.agreements.mou import Contribution, Mou, contribution
+from concord.agreements.register import Register
 from concord.contracts.model import Contract
 from concord.ingest import tables as ingest_tables
 from concord.lake.registry import Table
@@ -61,13 +64,19 @@ class Permission:
     def agreements(self) -> tuple[str, ...]:
         return tuple(mou.id for mou in self.mous)
 
+    @property
+    def digest(self) -> str:
+        """Of all that the agencies signed to let their people be matched."""
+        parts = {digest(mou.part(term.agency)) for mou, term in self.terms}
+        return digest_of(sorted(parts))
+
     def labels(self, table: Table) -> dict[str, str]:
         """What all contributing agencies allow, together: common purposes, the earliest end."""
         purposes: list[set[str]] = [{*term.purposes} for _, term in self.terms]
         level = "restricted" if table.zone == "vault" else "confidential"
         return {
             labels.AGREEMENTS: ",".join(self.agreements),
-            labels.AGREEMENT_DIGEST: ",".join(digest(mou) for mou in self.mous),
+            labels.AGREEMENT_DIGEST: self.digest,
             labels.PURPOSES: ",".join(sorted(set.intersection(*purposes))),
             labels.RECIPIENTS: ",".join(sorted({mou.hub for mou in self.mous})),
             labels.EXPIRES: min(mou.ends(term) for mou, term in self.terms).isoformat(),
@@ -86,14 +95,30 @@ def matched(contracts: Mapping[str, Contract], leave_out: Iterable[str]) -> list
     ]
 
 
-def permission(contracts: Iterable[Contract], mous: Mapping[str, Mou], on: date) -> Permission:
-    """Raises RefusedError (exit 14), before anything is read, for the first feed without a term."""
+def holdings(contracts: Iterable[Contract]) -> list[Holding]:
+    """What has to be asked before the people of feeds are matched."""
+    return [
+        Holding(
+            contract.feed,
+            tuple(f"{contract.feed}.{t.name}" for t in contract.tables if _describes_persons(t)),
+            matched=True,
+        )
+        for contract in contracts
+    ]
+
+
+def permission(contracts: Iterable[Contract], register: Register, on: date) -> Permission:
+    """The terms of feeds that may be matched. Raises RefusedError (exit 14), with the reasons of
+    all that may not, before anything is read; whoever has a run asks by the access log first."""
     terms: list[tuple[Mou, Contribution]] = []
-    for contract in contracts:
-        mou = governing(mous, contract.feed)
-        for source in contract.tables:
-            if _describes_persons(source):
-                terms.append((mou, matching(mou, contract.feed, source.name, on)))
+    asked = holdings(contracts)
+    refused([reason for each in asked for reason in may_hold(each, register, on).reasons])
+    for each in asked:
+        held = register.holding(each.feed, on)
+        assert held is not None  # noqa: S101 (or it would have been refused)
+        for table in each.tables:
+            source = table.partition(".")[2]
+            terms.append((held.mou, contribution(held.mou, each.feed, source, on)))
     used = {mou.id: mou for mou, _ in terms}
     return Permission(tuple(used[name] for name in sorted(used)), tuple(terms))
 

@@ -25,7 +25,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from concord.agreements.mou import Mou
+from concord.agreements import access_log
+from concord.agreements.register import Register
 from concord.contracts.model import Contract
 from concord.errors import InfrastructureError, QualityError, UsageError
 from concord.lake.registry import DELIVERIES
@@ -119,7 +120,7 @@ def decided(lake: Lake) -> dict[str, int]:
 def index(
     run: Run,
     contracts: Mapping[str, Contract],
-    mous: Mapping[str, Mou],
+    register: Register,
     model: PersonIndex,
     *,
     config_digest: str,
@@ -138,7 +139,8 @@ def index(
     unless that is accepted: the crosswalk stays as it was. InfrastructureError (20).
     """
     wanted = inputs.matched(contracts, model.leave_out)
-    permitted = inputs.permission(wanted, mous, run.clock().date())
+    access_log.ask_to_hold(run, register, inputs.holdings(wanted))
+    permitted = inputs.permission(wanted, register, run.clock().date())
     try:
         read = input_versions(run.lake, contracts, model)
         run.tally.read.update(_last_run(run.lake) if how.rescore else _versions(read))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table as Grid
 
-from concord.agreements.mou import Mou
+from concord.agreements.register import Register
 from concord.contracts.model import Contract
 from concord.errors import UsageError
 from concord.lake.run import real_clock
@@ -44,7 +44,7 @@ class Plan:
 def planned(
     lake: Lake,
     contracts: Mapping[str, Contract],
-    mous: Mapping[str, Mou],
+    register: Register,
     model: PersonIndex,
 ) -> Plan:
     """What the blocking rules would do with the records that there are now. Writes nothing.
@@ -52,7 +52,8 @@ def planned(
     Raises RefusedError (14) if a feed may not be matched, QualityError (12) for rules that make
     more pairs than a run may.
     """
-    inputs.permission(inputs.matched(contracts, model.leave_out), mous, real_clock().date())
+    wanted = inputs.matched(contracts, model.leave_out)
+    inputs.permission(wanted, register, real_clock().date())
     found = input_versions(lake, contracts, model)
     if not found:
         raise UsageError("--plan needs records: run concord ingest first")

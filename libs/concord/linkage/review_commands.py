@@ -31,8 +31,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from concord.agreements import access_log
-from concord.agreements.mou import digest as terms_digest
+from concord.agreements import chain, events
+from concord.agreements.access_log import ACCESS_LOG
+from concord.agreements.canonical import digest as terms_digest
 from concord.agreements.mou import load_mous
 from concord.contracts.odcs import load_contracts
 from concord.errors import InfrastructureError, UsageError
@@ -313,7 +314,7 @@ def note_read(here: Index, *, rows: int) -> None:
         {**told, "agreement": mou.id, "policy_digest": terms_digest(mou)}
         for mou in here.permitted.mous
     ]
-    access_log.append(run.lake, noted, stamp=run.stamp)
+    chain.append(run.lake, ACCESS_LOG, noted, stamp=run.stamp)
 
 
 def _of(rows: DataFrame, ids: DataFrame, *columns: str) -> DataFrame:
@@ -522,11 +523,13 @@ def _begun(
     mous = load_mous(settings.conf, contracts)
     model = load_person_index(settings.conf / FILE, contracts)
     today = real_clock().date()
-    permitted = inputs.permission(inputs.matched(contracts, model.leave_out), mous, today)
     reporter = Reporter(json_logs=options.json_logs)
     spark = start(settings, application=f"concord {job}")
     try:
-        version = _lake(spark, settings).version(tables.STEWARD_DECISIONS)
+        lake = _lake(spark, settings)
+        register = events.register(lake, settings, mous, {})
+        permitted = inputs.permission(inputs.matched(contracts, model.leave_out), register, today)
+        version = lake.version(tables.STEWARD_DECISIONS)
         with running(
             settings,
             job,

@@ -19,10 +19,11 @@ from pyspark.sql import functions as F
 
 from concord.agreements import access_log
 from concord.agreements.access_log import ACCESS_LOG
+from concord.agreements.canonical import digest
 from concord.agreements.decision import Decision, Request
 from concord.agreements.dula import Dula
 from concord.agreements.labels import AGREEMENT_DIGEST, CERTIFICATE, study_labels
-from concord.agreements.mou import Mou, digest
+from concord.agreements.register import Register
 from concord.contracts.model import Contract
 from concord.disclosure.profiles import Profile
 from concord.errors import DisclosureError, InfrastructureError, RefusedError, UsageError
@@ -100,8 +101,7 @@ def publish(
     products: Mapping[str, Product],
     profiles: Mapping[str, Profile],
     contracts: Mapping[str, Contract],
-    mous: Mapping[str, Mou],
-    dulas: Mapping[str, Dula],
+    register: Register,
     *,
     names: Sequence[str] = (),
     agreement: str | None = None,
@@ -115,20 +115,23 @@ def publish(
     UsageError for an unknown product or a missing study, LockedError and InfrastructureError.
     """
     for name in (*names, *([agreement] if agreement else [])):
-        known = dulas if name == agreement else products
+        known = register.dulas if name == agreement else products
         if name not in known:
             where = "conf/agreements" if name == agreement else "conf/products"
             raise UsageError(f"there is no {name!r}; {where} has {', '.join(sorted(known))}")
     wanted = [products[name] for name in (names or sorted(products))]
-    under = [dulas[agreement or product.agreement] for product in wanted]
+    today = run.clock().date()
+    under = [register.dula(agreement or product.agreement, today) for product in wanted]
     requests = [
-        (_request(run, product, dula, purpose), dula, mous[dula.mou])
+        _request(run, product, dula, purpose)
         for product, dula in zip(wanted, under, strict=True)
+        if dula is not None
     ]
-    decisions = access_log.ask_all(run, requests)
+    decisions = access_log.ask_all(run, register, requests)
     reach("publish.decided")
     outcomes = []
-    for product, (request, dula, _), decision in zip(wanted, requests, decisions, strict=True):
+    for product, request, decision in zip(wanted, requests, decisions, strict=True):
+        dula = decision.terms
         if decision.allowed and dula.id != product.agreement:
             raise UsageError(
                 f"{product.id} is a product of {product.agreement}; a release under {dula.id} "
@@ -154,7 +157,6 @@ def publish(
 
 def _request(run: Run, product: Product, dula: Dula, purpose: str | None) -> Request:
     return Request(
-        actor=run.actor,
         agreement=dula.id,
         purpose=purpose or dula.purpose.code,
         use="publish",

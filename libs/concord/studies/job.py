@@ -22,7 +22,8 @@ from concord.agreements import access_log
 from concord.agreements.access_log import ACCESS_LOG
 from concord.agreements.decision import Decision, Request
 from concord.agreements.dula import Dula
-from concord.agreements.mou import Mou
+from concord.agreements.lifecycle import State
+from concord.agreements.register import Register
 from concord.contracts.model import Contract
 from concord.errors import ConfigError, InfrastructureError, RefusedError, UsageError
 from concord.lake.points import reach
@@ -35,6 +36,13 @@ from concord.studies.making import Made, Study, inputs, write
 from concord.studies.sources import Crosswalk
 from concord.studies.tables import StudyTable
 
+# States in which an agreement has no study that anybody would miss.
+NO_STUDY: frozenset[State] = frozenset(
+    {
+        "draft", "in_review", "returned", "approved", "partially_signed", "withdrawn",
+        "superseded", "destruction_certified",
+    }
+)  # fmt: skip
 # HMAC of a fixed text under each agreement's key: another lake's key is refused before it is used.
 KEY_CHECKS = "vault/_study_key_check"
 
@@ -59,14 +67,13 @@ class Outcome:
 def study(
     run: Run,
     contracts: Mapping[str, Contract],
-    mous: Mapping[str, Mou],
-    dulas: Mapping[str, Dula],
+    register: Register,
     *,
     agreements: Sequence[str] = (),
     purpose: str | None = None,
     columns: Sequence[str] = (),
 ) -> list[Outcome]:
-    """Makes the studies of all agreements or of those named.
+    """Makes the studies of all agreements that have begun, or of those named.
 
     `purpose` replaces the agreement's own in the request, `columns` (`<feed>.<table>.<column>`)
     adds to what is asked for: both to learn that, and by which clause, it is refused. A refused
@@ -74,32 +81,22 @@ def study(
     unknown agreement or a missing person index, LockedError, ConfigError (keys) and
     InfrastructureError as they come.
     """
-    wanted = [_named(dulas, name) for name in agreements] or [dulas[name] for name in sorted(dulas)]
-    requests = [
-        (_request(run, dula, purpose or dula.purpose.code, columns), dula, mous[dula.mou])
-        for dula in wanted
-    ]
-    decisions = access_log.ask_all(run, requests)
+    wanted = _wanted(run, register, agreements)
+    requests = [_request(run, dula, purpose or dula.purpose.code, columns) for dula in wanted]
+    decisions = access_log.ask_all(run, register, requests)
     reach("study.decided")
-    allowed = [
-        (request, dula, mou, decision)
-        for (request, dula, mou), decision in zip(requests, decisions, strict=True)
-        if decision.allowed
-    ]
-    outcomes = [
-        _refused(run, request, decision)
-        for (request, _, _), decision in zip(requests, decisions, strict=True)
-        if not decision.allowed
-    ]
+    both = list(zip(requests, decisions, strict=True))
+    allowed = [(request, decision) for request, decision in both if decision.allowed]
+    outcomes = [_refused(run, request, d) for request, d in both if not d.allowed]
     if not allowed:
         return outcomes
     try:
-        used = {dataset.feed for _, dula, _, _ in allowed for dataset in dula.datasets}
+        used = {dataset.feed for _, decision in allowed for dataset in decision.terms.datasets}
         feeds = sources.feed_sources(run.lake, [contracts[f] for f in sorted(used)], run.as_of)
         index = sources.crosswalk(run.lake, run.as_of)
         studies = [
-            Study(run, dula, mou, request, decision, _tables(dula, contracts, index), feeds, index)
-            for request, dula, mou, decision in allowed
+            Study(run, request, decision, _tables(decision.terms, contracts, index), feeds, index)
+            for request, decision in allowed
         ]
         outcomes += [_would(each) for each in studies] if run.dry_run else _make(run, studies)
     except (PySparkException, Py4JError) as error:
@@ -120,11 +117,19 @@ def _tables(
     return found
 
 
-def _named(dulas: Mapping[str, Dula], name: str) -> Dula:
-    if name not in dulas:
-        known = ", ".join(sorted(dulas)) or "none"
-        raise UsageError(f"there is no agreement {name!r}; conf/agreements has {known}")
-    return dulas[name]
+def _wanted(run: Run, register: Register, agreements: Sequence[str]) -> list[Dula]:
+    """The terms of the agreements named; of all that were ever signed and are not destroyed."""
+    today, found = run.clock().date(), []
+    for name in agreements or sorted(register.dulas):
+        standing = register.standing(name, today)
+        if standing is None:
+            known = ", ".join(sorted(register.dulas)) or "none"
+            raise UsageError(f"there is no agreement {name!r}; conf/agreements has {known}")
+        if agreements or standing.state not in NO_STUDY:
+            found.append(standing.terms)
+        else:
+            run.reporter.say(f"{name}: no study: {standing.problem}", agreement=name)
+    return found
 
 
 def _request(run: Run, dula: Dula, purpose: str, columns: Sequence[str]) -> Request:
@@ -136,7 +141,6 @@ def _request(run: Run, dula: Dula, purpose: str, columns: Sequence[str]) -> Requ
             raise UsageError(f"--column {column}: name it <feed>.<table>.<column>")
         asked.setdefault(table, set()).add(name)
     return Request(
-        actor=run.actor,
         agreement=dula.id,
         purpose=purpose,
         use="study",

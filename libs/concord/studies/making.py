@@ -11,7 +11,6 @@ from pyspark.sql import functions as F
 from concord.agreements.decision import Decision, Request
 from concord.agreements.dula import Dula
 from concord.agreements.labels import study_labels
-from concord.agreements.mou import Mou
 from concord.lake import run as runs
 from concord.lake import session
 from concord.lake.points import reach
@@ -43,8 +42,6 @@ class Study:
     """One agreement's study being made."""
 
     run: Run
-    dula: Dula
-    mou: Mou
     request: Request
     decision: Decision
     tables: tuple[StudyTable, ...]
@@ -55,6 +52,11 @@ class Study:
     @property
     def lake(self) -> Lake:
         return self.run.lake
+
+    @property
+    def dula(self) -> Dula:
+        """The terms that decided."""
+        return self.decision.terms
 
     @property
     def sources(self) -> dict[str, int]:
@@ -136,7 +138,7 @@ def write(study: Study, table: StudyTable, key: AgreementKey) -> Made:
         Overwrite(),
         stamp=replace(
             study.run.stamp,
-            agreements=(study.dula.id, study.mou.id),
+            agreements=(study.dula.id, study.dula.mou),
             inputs=study.inputs[table.table.name],
         ),
         # Table versions only grow, so a version above the present one was never used.

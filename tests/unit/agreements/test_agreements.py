@@ -12,18 +12,19 @@ from hypothesis import strategies as st
 
 from concord.agreements import labels as names
 from concord.agreements.agencies import load_agencies
+from concord.agreements.canonical import digest
+from concord.agreements.decision import Holding, may_hold
 from concord.agreements.labels import column_labels, labels
 from concord.agreements.mou import (
     Contribution,
     Mou,
     contribution,
-    digest,
-    governing,
     load_mou,
     load_mous,
 )
 from concord.contracts.model import Contract, Derived, Field, Harmonise, JsonLines, Subject, Table
 from concord.errors import ConfigError, RefusedError
+from tests.agreed import register
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -211,10 +212,11 @@ def test_what_was_not_contributed_is_refused_naming_the_clause(
 
 
 def test_a_feed_without_any_mou_is_refused(conf: Path) -> None:
-    mous = {"MOU-2018-0001": load(conf)}
-    assert governing(mous, "dua_claims").id == "MOU-2018-0001"
-    with pytest.raises(RefusedError, match="no MOU has a contribution clause"):
-        governing(mous, "dta_snap")
+    signed = register(load(conf))
+    on = date(2021, 1, 1)
+    assert may_hold(Holding("dua_claims", ("dua_claims.claims",)), signed, on).reasons == ()
+    found = may_hold(Holding("dta_snap", ("dta_snap.cases",)), signed, on)
+    assert "dta_snap is not contributed" in str(found.reasons[0])
 
 
 days = st.dates(date(2019, 1, 1), date(2021, 1, 1))
@@ -273,7 +275,7 @@ def test_labels_describe_the_agreement(conf: Path) -> None:
     term = contribution(mou, "dua_claims", "claims", date(2024, 1, 1))
     assert labels(CONTRACT, CLAIMS, mou, term) == {
         "concord.agreements": "MOU-2018-0001",
-        "concord.agreement_digest": digest(mou),
+        "concord.agreement_digest": digest(mou.part("dua")),
         "concord.purposes": "program-evaluation,research",
         "concord.recipients": "office",
         "concord.expires": "2025-12-31",
