@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from deltalake import write_deltalake
 
 from concord.agreements import chain
@@ -313,7 +312,5 @@ def sign_lake(lake: Path, registry: Path, *agreements: Mou | Dula) -> None:
         previous = chain.row_hash(AGREEMENT_EVENTS, row)
         rows.append({**row, "hash": previous})
     kinds = {"int": pa.int32(), "timestamp": pa.timestamp("us", "UTC")}
-    schema = pa.schema(
-        [(c.name, kinds.get(c.type, pa.string())) for c in AGREEMENT_EVENTS.columns]
-    )
+    schema = pa.schema([(c.name, kinds.get(c.type, pa.string())) for c in AGREEMENT_EVENTS.columns])
     write_deltalake(str(lake / AGREEMENT_EVENTS.name), pa.Table.from_pylist(rows, schema))

@@ -126,7 +126,14 @@ class Archive:
             spark=self.spark,
         ) as run:
             model = self.model.model_copy(update=changes)
-            return index(run, self.contracts, register(*self.mous.values()), model, config_digest=digest, how=how)
+            return index(
+                run,
+                self.contracts,
+                register(*self.mous.values()),
+                model,
+                config_digest=digest,
+                how=how,
+            )
 
     def persons(self, *, on: date | None = None) -> dict[str, str]:
         """Record id -> person id of a day, or of now."""

@@ -21,10 +21,13 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 
 from concord import showing
-from concord.agreements import chain
+from concord.agreements import (
+    chain,
+    life_commands,  # noqa: F401 (adds its commands to the next)
+)
 from concord.agreements.access_log import ACCESS_LOG
+from concord.agreements.commands import app as agreement_app
 from concord.agreements.events import AGREEMENT_EVENTS
-from concord.agreements.life_commands import app as agreement_app
 from concord.contracts.commands import app as contract_app
 from concord.deployment import Deployment, load_deployment
 from concord.errors import ConcordError, UsageError

@@ -24,9 +24,9 @@ from concord.lake.tables import Lake
 from concord.reporting import Reporter
 from concord.settings import Keys, Settings, SparkSettings
 from concord.synthesis import synthesize
+from tests.agreed import register
 from tests.bench.feed import BARE_SCHEMA, FEED, Made, contract, deliver, make_file
 from tests.bench.report import Pair, Profile, Scale, Step, Synthesis
-from tests.agreed import register
 from tests.feeds import mou
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,8 +19,8 @@ from concord.lake.run import Run, Tally, real_clock
 from concord.lake.tables import Lake
 from concord.reporting import Reporter
 from concord.settings import Settings
-from tests.conftest import test_settings
 from tests.agreed import register
+from tests.conftest import test_settings
 from tests.feeds import mou
 
 

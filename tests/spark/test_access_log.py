@@ -13,8 +13,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from concord.agreements import access_log
-from concord.agreements import chain
+from concord.agreements import access_log, chain
 from concord.agreements.access_log import ACCESS_LOG, ask, ask_all, record_reads
 from concord.agreements.chain import Verified
 from concord.agreements.decision import Request

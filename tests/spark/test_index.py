@@ -19,9 +19,9 @@ from concord.linkage.job import Outcome, estimated_from, measured, quality_repor
 from concord.linkage.limits import Bound, Limits
 from concord.linkage.person_index import load_person_index
 from concord.linkage.plan import planned, show_plan
+from tests.agreed import register
 from tests.archive import FEEDS, Archive
 from tests.conftest import ROOT, test_settings
-from tests.agreed import register
 from tests.feeds import mou
 
 pytestmark = pytest.mark.spark
@@ -285,7 +285,9 @@ def test_a_plan_counts_and_writes_nothing(
         planned(archive.lake, archive.contracts, register(*archive.mous.values()), archive.model)
     archive.load("snap", [person(1), person(2)])
     archive.load("wages", [wage(1), wage(2), wage(2, "e2")])
-    found = planned(archive.lake, archive.contracts, register(*archive.mous.values()), archive.model)
+    found = planned(
+        archive.lake, archive.contracts, register(*archive.mous.values()), archive.model
+    )
     assert archive.versions() == dict.fromkeys(archive.versions())
     (ssn,) = (rule for rule in found.rules if rule.rule == "ssn")
     assert (ssn.keys, ssn.pairs, ssn.new, ssn.largest) == (2, 4, 4, (3, 2))

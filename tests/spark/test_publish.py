@@ -77,8 +77,12 @@ class Registrar:
         )
         d = self.deployment
         (outcome,) = publishing.publish(
-            run, d.products, d.profiles, d.contracts,
-            register(*d.mous.values(), *d.dulas.values()), **more,
+            run,
+            d.products,
+            d.profiles,
+            d.contracts,
+            register(*d.mous.values(), *d.dulas.values()),
+            **more,
         )
         return outcome
 

@@ -20,9 +20,9 @@ from pyspark.sql import SparkSession
 
 from concord.agreements import chain
 from concord.agreements.access_log import ACCESS_LOG
+from concord.agreements.canonical import digest
 from concord.agreements.decision import Request, decide
 from concord.agreements.dula import Dula
-from concord.agreements.canonical import digest
 from concord.errors import ConfigError, LockedError, RefusedError, UsageError
 from concord.lake import points, session
 from concord.lake.run import Run, Tally

@@ -5,7 +5,7 @@ No foreign keys: what was asked and decided is copied in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -85,9 +85,7 @@ def ask_all(
     return decisions
 
 
-def ask_to_hold(
-    run: Run, register: Register, holdings: Sequence[Holding]
-) -> list[HoldingDecision]:
+def ask_to_hold(run: Run, register: Register, holdings: Sequence[Holding]) -> list[HoldingDecision]:
     """What `ingest` and `index` ask under the MOU's contribution terms, feed by feed.
 
     Logged in one commit. Refusals are returned, not raised.
@@ -119,7 +117,11 @@ def record_reads(run: Run, reads: Iterable[Read]) -> None:
     now = run.clock()
     rows = [
         _row(
-            replace(read.request, actor=run.actor), read.decision, read.run_id, now, "read",
+            replace(read.request, actor=run.actor),
+            read.decision,
+            read.run_id,
+            now,
+            "read",
             read.rows,
         )
         for read in reads

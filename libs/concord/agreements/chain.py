@@ -77,7 +77,7 @@ def read(lake: Lake, table: Table) -> list[dict[str, Any]]:
         for name in times:
             content[name] = EPOCH + timedelta(microseconds=content[name])
         following.setdefault(content["previous_hash"], []).append(content)
-    tip, ordered = GENESIS, []
+    tip, ordered = GENESIS, list[dict[str, Any]]()
     known = {GENESIS}
     while tip in following:
         candidates = following[tip]

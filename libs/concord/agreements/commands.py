@@ -233,7 +233,7 @@ def new(
         agencies = load_agencies(given.conf / "agencies.yaml")
         minimums = {name: each.minimum for name, each in load_profiles(given.conf).items()}
         left = [
-            document.problem(place, message)
+            str(document.problem(place, message))
             for place, message in mistakes(path.stem, terms, agencies, mous, contracts, minimums)
         ]
     except ConfigError as error:
@@ -244,7 +244,7 @@ def new(
 
 @app.command()
 def amend(agreement: AgreementArgument, settings: SettingsOption = DEFAULT_SETTINGS) -> None:
-    """Begin a new version in the agreement's file; the version before governs until it is signed."""
+    """Begin a new version in the agreement's file; the one before governs until it is signed."""
     known = load(settings)
     known.terms(agreement)
     path = known.file(agreement)
@@ -262,7 +262,7 @@ def renew(
     until: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="The new last day.")],
     settings: SettingsOption = DEFAULT_SETTINGS,
 ) -> None:
-    """Begin a new version with a later last day; it has to be reviewed and signed like any other."""
+    """Begin a new version with a later last day, to be reviewed and signed like any other."""
     known = load(settings)
     terms = known.terms(agreement)
     ends = terms.term.expires if isinstance(terms, Dula) else terms.expires
@@ -280,7 +280,7 @@ def renew(
 def _read(path: Path) -> Dula | Mou:
     document = read_document(path)
     number = str(document.data.get("id", "")) if isinstance(document.data, dict) else ""
-    return validate(document, Mou if number.startswith("MOU-") else Dula)
+    return validate(document, Mou) if number.startswith("MOU-") else validate(document, Dula)
 
 
 def _use(text: str) -> Use:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
-from concord.agreements.canonical import digest, digest_of
 from concord.agreements.dula import Dataset, Dula, RowFilter, Use
 from concord.agreements.mou import Mou, contribution
 from concord.agreements.register import Register, Standing
@@ -117,7 +116,7 @@ def decide(
         raise KeyError(request.agreement)
     dula = standing.terms
     reasons = tuple(_reasons(request, standing, register, today, model))
-    policy = policy_digest(dula, register, today)
+    policy = register.policy_digest(dula, today)
     if reasons:
         return Decision(False, reasons, policy, dula)
     asked = {table: dula.dataset(table) for table in request.tables}
@@ -161,19 +160,7 @@ def may_hold(holding: Holding, register: Register, today: date) -> HoldingDecisi
                 f"or name {holding.feed} under leave_out in conf/person_index.yaml"
             )
             reasons.append(Reason(mou.id, term.clause, message))
-    return HoldingDecision(mou.id, tuple(reasons), digest(mou)[:32])
-
-
-def policy_digest(dula: Dula, register: Register, today: date) -> str:
-    """32 hex digits that name the terms: 16 of the DULA's digest, 16 of what its owners signed of
-    the MOU."""
-    held = [register.held(dula.mou, owner, today) for owner in dula.owners.agencies]
-    parts = [
-        digest(each.mou.part(owner))
-        for each, owner in zip(held, dula.owners.agencies, strict=True)
-        if each
-    ]
-    return f"{digest(dula)[:16]}{digest_of(parts)[:16]}"
+    return HoldingDecision(mou.id, tuple(reasons), register.held_digest(mou))
 
 
 def expires(dula: Dula, register: Register, tables: Sequence[str], today: date) -> date:
@@ -309,9 +296,7 @@ def _dataset_reasons(request: Request, dula: Dula, dataset: Dataset) -> Iterator
         )
 
 
-def _mou_reasons(
-    dula: Dula, dataset: Dataset, register: Register, today: date
-) -> Iterator[Reason]:
+def _mou_reasons(dula: Dula, dataset: Dataset, register: Register, today: date) -> Iterator[Reason]:
     """What the hub may not hold, or not for this purpose, no recipient may hold."""
     mou = _bound(dula, dataset.owner, register, today)
     if isinstance(mou, Reason):

@@ -11,8 +11,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from concord.agreements.loading import TO_BE_SAID, row_numbers
 from concord.agreements.labels import CLASSIFICATION, IDENTIFIER_ROLE, column_labels
+from concord.agreements.loading import TO_BE_SAID, row_numbers
 from concord.agreements.mou import Contribution, Mou
 from concord.agreements.presets import Preset, applying
 from concord.contracts.model import Contract
@@ -113,7 +113,7 @@ def new_version(path: Path, *, expires: date | None = None) -> int:
     content = yaml.load(path)
     content["version"] += 1
     if expires is not None:
-        (content["term"] if "term" in content else content)["expires"] = expires
+        content.get("term", content)["expires"] = expires
     with path.open("w", encoding="utf-8") as stream:
         yaml.dump(content, stream)
     return int(content["version"])

@@ -1,4 +1,4 @@
-"""`ops/agreement_events`: what happened to each agreement, only ever appended, chained by hashes."""
+"""`ops/agreement_events`: what happened to each agreement, appended to and chained by hashes."""
 
 from __future__ import annotations
 
@@ -93,9 +93,7 @@ def register(lake: Lake, settings: Settings, mous: Any, dulas: Any) -> Register:
 
 
 def _prove(event: Event, known: Register) -> None:
-    signature = Signature(
-        event.party, event.signer, event.digest, event.signature, event.at.date()
-    )
+    signature = Signature(event.party, event.signer, event.digest, event.signature, event.at.date())
     found = verdict(event.agreement, signature, known.signers)
     if found == "unverifiable":
         raise UsageError(

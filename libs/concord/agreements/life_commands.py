@@ -60,10 +60,10 @@ class Desk:
     def add(self, *added: Event) -> None:
         events.append(self.run.lake, self.register, added, stamp=self.run.stamp)
 
-    def event(self, terms: Dula | Mou, kind: Kind, **more: str) -> Event:
+    def event(self, about: Dula | Mou, kind: Kind, **more: str) -> Event:
         """Something that happens now to the version that conf holds, or that governs."""
         return Event(
-            terms.id, terms.version, kind, self.run.actor, self.run.clock(), digest(terms), **more
+            about.id, about.version, kind, self.run.actor, self.run.clock(), digest(about), **more
         )
 
     def governing(self, name: str) -> Dula | Mou:
@@ -122,7 +122,7 @@ def sign_terms(
     settings: SettingsOption = DEFAULT_SETTINGS,
     lake: LakeOption = None,
 ) -> None:
-    """Sign the approved terms for a party. The signature covers their digest: any change voids it."""
+    """Sign the approved terms for a party. A signature covers their digest: any change voids it."""
     with _writing("sign", settings, lake, agreement, party) as desk:
         terms, now = desk.known.terms(agreement), desk.run.clock()
         owed = mou_owed(terms) if isinstance(terms, Mou) else dula_owed(terms)
@@ -263,9 +263,10 @@ def calendar(
     """Tell what begins, is to be reviewed, expires, is to be destroyed in the days to come."""
     known = load(settings)
     today = on.date() if on else real_clock().date()
+    all_terms: list[Dula | Mou] = [*known.mous.values(), *known.dulas.values()]
     coming = sorted(
         (day, what)
-        for terms in (*known.mous.values(), *known.dulas.values())
+        for terms in all_terms
         for day, what in _dates(terms)
         if today <= day <= today + timedelta(days=days)
     )

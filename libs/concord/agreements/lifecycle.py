@@ -115,7 +115,9 @@ def after(
     """The version after an event.
 
     `owed` gives by party the digest of what it has to sign; `carried` are signatures of earlier
-    versions, of which those that cover just that still count. Raises UsageError, saying what is possible instead, when the event cannot happen now.
+    versions, of which those that cover just that still count.
+
+    Raises UsageError, saying what is possible instead, when the event cannot happen now.
     """
     allowed, leads_to = TRANSITIONS[event.kind]
     if version.state not in allowed:
@@ -131,12 +133,12 @@ def after(
         )
     match event.kind:
         case "requested":
-            if version.state != "draft" and event.digest == version.digest:
-                if version.state != "returned":
-                    raise UsageError(
-                        f"{event.agreement} version {event.version}: these terms are "
-                        f"{version.state} already"
-                    )
+            same = event.digest == version.digest
+            if same and version.state not in {"draft", "returned"}:
+                raise UsageError(
+                    f"{event.agreement} version {event.version}: these terms are "
+                    f"{version.state} already"
+                )
             kept = tuple(each for each in carried if owed.get(each.party) == each.digest)
             return replace(
                 version, state="in_review", since=event.at, digest=event.digest,
@@ -164,20 +166,20 @@ def _signed(version: Version, event: Event, owed: Mapping[str, str]) -> Version:
         raise UsageError(f"{place}: {event.party} is no party; {', '.join(sorted(owed))} are")
     if event.digest != owed[event.party]:
         raise UsageError(
-            f"{place}: what {event.party} signed is not what is under review; sign the present terms"
+            f"{place}: what {event.party} signed is not what is under review; sign the terms anew"
         )
     if event.party in version.signed_by():
         raise UsageError(f"{place}: {event.party} has signed already")
-    signature = Signature(
-        event.party, event.signer, event.digest, event.signature, event.at.date()
-    )
+    signature = Signature(event.party, event.signer, event.digest, event.signature, event.at.date())
     signatures = (*version.signatures, signature)
     whole = {each.party for each in signatures} >= set(owed)
     state: State = "signed" if whole else "partially_signed"
     return replace(version, signatures=signatures, state=state, since=event.at)
 
 
-def on_day(version: Version, term: Days, day: date, *, newer: Iterable[tuple[State, date]]) -> State:
+def on_day(
+    version: Version, term: Days, day: date, *, newer: Iterable[tuple[State, date]]
+) -> State:
     """The state on a day. `newer` are later versions: stored state and first day of their term."""
     if version.state != "signed":
         return version.state

@@ -173,7 +173,8 @@ def _people(dula: Dula) -> Mistakes:
     for index, agent in enumerate(dula.recipients.agents):
         if agent.works_for not in keys:
             place = ("recipients", "agents", index, "works_for")
-            yield place, f"{agent.works_for!r} is no recipient; use one of {', '.join(sorted(keys))}"
+            known = ", ".join(sorted(keys))
+            yield place, f"{agent.works_for!r} is no recipient; use one of {known}"
     if dula.purpose.code in dula.purpose.prohibited:
         yield ("purpose", "prohibited"), f"{dula.purpose.code} is the purpose itself"
     if dula.supersedes == dula.id:

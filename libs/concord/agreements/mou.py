@@ -92,7 +92,8 @@ class Mou(Typed):
         """What one agency signs: the memorandum with its own contributions alone, whatever its
         version, so that what another agency adds leaves the signature good."""
         own = tuple(term for term in self.contributions if term.agency == agency)
-        return self.model_copy(update={"version": 1, "signatories": (agency,), "contributions": own})
+        changed = {"version": 1, "signatories": (agency,), "contributions": own}
+        return self.model_copy(update=changed)
 
     def ends(self, term: Contribution) -> date:
         """The last day on which the term holds."""

@@ -49,13 +49,12 @@ def demanded(dula: Dula, facts: Facts) -> Mistakes:
     """Every demand, of the laws that the agreement's authorities name, that the terms fail."""
     for index, authority in enumerate(dula.legal_basis.authorities):
         if authority.owner not in dula.owners.agencies:
-            place = ("legal_basis", "authorities", index, "owner")
+            place: Location = ("legal_basis", "authorities", index, "owner")
             yield place, f"{authority.owner!r} is not among the owners; name the law of one that is"
     named = dict.fromkeys(authority.regime for authority in dula.legal_basis.authorities)
-    for regime in named:
-        preset = PRESETS.get(regime)
-        for place, message in preset.demands(dula, facts) if preset else ():
-            yield place, f"{message} ({preset.citation if preset else regime})"
+    for preset in (PRESETS[regime] for regime in named if regime in PRESETS):
+        for where, message in preset.demands(dula, facts):
+            yield where, f"{message} ({preset.citation})"
 
 
 # --- demands that several laws share -------------------------------------------------------------
@@ -198,7 +197,8 @@ PRESETS: Mapping[Regime, Preset] = {
             _ferpa_studies, _CAREFUL,
         ),
         Preset(
-            "ferpa-evaluation", "FERPA, audit and evaluation exception", "34 CFR 99.31(a)(3), 99.35",
+            "ferpa-evaluation", "FERPA, audit and evaluation exception",
+            "34 CFR 99.31(a)(3), 99.35",
             _ferpa_evaluation, {"prohibitions": {"acts": ["onward-sharing"]}},
         ),
         Preset(
@@ -254,4 +254,3 @@ def missing_regimes(dula: Dula, owed: Mapping[str, tuple[Regime, ...]]) -> Mista
                     f"{dataset.feed} stands under {regime}: add an authority of that regime to "
                     "legal_basis, with its citation",
                 )
-

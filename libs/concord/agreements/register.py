@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
 from concord.agreements import lifecycle
-from concord.agreements.canonical import digest
+from concord.agreements.canonical import digest, digest_of
 from concord.agreements.dula import Dula
 from concord.agreements.lifecycle import IN_FORCE, Days, Event, Spell, State, Version
 from concord.agreements.mou import Contribution, Mou
@@ -74,6 +74,7 @@ class Register:
         self._folded: dict[tuple[str, date | None], dict[int, Version]] = {}
         self._standings: dict[tuple[str, date], Standing | None] = {}
         self._held: dict[tuple[str, str, date], Held] = {}
+        self._policies: dict[tuple[str, int, date | None], str] = {}
 
     # --- DULAs -----------------------------------------------------------------------------------
 
@@ -172,6 +173,23 @@ class Register:
                     "over these terms; tell the privacy officer"
                 )
         return ""
+
+    def policy_digest(self, dula: Dula, day: date) -> str:
+        """32 hex digits that name the terms: 16 of the DULA's digest, 16 of what its owners signed
+        of the MOU."""
+        key = (dula.id, dula.version, day)
+        if key not in self._policies:
+            held = [(self.held(dula.mou, owner, day), owner) for owner in dula.owners.agencies]
+            parts = [digest(each.mou.part(owner)) for each, owner in held if each]
+            self._policies[key] = f"{digest(dula)[:16]}{digest_of(parts)[:16]}"
+        return self._policies[key]
+
+    def held_digest(self, mou: Mou) -> str:
+        """32 hex digits that name an MOU's terms."""
+        key = (mou.id, mou.version, None)
+        if key not in self._policies:
+            self._policies[key] = digest(mou)[:32]
+        return self._policies[key]
 
     # --- MOUs ------------------------------------------------------------------------------------
 
@@ -364,9 +382,9 @@ def _problem(version: Version, state: State, missing: str, terms: Dula | None = 
     match state:
         case "draft":
             return f"{number} is a draft; request its review (concord agreement request)"
-        case "in_review" | "returned" | "approved":
+        case "in_review" | "returned":
             return f"{number} is {state}; it has to be approved and signed first"
-        case "partially_signed":
+        case "approved" | "partially_signed":
             return f"{number} is not signed by {missing}; have them sign (concord agreement sign)"
         case "signed":
             return f"{number} is signed but begins on {terms.term.effective if terms else ''}"

@@ -53,11 +53,8 @@ def rehearse(
     UsageError where the registry of signers is a real one.
     """
     folder = _folder(settings)
-    waiting: list[Mou | Dula] = [
-        each
-        for each in (*register.mous.values(), *register.dulas.values())
-        if _waits(register, each)
-    ]
+    all_terms: list[Mou | Dula] = [*register.mous.values(), *register.dulas.values()]
+    waiting = [each for each in all_terms if _waits(register, each)]
     if not waiting:
         return []
     owing = {each.id: mou_owed(each) if isinstance(each, Mou) else dula_owed(each)
@@ -67,9 +64,7 @@ def rehearse(
         register.mous, register.dulas, register.all_events, load_signers(settings.signers_file)
     )
     made = [
-        event
-        for each in waiting
-        for event in life(each, owing[each.id], known, when(each), folder)
+        event for each in waiting for event in life(each, owing[each.id], known, when(each), folder)
     ]
     events.append(lake, known, made, stamp=stamp)
     return [each.id for each in waiting]

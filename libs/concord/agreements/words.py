@@ -56,9 +56,7 @@ def changes(old: Dula | Mou, new: Dula | Mou, contracts: Contracts) -> list[str]
     return found
 
 
-def _named(
-    terms: Dula | Mou, contracts: Contracts
-) -> dict[tuple[str, str], tuple[str, str]]:
+def _named(terms: Dula | Mou, contracts: Contracts) -> dict[tuple[str, str], tuple[str, str]]:
     """Statements by section heading and name; the version is no change of the terms."""
     return {
         (section.heading, name): (section.title, text)

@@ -12,10 +12,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from concord.agreements.agencies import Agencies, load_agencies
+from concord.agreements.canonical import digest
 from concord.agreements.commands import app
 from concord.agreements.dula import Dula
 from concord.agreements.loading import load_dula, load_dulas
-from concord.agreements.canonical import digest
 from concord.agreements.mou import load_mous
 from concord.cli import exit_code_of
 from concord.contracts.odcs import load_contracts
