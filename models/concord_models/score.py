@@ -26,6 +26,7 @@ from concord.agreements import access_log
 from concord.agreements.decision import Decision, Request
 from concord.agreements.dula import Dula
 from concord.agreements.labels import study_labels
+from concord.agreements.meet import meet
 from concord.agreements.register import Register
 from concord.contracts.model import Contract
 from concord.errors import RefusedError, UsageError
@@ -321,7 +322,7 @@ class _Scoring:
             ),
             transaction=Transaction(self._application(table), 0 if before is None else before + 1),
             labels=study_labels(
-                self.dula,
+                meet([self.dula]),
                 owner=table.owner,
                 classifications=[column.classification for column in table.columns],
                 expires=self.expires,

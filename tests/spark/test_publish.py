@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 from concord.agreements import chain
 from concord.agreements.access_log import ACCESS_LOG
 from concord.agreements.labels import study_labels
+from concord.agreements.meet import meet
 from concord.cli import Deployment, load_deployment
 from concord.errors import UsageError
 from concord.lake import points
@@ -89,7 +90,7 @@ class Registrar:
     def write_study(self, *, sequence: int = 1, terms: str = "DULA-2026-0001") -> None:
         dula = self.deployment.dulas["DULA-2026-0001"]
         labels = study_labels(
-            self.deployment.dulas[terms],
+            meet([self.deployment.dulas[terms]]),
             owner="dta",
             classifications=["confidential"],
             expires=dula.term.expires,

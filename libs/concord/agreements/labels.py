@@ -12,7 +12,7 @@ from datetime import date
 from typing import Literal, get_args
 
 from concord.agreements.canonical import digest
-from concord.agreements.dula import Dula
+from concord.agreements.meet import Meet
 from concord.agreements.mou import Contribution, Mou
 from concord.contracts.model import Classification, Contract, Field, Table
 
@@ -57,23 +57,23 @@ def labels(
 
 
 def study_labels(
-    dula: Dula, *, owner: str, classifications: Collection[str], expires: date
+    terms: Meet, *, owner: str, classifications: Collection[str], expires: date
 ) -> dict[str, str]:
-    """Table properties of a table that a recipient holds under a DULA.
+    """Table properties of a table that a recipient holds, under one DULA or the meet of several.
 
     `classifications` are those of the table's columns, `expires` the day that was decided on.
     """
     return {
-        AGREEMENTS: dula.id,
-        AGREEMENT_DIGEST: digest(dula),
-        PURPOSES: dula.purpose.code,
-        RECIPIENTS: ",".join(sorted(party.key for party in dula.recipients.parties)),
+        AGREEMENTS: ",".join(terms.ids),
+        AGREEMENT_DIGEST: terms.digest,
+        PURPOSES: ",".join(sorted(terms.purposes)),
+        RECIPIENTS: ",".join(sorted(terms.recipients)),
         EXPIRES: expires.isoformat(),
         CLASSIFICATION: max(
             (c for c in CLASSIFICATIONS if c in classifications), key=CLASSIFICATIONS.index
         ),
         OWNER: owner,
-        DISCLOSURE_PROFILE: dula.disclosure.profile,
+        DISCLOSURE_PROFILE: ",".join(sorted(terms.profiles)),
     }
 
 

@@ -14,7 +14,7 @@ from datetime import date
 from itertools import combinations
 
 from concord.agreements.canonical import digest, digest_of
-from concord.agreements.decision import Decision, Reason, Request, decide, refused
+from concord.agreements.decision import Reason, refused
 from concord.agreements.dula import Dula, Identifiability, Prohibition, Use
 from concord.agreements.mou import Purpose
 from concord.agreements.register import Register
@@ -242,13 +242,3 @@ def under(register: Register, agreements: Iterable[str], day: date) -> Meet:
     made = meet(found)
     refused([Reason(c.one.agreement, c.one.clause, str(c)) for c in made.conflicts])
     return made
-
-
-def decide_under(
-    requests: Iterable[Request], register: Register, today: date
-) -> tuple[Meet, list[Decision]]:
-    """Decisions of all agreements on a request for data that they share together: one request for
-    each agreement, of its own tables. Allowed when all are and the meet has no conflict."""
-    asked = list(requests)
-    decisions = [decide(request, register, today) for request in asked]
-    return meet(decision.terms for decision in decisions), decisions

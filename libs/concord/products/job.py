@@ -22,7 +22,13 @@ from concord.agreements.access_log import ACCESS_LOG
 from concord.agreements.canonical import digest
 from concord.agreements.decision import Decision, Request
 from concord.agreements.dula import Dula
-from concord.agreements.labels import AGREEMENT_DIGEST, CERTIFICATE, study_labels
+from concord.agreements.labels import (
+    AGREEMENT_DIGEST,
+    AGREEMENTS,
+    CERTIFICATE,
+    study_labels,
+)
+from concord.agreements.meet import Meet, under
 from concord.agreements.register import Register
 from concord.contracts.model import Contract
 from concord.disclosure.profiles import Profile
@@ -141,7 +147,7 @@ def publish(
             outcomes.append(_refused(run, product, decision))
             continue
         profile = profiles[dula.disclosure.profile]
-        one = _Product(run, product, profile, contracts, dula, request, decision)
+        one = _Product(run, product, profile, contracts, register, request, decision)
         try:
             outcomes.append(one.publish())
         except DisclosureError as error:
@@ -180,9 +186,14 @@ class _Product:
     product: Product
     profile: Profile
     contracts: Mapping[str, Contract]
-    dula: Dula
+    register: Register
     request: Request
     decision: Decision
+
+    @property
+    def dula(self) -> Dula:
+        """The terms that decided."""
+        return self.decision.terms
 
     def publish(self) -> Outcome:
         began = time.monotonic()
@@ -222,6 +233,12 @@ class _Product:
                 )
             found.append((each, version))
         return found
+
+    def _terms(self, sources: Sequence[tuple[StudyTable, int]]) -> Meet:
+        """The meet of all agreements that the inputs say they are under."""
+        said = [self.run.lake.properties(each.table.name)[AGREEMENTS] for each, _ in sources]
+        ids = {name for names in said for name in names.split(",")}
+        return under(self.register, ids, self.run.clock().date())
 
     def _inputs(self, sources: Sequence[tuple[StudyTable, int]]) -> str:
         """Digest of all that the rows and their labels follow from."""
@@ -271,7 +288,7 @@ class _Product:
         )
         before = lake.version(target)
         labels = study_labels(
-            self.dula,
+            self._terms(sources),
             owner="data office",
             classifications=[self.product.classification],
             expires=self.decision.expires or self.dula.term.expires,

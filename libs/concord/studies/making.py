@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from concord.agreements.decision import Decision, Request
 from concord.agreements.dula import Dula
 from concord.agreements.labels import study_labels
+from concord.agreements.meet import meet
 from concord.lake import run as runs
 from concord.lake import session
 from concord.lake.points import reach
@@ -127,7 +128,7 @@ def write(study: Study, table: StudyTable, key: AgreementKey) -> Made:
         content = frames.in_its_own_order(content, table.table.column_names[0])
     before = lake.version(table.table)
     labels = study_labels(
-        study.dula,
+        meet([study.dula]),
         owner=table.dataset.owner,
         classifications=[column.classification for column in table.table.columns],
         expires=study.decision.expires or study.dula.term.expires,

@@ -160,7 +160,8 @@ def answers(known: Register, asked: list[tuple[Request, str | None]], on: date) 
     results = cedarpy.is_authorized_batch([p for part in parts for p in part], policies, entities)
     assert not any(result.diagnostics.errors for result in results)
     allowed = iter(result.allowed for result in results)
-    return [all([next(allowed) for _ in part]) for part in parts]
+    split = [[next(allowed) for _ in part] for part in parts]
+    return [all(each) for each in split]
 
 
 def test_ten_thousand_decisions_are_those_of_cedar() -> None:
