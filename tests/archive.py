@@ -26,7 +26,7 @@ from concord.privacy.records import record_ids
 from concord.reporting import Reporter
 from concord.settings import Settings
 from tests.agreed import register
-from tests.feeds import DIRECT, contract, mou
+from tests.feeds import DIRECT, LABELS, contract, mou
 
 FEEDS = ("snap", "wages")
 Person = Mapping[str, Any]
@@ -87,7 +87,7 @@ class Archive:
             Overwrite(),
             stamp=stamp,
             transaction=Transaction(f"ingest/{table.name}/people", self.loaded),
-            labels={},
+            labels=LABELS,
         )
         row = dict.fromkeys(DELIVERIES.column_names)
         row |= {"delivery_id": f"d{self.loaded}", "event": self.loaded, "feed": feed}

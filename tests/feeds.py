@@ -79,6 +79,14 @@ def contract(*tables: Table, feed: str = "tiny", **changes: Any) -> Contract:
     return Contract.model_validate({**values, **changes})
 
 
+# What every table outside ops has to say before it is written.
+LABELS = {
+    "concord.agreements": "MOU-2018-0001",
+    "concord.agreement_digest": "0" * 64,
+    "concord.classification": "restricted",
+}
+
+
 def mou(*feeds: str) -> dict[str, Mou]:
     """An agreement under which the hub may hold the feeds."""
     agreement = Mou(

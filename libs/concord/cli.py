@@ -21,16 +21,11 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 
 from concord import showing
-from concord.agreements import (
-    chain,
-    life_commands,  # noqa: F401 (adds its commands to the next)
-)
-from concord.agreements.access_log import ACCESS_LOG
+from concord.agreements import life_commands  # noqa: F401 (adds its commands to the next)
 from concord.agreements.commands import app as agreement_app
-from concord.agreements.events import AGREEMENT_EVENTS
 from concord.contracts.commands import app as contract_app
 from concord.deployment import Deployment, load_deployment
-from concord.errors import ConcordError, UsageError
+from concord.errors import ConcordError, QualityError, UsageError
 from concord.ingest import integrity
 from concord.ingest.job import Outcome
 from concord.ingest.job import ingest as ingest_deliveries
@@ -62,8 +57,10 @@ from concord.linkage.plan import planned, show_plan
 from concord.linkage.review_commands import PAGES, remove_pages
 from concord.linkage.review_commands import app as review_app
 from concord.linkage.tracked import Made, data_digest
+from concord.oversight import audit_app, labels_app
 from concord.products import job as publishing
 from concord.reporting import Reporter
+from concord.studies import destruction, ending
 from concord.studies import job as studies
 from concord.studies import tables as study_tables
 from concord.studies.sources import CROSSWALK
@@ -82,8 +79,8 @@ app = typer.Typer(
 app.add_typer(contract_app, name="contract")
 app.add_typer(agreement_app, name="agreement")
 app.add_typer(review_app, name="review")
-audit_app = typer.Typer(no_args_is_help=True, help="The access log: verify.")
 app.add_typer(audit_app, name="audit")
+app.add_typer(labels_app, name="labels")
 
 SettingsOption = Annotated[
     Path, typer.Option("--settings", help="Settings file.", envvar="CONCORD_SETTINGS")
@@ -378,6 +375,49 @@ def publish(
         )
 
 
+@app.command()
+def expire(
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    plan: Annotated[
+        str | None, typer.Option(help="Only show what the destruction of this DULA would take.")
+    ] = None,
+    destroy: Annotated[
+        list[str] | None,
+        typer.Option(help="Destroy what was held under this ended DULA, prove and certify it."),
+    ] = None,
+    lake: LakeOption = None,
+    as_of: AsOfOption = None,
+    run_id: RunIdOption = None,
+    dry_run: DryRunOption = False,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Tell which agreements end, and whose data is to be destroyed (12: overdue); destroy it.
+
+    Agreements end by the day whether this runs or not. It writes the day's anchor of the logs.
+    """
+    deployment = load_deployment(settings, lake=lake)
+    with job(
+        "expire",
+        deployment,
+        Options(as_of, run_id, dry_run, json_logs),
+        arguments={"plan": plan, "destroy": destroy},
+        inputs=lambda spark: runs.real_clock().isoformat(),
+    ) as current:
+        register = deployment.register(current.run.lake)
+        if plan or (dry_run and destroy):
+            for name in [plan] if plan else destroy or []:
+                for line in destruction.planned(current.run, register, name).lines():
+                    print(line)
+            return
+        told = ending.expire(current.run, register, deployment.contracts, destroy or ())
+        overdue = [each.agreement for each in told if each.overdue]
+        current.ended(
+            f"{len(destroy or ())} destroyed, {len(told)} to be looked at, {len(overdue)} overdue",
+            QualityError.exit_code if overdue else 0,
+            agreements=[asdict(each) for each in told],
+        )
+
+
 # In this order; `train` and `score` come with the models' package.
 JOBS = ("ingest", "index", "study", "train", "score", "publish")
 # A delivery, a threshold, an agreement or a release that is wrong stops itself and nothing else.
@@ -423,36 +463,6 @@ def run_all(
     Reporter().summary({"job": "run", "exit_code": code, "jobs": codes})
     if code:
         raise typer.Exit(code)
-
-
-@audit_app.command()
-def verify(
-    settings: SettingsOption = DEFAULT_SETTINGS,
-    lake: LakeOption = None,
-    expect: Annotated[
-        str | None, typer.Option(help="A last hash noted earlier that must still be there.")
-    ] = None,
-) -> None:
-    """Check that no row of the access log or of the agreements' events was changed, taken out or
-    put in (else exit 16)."""
-    deployment = load_deployment(settings, lake=lake)
-    spark = start(deployment.settings, application="concord audit")
-    try:
-        root = deployment.settings.lake
-        locks = Locks.of(spark, root, 60, job="audit", run_id="audit", actor=runs.actor())
-        there = Lake(spark, root, locks=locks, lock_wait=0)
-        found = chain.verify(there, ACCESS_LOG, expect=expect)
-        events = chain.verify(there, AGREEMENT_EVENTS)
-    finally:
-        stop(spark)
-    message = (
-        f"{found.rows} rows, and {events.rows} events of agreements, all as they were written; "
-        "note the last hash elsewhere"
-    )
-    Reporter().summary(
-        {"job": "audit verify", "exit_code": 0, "rows": found.rows, "tip": found.tip}
-        | {"message": message}
-    )
 
 
 @app.command()

@@ -26,6 +26,8 @@ RUN_ID = "concord.run_id"
 STATE = "concord.state"
 EXPIRES = "concord.expires"
 AGREEMENTS = "concord.agreements"
+# Why a version may not be applied any more.
+ARCHIVED = "concord.archived"
 PURPOSES = "concord.purposes"
 DATA_VERSIONS = "concord.data_versions"
 POLICY_DIGEST = "concord.policy_digest"
@@ -67,6 +69,23 @@ class Store:
             return _registered(self.client.get_model_version_by_alias(name, CHAMPION))
         except MlflowException:
             return None
+
+    def under(self, agreement: str) -> list[Registered]:
+        """Every model version that was made under an agreement and is not archived."""
+        found = self.client.search_model_versions()
+        return [
+            _registered(version)
+            for version in found
+            if agreement in version.tags.get(AGREEMENTS, "").split(",")
+            and ARCHIVED not in version.tags
+        ]
+
+    def archive(self, version: Registered, why: str) -> None:
+        """Marks a version as never to be applied again; it loses the alias that scores look for."""
+        aliases = self.client.get_model_version(version.name, version.version).aliases
+        for alias in aliases:
+            self.client.delete_registered_model_alias(version.name, alias)
+        self.client.set_model_version_tag(version.name, version.version, ARCHIVED, why)
 
     def made_from(self, name: str, inputs: str) -> Registered | None:
         """The newest whole version that was made from the same inputs, or None."""

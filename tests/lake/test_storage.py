@@ -16,6 +16,7 @@ from concord.lake.locks import Locks
 from concord.lake.registry import Column, Table
 from concord.lake.storage import Storage, join
 from concord.lake.tables import Append, Lake, Stamp, Transaction
+from tests.feeds import LABELS
 
 pytestmark = pytest.mark.spark
 
@@ -205,7 +206,7 @@ def test_a_lake_on_another_scheme_is_written_read_and_locked(
                 pytest.fail("two jobs hold the table")
         stamp = Stamp("run", "ingest", "1")
         written = lake.write(
-            rows, TOWNS, Append(), stamp=stamp, transaction=Transaction("t", 1), labels={}
+            rows, TOWNS, Append(), stamp=stamp, transaction=Transaction("t", 1), labels=LABELS
         )
     assert (written.applied, written.version) == (True, 1)
     assert [tuple(row) for row in lake.read(TOWNS).collect()] == [("Lynn", 1)]

@@ -29,6 +29,7 @@ from concord.lake.tables import (
     Written,
     isin,
 )
+from tests.feeds import LABELS
 
 pytestmark = [pytest.mark.spark, pytest.mark.usefixtures("quick")]
 
@@ -87,7 +88,7 @@ def write(
         how,
         stamp=stamp,
         transaction=None if sequence is None else Transaction("ingest/clients", sequence),
-        labels=labels or {},
+        labels={**LABELS, **(labels or {})},
     )
 
 
@@ -143,7 +144,7 @@ def test_a_transaction_repeated_after_others_finds_the_version_that_holds_it(lak
         Append(),
         stamp=STAMP,
         transaction=Transaction("ingest/others", 1),
-        labels={},
+        labels=LABELS,
     )
     again = write(lake, [client(3)], Append(), sequence=1)
 
@@ -404,6 +405,15 @@ def test_a_column_added_to_the_declaration_is_added_to_the_table(
     found = properties(next_job)
     assert found["delta.dataSkippingStatsColumns"] == "_period,_sequence,town"
     assert found["concord.owner"] == "after"
+
+
+def test_nothing_outside_ops_is_written_without_labels(lake: Lake) -> None:
+    for lacking in LABELS:
+        some = {name: value for name, value in LABELS.items() if name != lacking}
+        with pytest.raises(ConcordError, match=f"without the labels {lacking}"):
+            lake.write(frame(lake, [client(1)]), CLIENTS, Append(), stamp=STAMP,
+                       transaction=None, labels=some)  # fmt: skip
+    assert not lake.exists(CLIENTS)
 
 
 def test_a_column_s_labels_stand_in_the_table(lake: Lake) -> None:

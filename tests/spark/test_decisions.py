@@ -17,6 +17,7 @@ from concord.lake.session import interpret
 from concord.lake.tables import Append, Stamp
 from concord.linkage import decisions, review_commands, tables
 from concord.linkage.decisions import Decision
+from tests.feeds import LABELS
 from tests.spark.desk import Desk
 
 pytestmark = pytest.mark.spark
@@ -36,7 +37,9 @@ class DecisionsDesk(Desk):
         ]
         frame = spark.createDataFrame(rows, tables.CROSSWALK.schema).coalesce(1)
         stamp = Stamp("r", "index", "0")
-        self.lake.write(frame, tables.CROSSWALK, Append(), stamp=stamp, transaction=None, labels={})
+        self.lake.write(
+            frame, tables.CROSSWALK, Append(), stamp=stamp, transaction=None, labels=LABELS
+        )
 
     def decide(self, left: str, right: str, verdict: str, *more: str) -> int:
         given = ["--left", left, "--right", right, "--verdict", verdict, "--reason", "I know them"]

@@ -38,6 +38,7 @@ from concord_models.churn import cohort, features
 from concord_models.specification import ModelSpec, load_models
 from tests.agreed import register
 from tests.conftest import ROOT
+from tests.feeds import LABELS
 
 pytestmark = pytest.mark.spark
 
@@ -199,7 +200,7 @@ def hub(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Hub:
                 run.lake.write(
                     rows if rows is not None else spark.createDataFrame([], table.table.schema),
                     table.table, Overwrite(), stamp=replace(run.stamp, inputs="x"),
-                    transaction=Transaction(f"study/{table.table.name}", 0), labels={},
+                    transaction=Transaction(f"study/{table.table.name}", 0), labels=LABELS,
                 )  # fmt: skip
         request = training._request(run, spec, dula)
         decision = access_log.ask(run, made.register, replace(request, use="study"))
@@ -217,7 +218,7 @@ def hub(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Hub:
     with run.lake.locks.hold([people.name]):
         run.lake.write(
             spark.createDataFrame(listed, people.schema), people, Overwrite(), stamp=run.stamp,
-            transaction=None, labels={},
+            transaction=None, labels=LABELS,
         )  # fmt: skip
     return made
 

@@ -26,6 +26,7 @@ from concord.linkage.person_index import load_person_index
 from concord.linkage.review import SHOWN, Review, queue
 from concord.linkage.review_commands import remove_pages
 from tests.conftest import ROOT
+from tests.feeds import LABELS
 from tests.spark.desk import Desk
 
 pytestmark = pytest.mark.spark
@@ -71,7 +72,7 @@ class QueueDesk(Desk):
         stamp = Stamp(run_id, "index", "0")
         counted = Transaction(f"index/{table.name}", number)
         self.lake.write(
-            frame.coalesce(1), table, Overwrite(), stamp=stamp, transaction=counted, labels={}
+            frame.coalesce(1), table, Overwrite(), stamp=stamp, transaction=counted, labels=LABELS
         )
 
     def queue(self, *, run_id: str) -> None:

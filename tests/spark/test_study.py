@@ -36,7 +36,7 @@ from concord.studies.returning import own_ids
 from concord.studies.sources import CROSSWALK
 from tests import agreed
 from tests.conftest import test_settings
-from tests.feeds import File, deliver
+from tests.feeds import LABELS, File, deliver
 from tests.spark.conftest import Office
 
 pytestmark = pytest.mark.spark
@@ -468,7 +468,7 @@ def test_killed_at_any_point_a_rerun_gives_the_tables_of_an_undisturbed_run(
         Append(),
         stamp=Stamp(run_id="x", job="other", code_version="0"),
         transaction=Transaction("other", 1),
-        labels={},
+        labels=LABELS,
     )
     (outcome,) = own_desk.study(ONE)
     assert [made.table for made in outcome.made] == [table.name]

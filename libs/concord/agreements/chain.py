@@ -103,12 +103,17 @@ def verify(lake: Lake, table: Table, *, expect: str | None = None) -> Verified:
     naming the first place that does not hold.
     """
     rows = read(lake, table)
-    if expect is not None and expect not in {GENESIS, *(row["hash"] for row in rows)}:
-        raise AuditError(
-            f"{table.name}: no row has the hash {expect} that was noted before; the log was "
-            "cut off or replaced. Compare it with its backup"
-        )
+    expected(table, rows, expect)
     return Verified(len(rows), rows[-1]["hash"] if rows else GENESIS)
+
+
+def expected(table: Table, rows: Sequence[Mapping[str, Any]], tip: str | None) -> None:
+    """Raises AuditError unless a hash that was noted before still stands in the chain."""
+    if tip is not None and tip not in {GENESIS, *(row["hash"] for row in rows)}:
+        raise AuditError(
+            f"{table.name}: no row has the hash {tip} that was noted before; the log was cut off "
+            "or replaced. Compare it with its backup"
+        )
 
 
 def row_hash(table: Table, row: Mapping[str, Any]) -> str:

@@ -25,6 +25,11 @@ READER_SAFE = {
 }
 
 
+# Labels (table properties) that every table outside ops has before it has a row. What they say is
+# for `concord.agreements.labels` to compute.
+REQUIRED_LABELS = ("concord.agreements", "concord.agreement_digest", "concord.classification")
+
+
 @dataclass(frozen=True)
 class Column:
     """A column with what readers may know about it. `type` is Spark DDL."""

@@ -23,7 +23,7 @@ from pyspark.sql import functions as F
 from concord.errors import ConcordError, InfrastructureError
 from concord.lake import scd2
 from concord.lake.locks import Locks
-from concord.lake.registry import Table
+from concord.lake.registry import REQUIRED_LABELS, Table
 from concord.lake.storage import Storage, join
 
 HISTORY_LOOKBACK = 1000
@@ -232,8 +232,15 @@ class Lake:
 
         The rows' columns must be the table's (with `_operation` besides for Changes). Raises
         ConcordError when Delta skipped the transaction although it was never applied here, and
-        InfrastructureError when the store fails; neither repeats a row's values.
+        InfrastructureError when the store fails; neither repeats a row's values. A table outside
+        ops is not written without labels, and they stand before the first row does.
         """
+        lacking = [name for name in REQUIRED_LABELS if not labels.get(name)]
+        if lacking and table.zone != "ops":
+            raise ConcordError(
+                f"{table.name}: it cannot be written without the labels {', '.join(lacking)}: they "
+                "say under which agreement it is shared"
+            )
         note = stamp.encode(transaction)
         with self._noted(stamp.encode(None)):
             self.create(table, labels)

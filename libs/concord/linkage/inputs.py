@@ -15,7 +15,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from concord.agreements import labels
-from concord.agreements.canonical import digest, digest_of
+from concord.agreements.canonical import digest
 from concord.agreements.decision import Holding, may_hold, refused
 from concord.agreements.mou import Contribution, Mou, contribution
 from concord.agreements.register import Register
@@ -64,19 +64,13 @@ class Permission:
     def agreements(self) -> tuple[str, ...]:
         return tuple(mou.id for mou in self.mous)
 
-    @property
-    def digest(self) -> str:
-        """Of all that the agencies signed to let their people be matched."""
-        parts = {digest(mou.part(term.agency)) for mou, term in self.terms}
-        return digest_of(sorted(parts))
-
     def labels(self, table: Table) -> dict[str, str]:
         """What all contributing agencies allow, together: common purposes, the earliest end."""
         purposes: list[set[str]] = [{*term.purposes} for _, term in self.terms]
         level = "restricted" if table.zone == "vault" else "confidential"
         return {
             labels.AGREEMENTS: ",".join(self.agreements),
-            labels.AGREEMENT_DIGEST: self.digest,
+            labels.AGREEMENT_DIGEST: ",".join(digest(mou) for mou in self.mous),
             labels.PURPOSES: ",".join(sorted(set.intersection(*purposes))),
             labels.RECIPIENTS: ",".join(sorted({mou.hub for mou in self.mous})),
             labels.EXPIRES: min(mou.ends(term) for mou, term in self.terms).isoformat(),

@@ -21,7 +21,7 @@ def person(key: Key, *, domain: str = "") -> Callable[[Column, Column], Column]:
     index knows no person for counts as a person of its own: the pseudonym of its record id, which
     no person id can give. NULL when there is no record. Pseudonyms of two domains do not match.
     """
-    hashed = keyed_hash(key, _prefix(domain))
+    hashed = keyed_hash(key, prefix(domain))
 
     def of(person_id: Column, record_id: Column) -> Column:
         alone = F.concat(F.lit(f"record{SEPARATOR}"), record_id)
@@ -32,7 +32,7 @@ def person(key: Key, *, domain: str = "") -> Callable[[Column, Column], Column]:
 
 def entity(key: Key, role: str, *, domain: str = "") -> Callable[[Column], Column]:
     """A column function: record id of a case or household → its pseudonym, NULL stays NULL."""
-    return keyed_hash(key, f"{_prefix(domain)}entity{SEPARATOR}{role}{SEPARATOR}")
+    return keyed_hash(key, f"{prefix(domain)}entity{SEPARATOR}{role}{SEPARATOR}")
 
 
 def row_number(key: Key, table: str, column: str) -> Callable[[Column], Column]:
@@ -43,5 +43,6 @@ def row_number(key: Key, table: str, column: str) -> Callable[[Column], Column]:
     return keyed_hash(key, f"number{SEPARATOR}{table}{SEPARATOR}{column}{SEPARATOR}")
 
 
-def _prefix(domain: str) -> str:
+def prefix(domain: str) -> str:
+    """What is hashed before an id of a linkage domain."""
     return f"domain{SEPARATOR}{domain}{SEPARATOR}" if domain else ""

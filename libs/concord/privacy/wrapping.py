@@ -74,11 +74,27 @@ def agreement_key(
     return found
 
 
-def destroy(keys: Keys, agreement: str, *, version: int = FIRST_VERSION) -> None:
-    """Removes the wrapper: the agreement's pseudonyms can never be made again nor taken back."""
-    if keys.path is not None:
+def versions(keys: Keys, agreement: str) -> list[int]:
+    """The versions of the agreement's key that there are."""
+    if keys.path is None:
+        return []
+    places = (keys.path.resolve() / "agreements").glob(f"{agreement}.v*.json")
+    return sorted(int(place.stem.rpartition(".v")[2]) for place in places)
+
+
+def destroy(keys: Keys, agreement: str) -> None:
+    """Removes the wrappers of all versions, their bytes written over first: the agreement's
+    pseudonyms can never be made again nor taken back. A process that has the key in its memory
+    keeps it until it ends."""
+    for version in versions(keys, agreement):
+        assert keys.path is not None  # noqa: S101 (or there would be no version)
         place = keys.path.resolve() / "agreements" / f"{agreement}.v{version}.json"
-        place.unlink(missing_ok=True)
+        with place.open("r+b") as stream:
+            stream.write(secrets.token_bytes(place.stat().st_size))
+            stream.flush()
+            os.fsync(stream.fileno())
+        place.unlink()
+    _unwrap.cache_clear()
 
 
 def key_check(key: AgreementKey) -> str:

@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 
 from concord.agreements import access_log
 from concord.agreements.access_log import ACCESS_LOG
-from concord.agreements.canonical import digest
+from concord.agreements.canonical import canonical, digest
 from concord.agreements.decision import Decision, Request
 from concord.agreements.dula import Dula
 from concord.agreements.labels import (
@@ -37,6 +37,7 @@ from concord.lake import run as runs
 from concord.lake.points import reach
 from concord.lake.registry import Column, Table
 from concord.lake.run import Run
+from concord.lake.storage import join
 from concord.lake.tables import Overwrite, Transaction, Written, described
 from concord.products import populations
 from concord.products.release import MEASURES, SHARES, Group, Release, release
@@ -46,6 +47,8 @@ from concord.studies.tables import StudyTable
 
 # Changes when the rows made from the same inputs change.
 FORMAT = 1
+# The terms whose digest stands in a product's label, by digest: canonical JSON.
+TERMS = "products/_agreements"
 
 
 @dataclass(frozen=True)
@@ -287,8 +290,13 @@ class _Product:
             [tuple(row[name] for name in target.column_names) for row in made.rows], target.schema
         )
         before = lake.version(target)
+        terms = self._terms(sources)
+        for dula in terms.agreements:
+            # What the label's digest is of, for readers that have nothing else of Concord's.
+            place = join(lake.path(TERMS), f"{digest(dula)}.json")
+            lake.storage.put_if_absent(place, canonical(dula))
         labels = study_labels(
-            self._terms(sources),
+            terms,
             owner="data office",
             classifications=[self.product.classification],
             expires=self.decision.expires or self.dula.term.expires,

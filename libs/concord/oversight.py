@@ -1,0 +1,148 @@
+"""`concord audit` and `concord labels`: what an officer looks at, and nothing is changed by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from concord import labelling
+from concord.agreements import audit, chain
+from concord.agreements.access_log import ACCESS_LOG
+from concord.agreements.agencies import load_agencies
+from concord.agreements.commands import DEFAULT_SETTINGS, SettingsOption
+from concord.deployment import Deployment, load_deployment
+from concord.errors import AuditError, UsageError
+from concord.lake import run as runs
+from concord.lake.locks import Locks
+from concord.lake.session import start, stop
+from concord.lake.tables import Lake
+from concord.reporting import Reporter
+
+LakeOption = Annotated[str | None, typer.Option(help="Lake root, in place of the settings'.")]
+audit_app = typer.Typer(
+    no_args_is_help=True,
+    help="The access log: verify, anchor; used, reads; disclosures, notice.",
+)
+labels_app = typer.Typer(no_args_is_help=True, help="Labels of tables: verify.")
+
+
+@audit_app.command()
+def verify(
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    expect: Annotated[
+        str | None, typer.Option(help="A last hash noted earlier that must still be there.")
+    ] = None,
+) -> None:
+    """Check that no row of the access log or of the agreements' events was changed, taken out or
+    put in, and that every anchor still holds (else exit 16)."""
+    with _there(settings, lake, "audit") as (_, there):
+        found = audit.verify(there, expect=expect)
+    _audited("audit verify", found)
+
+
+@audit_app.command()
+def anchor(settings: SettingsOption = DEFAULT_SETTINGS, lake: LakeOption = None) -> None:
+    """Verify, and write today's anchor: keep a copy of ops/_anchors outside the lake."""
+    with _there(settings, lake, "audit") as (_, there):
+        found = audit.anchor(there, runs.real_clock().date())
+    _audited("audit anchor", found)
+
+
+def _audited(job_name: str, found: audit.Audit) -> None:
+    rows, events = (found.rows[table.name] for table in audit.CHAINED)
+    message = (
+        f"{rows} rows, and {events} events of agreements, all as they were written; "
+        f"{found.anchors} anchors hold; note the last hash elsewhere"
+    )
+    tip = found.tips[ACCESS_LOG.name]
+    told = {"rows": rows, "events": events, "anchors": found.anchors, "tip": tip}
+    Reporter().summary({"job": job_name, "exit_code": 0, **told, "message": message})
+
+
+@audit_app.command()
+def used(
+    agency: Annotated[str, typer.Argument(help="The agency whose data it is.")],
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+) -> None:
+    """Who used my data: every decision and read that spoke of an agency's tables, as JSON lines."""
+    with _there(settings, lake, "audit") as (deployment, there):
+        rows = chain.read(there, ACCESS_LOG)
+    _lines(audit.used(rows, deployment.contracts, agency))
+
+
+@audit_app.command()
+def reads(
+    actor: Annotated[str | None, typer.Option(help="What this person did.")] = None,
+    run: Annotated[str | None, typer.Option(help="What this run did.")] = None,
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+) -> None:
+    """What a person, or a run, asked for and read, as JSON lines."""
+    if (actor is None) == (run is None):
+        raise UsageError("say --actor or --run")
+    with _there(settings, lake, "audit") as (_, there):
+        rows = chain.read(there, ACCESS_LOG)
+    _lines(audit.done_by(rows, actor=actor, run_id=run))
+
+
+@audit_app.command()
+def disclosures(settings: SettingsOption = DEFAULT_SETTINGS, lake: LakeOption = None) -> None:
+    """The record of disclosures that M.G.L. c. 66A s. 2(f) asks for, as JSON lines."""
+    with _there(settings, lake, "audit") as (deployment, there):
+        rows = chain.read(there, ACCESS_LOG)
+    _lines(audit.disclosures(rows, deployment.dulas, deployment.contracts))
+
+
+@audit_app.command()
+def notice(settings: SettingsOption = DEFAULT_SETTINGS) -> None:
+    """The public notice of personal data systems (M.G.L. c. 30 s. 63), in Markdown."""
+    d = load_deployment(settings)
+    agencies = load_agencies(d.settings.conf / "agencies.yaml")
+    print(audit.public_notice(agencies, d.mous.values(), d.dulas.values(), d.contracts))
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> None:
+    for row in rows:
+        print(json.dumps(row))
+
+
+@contextmanager
+def _there(settings: Path, lake: str | None, job_name: str) -> Iterator[tuple[Deployment, Lake]]:
+    """The deployment and its lake, for commands that only look."""
+    deployment = load_deployment(settings, lake=lake)
+    spark = start(deployment.settings, application=f"concord {job_name}")
+    try:
+        given = deployment.settings
+        stale = given.locks.stale_after_seconds
+        locks = Locks.of(spark, given.lake, stale, job=job_name, run_id="", actor=runs.actor())
+        yield deployment, Lake(spark, given.lake, locks=locks, lock_wait=given.locks.wait_seconds)
+    finally:
+        stop(spark)
+
+
+@labels_app.command(name="verify")
+def verify_labels(
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, for programs.")] = False,
+) -> None:
+    """Check that every table's labels are those of its signed agreement (else exit 16)."""
+    with _there(settings, lake, "labels") as (deployment, there):
+        today = runs.real_clock().date()
+        checked = labelling.verify(there, deployment, deployment.register(there), today)
+    for finding in checked.findings:
+        print(json.dumps(asdict(finding)) if as_json else f"  {finding}")
+    message = f"{checked.tables} tables, {len(checked.findings)} labels are not as they should be"
+    code = AuditError.exit_code if checked.findings else 0
+    told = {"tables": checked.tables, "findings": len(checked.findings), "message": message}
+    Reporter().summary({"job": "labels verify", "exit_code": code, **told})
+    if code:
+        raise typer.Exit(code)

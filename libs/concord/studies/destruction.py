@@ -1,0 +1,425 @@
+"""The end of a study: everything that was held under an agreement is destroyed, and it is proved.
+
+Ordered (an event) → noted what is there, and what all other tables are → tables removed, files,
+logs, checkpoints and all → models archived → every file that is left opened and searched for the
+study's pseudonyms → the key erased → an unwrap and a time travel tried, which have to fail → a
+certificate, whose digest goes into the agreement's events. A note of each step is kept, so that a
+run that was killed goes on where it was, and the certificate says so.
+
+The agreement's key goes after the search: with it the pseudonyms can be computed that must not be
+found, without it nobody can.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
+from pyspark.sql import functions as F
+
+from concord import tracking
+from concord.agreements import events
+from concord.agreements.canonical import digest
+from concord.agreements.dula import Dula
+from concord.agreements.lifecycle import Event
+from concord.agreements.register import Register
+from concord.contracts.model import Contract
+from concord.errors import AuditError, ConfigError, RefusedError, UsageError
+from concord.lake import catalog
+from concord.lake.points import reach
+from concord.lake.run import Run
+from concord.lake.storage import join
+from concord.lake.tables import Lake
+from concord.linkage.tables import CROSSWALK
+from concord.privacy import pseudonyms, wrapping
+from concord.privacy.opening import texts
+from concord.studies import certificate
+from concord.studies.controls import controls
+from concord.studies.tables import of_agreement, subject_columns
+
+NOTES = "ops/_destruction"
+CERTIFICATES = "ops/_certificates"
+TOKEN = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
+ENDED = frozenset({"expired", "terminated", "destruction_due"})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a destruction would take away, and what stays and why."""
+
+    agreement: str
+    version: int
+    due: date
+    tables: dict[str, int]
+    files: int
+    bytes: int
+    models: tuple[str, ...]
+    keys: tuple[int, ...]
+    stays: tuple[str, ...]
+
+    def lines(self) -> Iterator[str]:
+        yield f"{self.agreement} version {self.version}: to be destroyed by {self.due}"
+        for name, version in self.tables.items():
+            yield f"  table {name}, versions 0 to {version}, log and checkpoints"
+        yield f"  together {self.files} files, {self.bytes:,} bytes"
+        for model in self.models:
+            yield f"  model {model}: archived, never applied again"
+        for version in self.keys:
+            yield f"  key version {version}: erased"
+        for kept in self.stays:
+            yield f"  stays: {kept}"
+
+
+@dataclass
+class Notes:
+    """What has been done so far, kept beside the lake's tables until the certificate is there."""
+
+    attempts: int = 0
+    plan: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
+    steps: dict[str, str] = field(default_factory=dict)
+    proof: dict[str, Any] = field(default_factory=dict)
+
+
+def due(dula: Dula, ended: date) -> date:
+    """The last day on which the data has to be gone."""
+    return ended + timedelta(days=dula.end.destroy_within_days)
+
+
+def ended(register: Register, agreement: str, today: date) -> date | None:
+    """The day on which an agreement ended; None while it has not."""
+    standing = register.standing(agreement, today)
+    if standing is None or standing.state not in ENDED:
+        return None
+    days = [
+        event.at.date()
+        for event in register.events(agreement)
+        if event.kind == "terminated" and event.version == standing.version
+    ]
+    return min([*days, standing.terms.term.expires])
+
+
+def planned(run: Run, register: Register, agreement: str) -> Plan:
+    """What is held under an agreement. Reads logs and listings, no rows."""
+    dula = _dula(register, agreement, run.clock().date())
+    lake = run.lake
+    names = _tables(lake, agreement)
+    sizes = [entry.bytes for name in names for entry in lake.storage.walk(lake.path(name))]
+    last = ended(register, agreement, run.clock().date()) or dula.term.expires
+    products = [
+        name
+        for name in catalog.names(lake.storage, lake.root)
+        if name.startswith("products/")
+        and agreement in lake.properties(name).get("concord.agreements", "").split(",")
+    ]
+    return Plan(
+        agreement=agreement,
+        version=dula.version,
+        due=due(dula, last),
+        tables={
+            name: catalog.versions(lake.spark, lake.root, [name]).get(name, 0) for name in names
+        },
+        files=len(sizes),
+        bytes=sum(sizes),
+        models=tuple(f"{m.name} version {m.version}" for m in _models(run, dula)),
+        keys=tuple(wrapping.versions(run.settings.keys, agreement)),
+        stays=tuple(f"{name}: aggregates under {dula.disclosure.profile}" for name in products),
+    )
+
+
+def destroy(
+    run: Run, register: Register, agreement: str, contracts: Mapping[str, Contract]
+) -> dict[str, Any]:
+    """Destroys what was held under an agreement that has ended, proves it, and certifies it.
+
+    Returns the certificate. Raises RefusedError (14) while the agreement holds or is under legal
+    hold, UsageError for one that nobody knows, AuditError (16) when the proof does not hold: then
+    there is no certificate, and the next run tries again. LockedError and InfrastructureError.
+    """
+    today = run.clock().date()
+    dula = _dula(register, agreement, today)
+    _may(register, dula, today)
+    lake, place = run.lake, _place(run.lake, NOTES, dula)
+    notes = _read(lake, place)
+    notes.attempts += 1
+    names = _tables(lake, agreement)
+    with lake.locks.hold(names):
+        if not notes.plan:
+            notes.plan = _json(asdict(planned(run, register, agreement)))
+            notes.others = _others(lake, agreement)
+        _note(lake, place, notes, "ordered", run)
+        _order(run, register, dula)
+        reach("destroy.ordered")
+        for name in names:
+            lake.remove(name)
+            reach(f"destroy.removed.{name}")
+        _note(lake, place, notes, "tables removed", run)
+        if "models archived" not in notes.steps:
+            for model in _models(run, dula):
+                tracking.opened(run.settings).archive(model, f"{agreement} ended")
+            _note(lake, place, notes, "models archived", run)
+        reach("destroy.archived")
+        if "searched" not in notes.steps:
+            notes.proof["search"] = _searched(run, dula, contracts)
+            _note(lake, place, notes, "searched", run)
+        reach("destroy.searched")
+        wrapping.destroy(run.settings.keys, agreement)
+        _note(lake, place, notes, "key erased", run)
+        reach("destroy.erased")
+        notes.proof["unwrap"] = _unwrap_fails(run, agreement)
+        notes.proof["time_travel"] = _time_travel_fails(run, notes.plan["tables"])
+        notes.proof["other_tables"] = _untouched(lake, agreement, notes.others)
+    return _certify(run, register, dula, notes)
+
+
+# --- before --------------------------------------------------------------------------------------
+
+
+def _dula(register: Register, agreement: str, today: date) -> Dula:
+    found = register.dula(agreement, today)
+    if found is None:
+        known = ", ".join(sorted(register.dulas)) or "none"
+        raise UsageError(f"there is no agreement {agreement!r}; conf/agreements has {known}")
+    return found
+
+
+def _may(register: Register, dula: Dula, today: date) -> None:
+    standing = register.standing(dula.id, today)
+    state = standing.state if standing else "unknown"
+    if state == "destruction_certified":
+        raise RefusedError(
+            f"{dula.id} clause {dula.end.clause}: its destruction is certified already; the "
+            f"certificate is in {CERTIFICATES}"
+        )
+    if state not in ENDED:
+        raise RefusedError(
+            f"{dula.id} clause {dula.term.clause}: it is {state}, not ended; nothing is destroyed "
+            "before it expires or is terminated (concord agreement terminate)"
+        )
+    version = register.versions(dula.id).get(dula.version)
+    if version is not None and version.legal_hold:
+        raise RefusedError(
+            f"{dula.id} clause {dula.end.clause}: it is under legal hold; nothing of it is "
+            "destroyed before the hold is lifted (concord agreement hold --lift)"
+        )
+
+
+def _order(run: Run, register: Register, dula: Dula) -> None:
+    version = register.versions(dula.id).get(dula.version)
+    if version is None or version.state == "destruction_due":
+        return
+    event = Event(
+        dula.id, dula.version, "destruction_ordered", run.actor, run.clock(), version.digest,
+        reason=f"clause {dula.end.clause}",
+    )  # fmt: skip
+    events.append(run.lake, register, [event], stamp=run.stamp)
+
+
+def _tables(lake: Lake, agreement: str) -> list[str]:
+    """Everything under the study's folder and what went back from it: tables, whole or not."""
+    found = []
+    for folder in (f"studies/{agreement}", f"vault/returned/{agreement}"):
+        entries = lake.storage.list(lake.path(folder))
+        found += [join(folder, entry.name) for entry in entries if entry.is_folder]
+    return found
+
+
+def _models(run: Run, dula: Dula) -> list[tracking.Registered]:
+    """Models that end with the agreement: made under it, where it does not let them outlive it."""
+    if dula.uses.retraining_after_expiry or "models" not in dula.end.scope:
+        return []
+    address, _ = tracking.address(run.settings)
+    local = address.removeprefix("sqlite:///")
+    if local != address and not Path(local).exists():
+        return []
+    return tracking.opened(run.settings).under(dula.id)
+
+
+def _others(lake: Lake, agreement: str) -> dict[str, str]:
+    """A checksum of each other table's files: their names and sizes, and the log's bytes."""
+    own = (f"studies/{agreement}/", f"vault/returned/{agreement}/", "ops/")
+    found = {}
+    for name in catalog.names(lake.storage, lake.root):
+        if name.startswith(own):
+            continue
+        sums = hashlib.sha256()
+        for entry in lake.storage.walk(lake.path(name)):
+            sums.update(f"{entry.path.rpartition(name)[2]} {entry.bytes}\n".encode())
+        found[name] = sums.hexdigest()
+    return found
+
+
+# --- proof ---------------------------------------------------------------------------------------
+
+
+def _searched(run: Run, dula: Dula, contracts: Mapping[str, Contract]) -> dict[str, Any]:
+    """Opens every file that is left and looks for the study's pseudonyms. Raises AuditError where
+    one is found, or where the search misses what it was given to find."""
+    tokens = _pseudonyms(run, dula, contracts)
+    missed = [kind for kind, content, token in controls() if token not in _tokens(content, kind)]
+    if missed:
+        raise AuditError(
+            f"the search for what was destroyed does not see into {', '.join(missed)}: it would "
+            "prove nothing. Report this"
+        )
+    looked, found = 0, []
+    for name, content in _files(run):
+        looked += 1
+        if tokens & _tokens(content, name):
+            found.append(name)
+    if found:
+        raise AuditError(
+            f"{len(found)} files still hold pseudonyms of {dula.id}: {', '.join(found[:10])}; "
+            "remove them and run this again"
+        )
+    return {
+        "files opened": looked,
+        "pseudonyms searched for": len(tokens),
+        "found": 0,
+        "kinds of file that the search was shown to see into": [kind for kind, *_ in controls()],
+    }
+
+
+def _pseudonyms(run: Run, dula: Dula, contracts: Mapping[str, Contract]) -> set[str]:
+    """Every pseudonym that the study could hold: of the persons, records, cases and row numbers of
+    its sources as they are, whoever a record was said to be at any time."""
+    try:
+        key = wrapping.agreement_key(run.settings.keys, dula.id)
+    except ConfigError:
+        return set()  # no study was ever made, or the key is gone: nothing can be computed
+    lake, found = run.lake, set[str]()
+    known = lake.read(CROSSWALK).select("record_id", "person_id")
+    for study in of_agreement(dula, contracts):
+        rows = lake.read(study.curated)
+        wanted = []
+        for subject, _ in subject_columns(study):
+            record = F.col(subject.record_id)
+            if subject.kind == "person":
+                of_person = pseudonyms.person(key, domain=study.domain)
+                each = rows.select(record.alias("record_id")).distinct()
+                both = each.join(known, "record_id", "left")
+                made = of_person(F.col("person_id"), F.col("record_id"))
+                wanted.append(both.select(made.alias("token")))
+                # Once, it may have had no person.
+                alone = of_person(F.lit(None).cast("string"), F.col("record_id"))
+                wanted.append(each.select(alone.alias("token")))
+            else:
+                of_entity = pseudonyms.entity(key, subject.role, domain=study.domain)
+                wanted.append(rows.select(of_entity(record).alias("token")))
+        for column in study.dataset.columns:
+            if column.pseudonym:
+                number = pseudonyms.row_number(key, study.dataset.table, column.name)
+                wanted.append(rows.select(number(F.col(column.name)).alias("token")))
+        for frame in wanted:
+            tokens = frame.where("token IS NOT NULL").distinct().toArrow()["token"]
+            found.update(tokens.to_pylist())
+    return found
+
+
+def _tokens(content: bytes, name: str) -> set[str]:
+    return {token for text in texts(content, name) for token in TOKEN.findall(text)}
+
+
+def _files(run: Run) -> Iterator[tuple[str, bytes]]:
+    """Every file of the lake, of MLflow's store and of a warehouse beside the run."""
+    storage = run.lake.storage
+    roots = [run.lake.root]
+    address, artifacts = tracking.address(run.settings)
+    if address.startswith("sqlite:///"):
+        roots.append(str(Path(address.removeprefix("sqlite:///")).parent))
+    elif artifacts:
+        roots.append(artifacts)
+    warehouse = run.lake.spark.conf.get("spark.sql.warehouse.dir", "")
+    roots += [warehouse] if warehouse else []
+    for root in roots:
+        for entry in storage.walk(root):
+            yield (
+                entry.path.rpartition(root.removeprefix("file:"))[2] or entry.path,
+                storage.read(entry.path),
+            )
+
+
+def _unwrap_fails(run: Run, agreement: str) -> str:
+    try:
+        wrapping.agreement_key(run.settings.keys, agreement)
+    except ConfigError:
+        return "the key does not open: its wrapper is gone"
+    raise AuditError(f"the key of {agreement} still opens: it was not erased. Report this")
+
+
+def _time_travel_fails(run: Run, names: Sequence[str] | dict[str, int]) -> str:
+    for name in names:
+        try:
+            reader = run.lake.spark.read.format("delta").option("versionAsOf", 0)
+            reader.load(run.lake.path(name)).isEmpty()
+        except (PySparkException, Py4JError):
+            continue
+        raise AuditError(f"an old version of {name} can still be read; run this again")
+    return f"no version of {len(names)} tables can be read"
+
+
+def _untouched(lake: Lake, agreement: str, before: dict[str, str]) -> str:
+    after = _others(lake, agreement)
+    changed = sorted(name for name in before if after.get(name) != before[name])
+    if changed:
+        # Another job may have written meanwhile: told, and no reason to hold the certificate back.
+        return f"changed meanwhile by other jobs: {', '.join(changed)}"
+    return f"{len(before)} other tables are as they were, by the names and sizes of their files"
+
+
+# --- the certificate -----------------------------------------------------------------------------
+
+
+def _certify(run: Run, register: Register, dula: Dula, notes: Notes) -> dict[str, Any]:
+    made = certificate.made(
+        dula,
+        plan=notes.plan,
+        steps=notes.steps,
+        proof=notes.proof,
+        attempts=notes.attempts,
+        actor=run.actor,
+        on=run.clock().date(),
+    )
+    text = json.dumps(made, indent=2, sort_keys=True)
+    lake, place = run.lake, _place(run.lake, CERTIFICATES, dula)
+    lake.storage.write(place, text.encode())
+    lake.storage.write(place.removesuffix("json") + "html", certificate.page(made).encode())
+    known = events.register(lake, run.settings, register.mous, register.dulas)
+    version = known.versions(dula.id).get(dula.version)
+    if version is not None and version.state == "destruction_due":
+        said = f"certificate SHA-256 {hashlib.sha256(text.encode()).hexdigest()}"
+        event = Event(
+            dula.id, dula.version, "destruction_certified", run.actor, run.clock(),
+            version.digest or digest(dula), reason=said,
+        )  # fmt: skip
+        events.append(lake, known, [event], stamp=run.stamp)
+    reach("destroy.certified")
+    lake.storage.delete(_place(lake, NOTES, dula))
+    return made
+
+
+def _place(lake: Lake, folder: str, dula: Dula) -> str:
+    return join(lake.path(folder), f"{dula.id}.v{dula.version}.json")
+
+
+def _read(lake: Lake, place: str) -> Notes:
+    if not lake.storage.exists(place):
+        return Notes()
+    return Notes(**json.loads(lake.storage.read(place)))
+
+
+def _note(lake: Lake, place: str, notes: Notes, step: str, run: Run) -> None:
+    notes.steps.setdefault(step, run.clock().isoformat(timespec="seconds"))
+    lake.storage.write(place, json.dumps(_json(asdict(notes)), sort_keys=True).encode())
+
+
+def _json(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
