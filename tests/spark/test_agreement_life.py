@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from concord.agreements import chain
+from concord import jobs, oversight
+from concord.agreements import chain, life_commands
 from concord.agreements.access_log import ACCESS_LOG
 from concord.agreements.events import AGREEMENT_EVENTS
 from concord.agreements.signing import new_key, public_text
 from concord.cli import app, exit_code_of
 from concord.lake.locks import Locks
+from concord.lake.session import interpret
 from concord.lake.tables import Lake
 from tests.cluster.conftest import person, write_conf
 from tests.cluster.test_studies import DULA
@@ -52,6 +54,18 @@ class Town:
 
     def run(self, *arguments: str) -> int:
         return exit_code_of(app, [*arguments, "--settings", str(self.settings)])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_session(spark: SparkSession) -> Iterator[None]:
+    """The commands use the tests' session, and leave it running."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (life_commands, oversight, jobs):
+            patch.setattr(module, "start", lambda settings, application: spark)
+            patch.setattr(module, "stop", lambda session: None)
+        interpret(spark, True)
+        yield
+        interpret(spark, False)
 
 
 @pytest.fixture(scope="module")
