@@ -18,6 +18,7 @@ from concord.errors import UsageError
 from concord.ingest.rules import declared_rules
 from concord.lake.session import start
 from tests.bench.accuracy import accuracy
+from tests.bench.agreements import agreements
 from tests.bench.engine_side import java_of
 from tests.bench.feed import COLUMNS, contract
 from tests.bench.index_job import index_job
@@ -60,7 +61,7 @@ def bench(
 ) -> None:
     """Measure synthesis, ingestion and the whole line on this machine; `linkage`: the engine alone;
     `index`: the whole index job; `accuracy`: how right the engine is; `scaling`: the engine on one
-    worker and on two."""
+    worker and on two; `agreements`: what decisions, labels and enforced reads cost."""
     if context.invoked_subcommand:
         return
     sizes = sorted({*_sizes(rows), *([FULL] if full else [])})
@@ -173,6 +174,7 @@ def application() -> typer.Typer:
     app.command("index")(index_job)
     app.command()(accuracy)
     app.command()(scaling)
+    app.command()(agreements)
     return app
 
 

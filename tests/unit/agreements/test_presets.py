@@ -102,7 +102,7 @@ FAILS: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "snap",
         {"recipients__parties": [{"key": "lab", "kind": "state", "custodian": "D"}]},
         "administers no programme", "7 CFR 272.1(c)"),
-    "no notice": ("part-2", {"legal_basis__notices": []}, "notice on redisclosure", "42 CFR part 2"),
+    "no notice": ("part-2", {"legal_basis__notices": []}, "notice on redisclosure", "CFR part 2"),
     "for prosecutors": (
         "part-2", {"purpose__prohibited": []}, "fraud-detection must be among", "42 CFR part 2"),
     "nobody answers": (
