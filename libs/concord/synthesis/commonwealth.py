@@ -212,10 +212,12 @@ def make_partition(task: tuple[Plan, int, list[int]]) -> list[Part]:
     for number in blocks:
         block = plan.block(number)
         known, spoiled = [], []
+        planted: dict[str, dict[str, Any]] = {}
         for feed, contract in chosen:
             periods = _delivered(plan, feed)
             made = feed.make(block)
             known.append((feed.name, made.subjects))
+            planted |= made.truth
             for table in contract.tables:
                 rows = in_period_order(made.tables[table.name])
                 columns = formats.text_columns(table, rows)
@@ -236,7 +238,7 @@ def make_partition(task: tuple[Plan, int, list[int]]) -> list[Part]:
                     counts[key] = (before + int(hi - lo), {c: sums[c] + totals[c] for c in totals})
                     with (folder / "-".join(key)).open("ab") as stream_out:
                         stream_out.write(data)
-        truth.write_block(plan.out / "truth", block, known, spoiled)
+        truth.write_block(plan.out / "truth", block, known, spoiled, planted)
     return [Part(*key, partition, rows, totals) for key, (rows, totals) in counts.items()]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from concord.synthesis import (
     dese_enrollment,
+    dhe_enrollment,
     dph_early_intervention,
     dph_wic,
     dta_snap,
@@ -63,4 +64,5 @@ FEEDS: tuple[Feed, ...] = (
     Feed("dph_early_intervention", dph_early_intervention.tables, months, after(1, 2)),
     Feed("dph_wic", dph_wic.tables, months, after(1, 3)),
     Feed("dese_enrollment", dese_enrollment.tables, dese_enrollment.collections, after(1, 2)),
+    Feed("dhe_enrollment", dhe_enrollment.tables, dhe_enrollment.terms, after(5, 25)),
 )
