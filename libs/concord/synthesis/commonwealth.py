@@ -21,7 +21,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from concord.contracts.model import Contract, Csv, Excel, FixedWidth, JsonLines, Table, Xml
+from concord.contracts.model import (
+    Contract,
+    Csv,
+    Excel,
+    FixedWidth,
+    JsonLines,
+    Parquet,
+    Table,
+    Xml,
+)
 from concord.contracts.odcs import load_contract
 from concord.errors import UsageError
 from concord.synthesis import formats, truth
@@ -297,7 +306,7 @@ def file_name(feed: str, table: Table, period: str, several: bool) -> str:
         return stem + ".dat"
     if isinstance(form, JsonLines):
         return stem + ".jsonl"
-    return stem + (".xml" if isinstance(form, Xml) else ".xlsx" if isinstance(form, Excel) else "")
+    return stem + {Xml: ".xml", Excel: ".xlsx", Parquet: ".parquet"}[type(form)]
 
 
 COMPRESSED = frozenset({"dese_enrollment"})  # agencies that send gzip
@@ -335,6 +344,8 @@ def write_file(task: FileTask) -> tuple[str, str, dict[str, Any]]:
         data = formats.gzipped(data)
     elif isinstance(table.format, Excel):
         data = formats.workbook(table.format.sheet, data)
+    elif isinstance(table.format, Parquet):
+        data = formats.parquet(data)
     folder = task.plan.out / "landing" / task.feed / task.folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / task.name).write_bytes(data)

@@ -14,6 +14,7 @@ from concord.synthesis import (
     dhe_enrollment,
     dph_early_intervention,
     dph_wic,
+    dpu_rides,
     dta_snap,
     dua_claims,
     dua_wages,
@@ -65,4 +66,5 @@ FEEDS: tuple[Feed, ...] = (
     Feed("dph_wic", dph_wic.tables, months, after(1, 3)),
     Feed("dese_enrollment", dese_enrollment.tables, dese_enrollment.collections, after(1, 2)),
     Feed("dhe_enrollment", dhe_enrollment.tables, dhe_enrollment.terms, after(5, 25)),
+    Feed("dpu_rides", dpu_rides.tables, dpu_rides.years, after(3, 1)),
 )
