@@ -119,8 +119,8 @@ def tables(block: Block) -> FeedPart:
     who = with_duplicates(students, ERRORS, people, rng)
     count = len(students)
     identity = mark_duplicates(observe(people, who, ERRORS, rng, timeline.start), count)
-    ids = agency_numbers(people.seed, "dhe", people.pid[who], 7, "H1")
-    ids[count:] = agency_numbers(people.seed, "dhe", people.pid[who[count:]], 7, "H2")
+    ids = agency_numbers(people.seed, "dhe", people.pid[who], 8, "H1")
+    ids[count:] = agency_numbers(people.seed, "dhe", people.pid[who[count:]], 8, "H2")
     record = np.searchsorted(students, person)
     # Those registered twice go by the second number in their last term, at another campus.
     for i, again in enumerate(who[count:]):
