@@ -84,7 +84,9 @@ class Known:
         return cls(role, source_key, identity.who, identity.errors)
 
     @classmethod
-    def listed(cls, role: str, source_key: np.ndarray, identity: Identity, row: np.ndarray) -> Known:
+    def listed(
+        cls, role: str, source_key: np.ndarray, identity: Identity, row: np.ndarray
+    ) -> Known:
         """Of records (`source_key` and `identity` by record) those that a row lists."""
         used = np.unique(row)
         return cls(role, source_key[used], identity.who[used], identity.errors[used])

@@ -9,7 +9,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from concord.synthesis.blocks import Block, FeedPart, Known, Rows, agency_numbers, empty_text
+from concord.synthesis.blocks import (
+    MISSING,
+    Block,
+    FeedPart,
+    Known,
+    Rows,
+    agency_numbers,
+    empty_text,
+)
 from concord.synthesis.identity import AgencyErrors, observe
 from concord.synthesis.names import pick
 from concord.synthesis.people import CHILD, YEAR
@@ -127,7 +135,7 @@ def tables(block: Block) -> FeedPart:
             "enrolled_on": enrolled_text[row],
             "visits": visits.astype(np.int64),
             "last_visit": visit_text,
-            "exit_reason": np.where(gone, why[row], None),
+            "exit_reason": np.where(gone, why[row], MISSING),
         },
     )
     listed = np.unique(row)

@@ -15,9 +15,9 @@ ERRORS = AgencyErrors(
     typo=0.03, nickname=0.05, stale_name=0.30, cut_double=0.30, day_month=0.006, january=0.004,
     duplicate=0.02,
 )  # fmt: skip
-# Log odds of a case, by need: near 3 % of children in a year, by assumption.
-BASE, BY_NEED = -4.4, 0.9
-PLACED = 0.20  # of families with a case: children live away from home for a time, by assumption
+# Log odds of a case, by need: about 3 % of children have one in a month, by assumption.
+BASE, BY_NEED = -3.2, 0.9
+PLACED = 0.5  # of families with a case: children live away from home for a time, by assumption
 
 
 def tables(block: Block) -> FeedPart:
@@ -30,8 +30,9 @@ def tables(block: Block) -> FeedPart:
     need = np.zeros(homes)
     need[home] = people.need
     opens = chance(rng, 1 / (1 + np.exp(-(BASE + BY_NEED * need))), homes)
-    opens &= np.bincount(home, minor, homes) > 0
     opened = timeline.start - 400 + rng.integers(0, timeline.end - timeline.start + 400, homes)
+    has_child = minor & (people.birth <= opened[home])
+    opens &= np.bincount(home, has_child, homes) > 0
     closed = opened + (45 + rng.exponential(300, homes)).astype(np.int64)
     away = np.where(chance(rng, PLACED, homes), opened + rng.integers(5, 120, homes), NEVER)
     back = away + (20 + rng.exponential(250, homes)).astype(np.int64)

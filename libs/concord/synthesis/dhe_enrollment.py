@@ -10,7 +10,7 @@ import datetime as dt
 
 import numpy as np
 
-from concord.synthesis.blocks import Block, FeedPart, Known, Rows, agency_numbers
+from concord.synthesis.blocks import MISSING, Block, FeedPart, Known, Rows, agency_numbers
 from concord.synthesis.dese_enrollment import in_grade, public_families
 from concord.synthesis.dta_snap import codes
 from concord.synthesis.identity import AgencyErrors, mark_duplicates, observe, with_duplicates
@@ -31,10 +31,11 @@ HISPANIC_CODE = "5"
 # class of 2010); that a little over half of these stay in the public system is an assumption.
 GOING = 0.40
 # Published: 20 points over matched peers; Hispanic 41 % of participants against 25 % of pupils,
-# Black 18 % against 10 % (Education-to-Career, early college). 85 to 88 % of credits are passed.
+# Black 18 % against 10 %, 58 % of low income (Education-to-Career, early college). 85 to 88 % of
+# credits are passed.
 EARLY_COLLEGE_EFFECT = 0.20
-EARLY_COLLEGE, EARLY_PASS = 0.05, 0.87
-ADULT_LEARNERS = 0.012  # of those aged 25 to 49, by assumption
+EARLY_COLLEGE, EARLY_PASS = 0.08, 0.87
+ADULT_LEARNERS = 0.03  # of those aged 25 to 49, by assumption
 
 COMMUNITY, STATE, UNIVERSITY = range(3)
 SECTORS = np.array(["CC", "SU", "UM"], dtype=object)
@@ -67,8 +68,9 @@ def tables(block: Block) -> FeedPart:
     pupil = finished > 0
     prepared = rng.standard_normal(n) - 0.35 * people.need - 0.3 * people.disabled
     lean = np.where(people.group == HISPANIC, 1.64, np.where(people.group == BLACK, 1.8, 0.63))
+    lean *= np.where(block.low_income(), 1.6, 0.7)
     early = pupil & (people.position == CHILD) & chance(rng, EARLY_COLLEGE * lean, n)
-    going = np.clip(GOING + 0.04 + 0.10 * prepared, 0.02, 0.75) + EARLY_COLLEGE_EFFECT * early
+    going = np.clip(GOING + 0.14 * prepared, 0.02, 0.80) + EARLY_COLLEGE_EFFECT * early
     later = chance(rng, 0.12, n)  # a year off
     age = (timeline.start - people.birth) / YEAR
     adult = ~pupil & (age >= 25) & (age < 50) & chance(rng, ADULT_LEARNERS, n)
@@ -162,7 +164,7 @@ def tables(block: Block) -> FeedPart:
             "sector": SECTORS[sector],
             "student_type": kind,
             "award_sought": AWARDS[np.where(in_school, 0, award[person])],
-            "field_of_study": np.where(in_school, None, FIELDS[person % len(FIELDS)]),
+            "field_of_study": np.where(in_school, MISSING, FIELDS[person % len(FIELDS)]),
             "credits_attempted": 3 * courses,
             "credits_earned": 3 * passed,
             "gpa": np.ma.masked_where(passed == 0, grade),

@@ -59,51 +59,55 @@ def distances() -> np.ndarray:
 
 def tables(block: Block) -> FeedPart:
     """One row per year and pair of municipalities."""
-    people, periods = block.people, years(block.timeline)
-    towns = municipalities() if people.block == 0 else []
+    periods = years(block.timeline)
+    towns = municipalities()
     names = np.array([town["municipality"] for town in towns], dtype=object)
     fips = np.array([town["fips"] for town in towns], dtype=object)
-    found = []
-    for period in periods if towns else ():
-        rng = stream(people.seed, f"dpu_rides {period.name}", 0)
-        apart = distances()
-        boston = int(np.flatnonzero(names == "Boston")[0])
-        residents = np.array([int(town["population"]) for town in towns])
-        # From Boston's edge, not its middle.
-        beyond = np.maximum(apart[boston] - apart[boston, boston], 0)
-        weight = residents * (
-            np.exp(-beyond / AWAY) + ELSEWHERE * np.sqrt(residents / 50_000)
-        )
-        to = weight[None] * np.exp(-apart / REACH)
-        flow = weight[:, None] * to / to.sum(axis=1, keepdims=True)
-        flow *= rng.lognormal(0.0, 0.25, flow.shape)
-        flow *= RIDES_2023 * GROWTH ** (int(period.name) - 2023) / flow.sum()
-        rides = rng.poisson(flow)
-        origin, destination = np.nonzero(rides >= FEWEST)
-        miles = apart[origin, destination] * DETOUR * rng.lognormal(0.0, 0.05, len(origin))
-        minutes = WAITING + PER_MILE * miles
-        found.append((np.full(len(origin), period.index), origin, destination,
-                      rides[origin, destination], miles, minutes))  # fmt: skip
     none = np.zeros(0, dtype=np.int64)
-    index, origin, destination, rides, miles, minutes = (
-        np.concatenate(column) for column in zip(*(found or [(none,) * 6]), strict=True)
+    found: list[tuple[np.ndarray, ...]] = [(none, none, none, none, none * 1.0)]
+    for period in periods if block.people.block == 0 else ():
+        rides, miles = flows(int(period.name), block.people.seed)
+        origin, destination = np.nonzero(rides >= FEWEST)
+        index = np.full(len(origin), period.index)
+        pair = origin, destination
+        found.append((index, origin, destination, rides[pair], miles[pair]))
+    index, origin, destination, count, driven = (
+        np.concatenate(column) for column in zip(*found, strict=True)
     )
     year = np.array([int(p.name) for p in periods], dtype=np.int64)
-    return FeedPart(
+    rows = Rows(
+        index,
         {
-            "flows": Rows(
-                index,
-                {
-                    "year": year[index],
-                    "origin_fips": fips[origin] if towns else none.astype(object),
-                    "destination_fips": fips[destination] if towns else none.astype(object),
-                    "origin": names[origin] if towns else none.astype(object),
-                    "destination": names[destination] if towns else none.astype(object),
-                    "rides": rides,
-                    "minutes": np.round(minutes.astype(np.float64), 1),
-                    "miles": np.round(miles.astype(np.float64), 1),
-                    "assessment": rides * ASSESSMENT_CENTS,
-                },
-            )
-        }
+            "year": year[index],
+            "origin_fips": fips[origin],
+            "destination_fips": fips[destination],
+            "origin": names[origin],
+            "destination": names[destination],
+            "rides": count,
+            "minutes": np.round(WAITING + PER_MILE * driven, 1),
+            "miles": np.round(driven, 1),
+            "assessment": count * ASSESSMENT_CENTS,
+        },
     )
+    return FeedPart({"flows": rows})
+
+
+def flows(year: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(rides, miles of one) by origin and destination: a gravity model.
+
+    Rides begin where people live, more of each near Boston, and end where others live, less often
+    the farther they are.
+    """
+    rng = stream(seed, f"dpu_rides {year}", 0)
+    towns, apart = municipalities(), distances()
+    residents = np.array([int(town["population"]) for town in towns])
+    boston = [town["municipality"] for town in towns].index("Boston")
+    # From Boston's edge, not its middle.
+    beyond = np.maximum(apart[boston] - apart[boston, boston], 0)
+    near = np.exp(-beyond / AWAY) + ELSEWHERE * np.sqrt(residents / 50_000)
+    weight = residents * near
+    to = weight[None] * np.exp(-apart / REACH)
+    expected = weight[:, None] * to / to.sum(axis=1, keepdims=True)
+    expected *= rng.lognormal(0.0, 0.25, expected.shape)
+    expected *= RIDES_2023 * GROWTH ** (year - 2023) / expected.sum()
+    return rng.poisson(expected), apart * DETOUR * rng.lognormal(0.0, 0.05, apart.shape)

@@ -286,9 +286,7 @@ def _arrow(table: Table, columns: dict[str, pa.Array]) -> bytes:
     for field in table.fields:
         precise = DECIMAL.match(field.type)
         kind = (
-            pa.decimal128(int(precise[1]), int(precise[2]))
-            if precise
-            else ARROW_TYPES[field.type]
+            pa.decimal128(int(precise[1]), int(precise[2])) if precise else ARROW_TYPES[field.type]
         )
         typed[field.source] = columns[field.name].cast(kind)
     rows = pa.table(typed)

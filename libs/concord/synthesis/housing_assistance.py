@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from concord.synthesis.blocks import Block, FeedPart, Known, Rows, agency_numbers
+from concord.synthesis.blocks import MISSING, Block, FeedPart, Known, Rows, agency_numbers
 from concord.synthesis.dta_snap import codes, days
 from concord.synthesis.identity import AgencyErrors, mark_duplicates, observe, with_duplicates
 from concord.synthesis.names import pick
@@ -22,8 +22,8 @@ ERRORS = AgencyErrors(
 )  # fmt: skip
 RACE = {"white": "5", "black": "3", "asian": "2", "native": "1", "multiple": "10", "other": "11"}
 ETHNICITY = {"hispanic": "1", "not_hispanic": "0"}
-# Chances of assistance by household: with the first, three records in five are of people in shelter.
-SHELTERED, ASSISTED = 0.85, 0.045  # the second of households in need; by assumption
+# Chances of assistance by household, so that three records in five are of people in shelter.
+SHELTERED, ASSISTED = 0.95, 0.022  # of homeless households; of others in need
 PROJECTS = ("emergency_shelter", "transitional", "rental_assistance", "prevention")
 
 
@@ -107,7 +107,7 @@ def tables(block: Block) -> FeedPart:
             "project": project[at[index]],
             "entered_on": entry[index],
             "exited_on": days(out[index], when),
-            "destination": np.where(gone, to[at[index]], None),
+            "destination": np.where(gone, to[at[index]], MISSING),
             "assistance": paid,
         },
     )

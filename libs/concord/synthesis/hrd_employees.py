@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from concord.synthesis.blocks import Block, FeedPart, Known, Rows, agency_numbers
+from concord.synthesis.blocks import MISSING, Block, FeedPart, Known, Rows, agency_numbers
 from concord.synthesis.dta_snap import codes
 from concord.synthesis.identity import AgencyErrors, mark_duplicates, observe, with_duplicates
 from concord.synthesis.names import pick
@@ -107,7 +107,6 @@ def tables(block: Block) -> FeedPart:
             "last_name": identity.family_on(record, when),
             "first_name": identity.given[record],
             "middle_name": identity.middle[record],
-            "name_suffix": identity.suffix[record],
             "birth_date": identity.birth[record],
             "gender_code": identity.sex[record],
             "race_code": codes(identity.race, RACE)[record],
@@ -127,35 +126,36 @@ def tables(block: Block) -> FeedPart:
     )
 
     found = []
-    for kind, happened in ((HIRE, joins), (PROMOTED, promoted), (TRANSFERRED, moved),
-                           (SEPARATION, leaves)):  # fmt: skip
-        q, r = np.nonzero(happened.T)
-        found.append((q, r, np.full(len(q), kind, dtype=object)))
+    kinds = np.array([HIRE, PROMOTED, TRANSFERRED, SEPARATION], dtype=object)
+    for number, happened in enumerate((joins, promoted, moved, leaves)):
+        at, of = np.nonzero(happened.T)
+        found.append((at, of, kinds[np.full(len(at), number)]))
     quarter, record, kind = (np.concatenate(column) for column in zip(*found, strict=True))
     order = np.lexsort((record, quarter))
     quarter, record, kind = quarter[order], record[order], kind[order]
-    day = firsts[quarter] + offset[record, quarter]
+    # Who leaves worked through the last quarter with wages: they go in the first days of the next.
+    into = offset[record, quarter]
+    day = firsts[quarter] + np.where(kind == SEPARATION, into % 10, into)
     previous = department[record, np.maximum(quarter - 1, 0)]
     age = (day - people.birth[who[record]]) / YEAR
-    usual = pick(rng, ("resignation", "layoff", "end_of_appointment"), (0.78, 0.08, 0.14), len(kind))
+    usual = pick(
+        rng, ("resignation", "layoff", "end_of_appointment"), (0.78, 0.08, 0.14), len(kind)
+    )
     why = np.where((age >= 60) & chance(rng, 0.8, len(kind)), "retirement", usual)
     why = np.where(people.death[who[record]] <= lasts[quarter], "death", why)
-    # A quarter that someone does not work through to its end is the last with wages: they leave in
-    # the first days of the next.
     events = Rows(
         quarter,
         {
             "employee_id": ids[record],
-            "happened_on": np.where(kind == SEPARATION, firsts[quarter] + offset[record, quarter] % 10,
-                                    day),
+            "happened_on": day,
             "event": kind,
-            "from_department": np.where(kind == HIRE, None, names[previous]),
+            "from_department": np.where(kind == HIRE, MISSING, names[previous]),
             "to_department": np.where(
-                kind == SEPARATION, None, names[department[record, quarter]]
+                kind == SEPARATION, MISSING, names[department[record, quarter]]
             ),
-            "reason": np.where(kind == SEPARATION, why, None),
+            "reason": np.where(kind == SEPARATION, why, MISSING),
         },
-    )  # fmt: skip
+    )
     truth = {"person_id": people.pid[who], "employee_id": ids, "promotion_rate": rate}
     return FeedPart(
         {"employees": employees, "events": events},

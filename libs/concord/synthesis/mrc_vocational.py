@@ -1,14 +1,15 @@
 """`mrc_vocational`: cases of vocational rehabilitation, by the quarters in which something changed.
 
 What the commission does changes no one's wages: those who would find a job anyway are served more
-often, so that clients do better than others with a disability while the true effect is none.
+often, so that clients do better than others who have a disability and no job, while the true
+effect is none.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from concord.synthesis.blocks import Block, FeedPart, Known, Rows, agency_numbers
+from concord.synthesis.blocks import MISSING, Block, FeedPart, Known, Rows, agency_numbers
 from concord.synthesis.dta_snap import codes, days
 from concord.synthesis.identity import AgencyErrors, mark_duplicates, observe, with_duplicates
 from concord.synthesis.names import pick
@@ -24,8 +25,8 @@ ERRORS = AgencyErrors(
 RACE = {"white": "W", "black": "B", "asian": "A", "native": "I", "multiple": "M", "other": "O"}
 ETHNICITY = {"hispanic": "H", "not_hispanic": "N"}
 # Shares of adults with a disability who apply, by whether they work then; by assumption.
-APPLY_IDLE, APPLY_WORKING = 0.16, 0.05
-WITH_LATER_WAGES = 2.0  # times as often among those who will have wages within WAIT quarters
+APPLY_IDLE, APPLY_WORKING = 0.12, 0.04
+WITH_LATER_WAGES = 3.0  # times as often among those who will have wages within WAIT quarters
 WAIT = 5
 SERVED_DAYS = 90  # in a job before a case closes with it: 34 CFR 361.56
 CATEGORIES = ("physical", "sensory", "cognitive", "psychiatric", "other")
@@ -91,7 +92,9 @@ def tables(block: Block) -> FeedPart:
     has_plan = planned[index] <= when
     training = pick(rng, TRAININGS, (0.34, 0.26, 0.18, 0.12, 0.10), size)
     category = pick(rng, CATEGORIES, (0.24, 0.13, 0.30, 0.28, 0.05), size)
-    referred = pick(rng, ("self", "school", "health", "career_center"), (0.4, 0.2, 0.25, 0.15), size)
+    referred = pick(
+        rng, ("self", "school", "health", "career_center"), (0.4, 0.2, 0.25, 0.15), size
+    )
     rows = Rows(
         period,
         {
@@ -112,12 +115,12 @@ def tables(block: Block) -> FeedPart:
             "disability": category[index],
             "applied_on": applied[index],
             "planned_on": days(planned[index], when),
-            "training": np.where(has_plan, training[index], None),
+            "training": np.where(has_plan, training[index], MISSING),
             "placed_on": days(placed[index], when),
             "hourly_wage": np.ma.masked_where(~has_job, (weekly // hours)[index]),
             "weekly_hours": np.ma.masked_where(~has_job, hours[index]),
             "closed_on": days(closed[index], when),
-            "closure": np.where(closed[index] <= when, why[index], None),
+            "closure": np.where(closed[index] <= when, why[index], MISSING),
         },
     )
     truth = {

@@ -34,7 +34,7 @@ def write_block(
     spoiled: Sequence[tuple[str, str, Sequence[Spoiled]]],
     planted: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """One Parquet file a truth table for one block, below `folder`; `planted` are the feeds' own."""
+    """One Parquet file a truth table for one block, below `folder`; the feeds bring `planted`."""
     for name, table in {
         "people": people_table(block),
         "records": records_table(block, known),
