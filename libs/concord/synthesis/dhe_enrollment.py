@@ -68,7 +68,7 @@ def tables(block: Block) -> FeedPart:
     pupil = finished > 0
     prepared = rng.standard_normal(n) - 0.35 * people.need - 0.3 * people.disabled
     lean = np.where(people.group == HISPANIC, 1.64, np.where(people.group == BLACK, 1.8, 0.63))
-    lean *= np.where(block.low_income(), 1.6, 0.7)
+    lean *= np.where(block.low_income(), 2.4, 0.5)
     early = pupil & (people.position == CHILD) & chance(rng, EARLY_COLLEGE * lean, n)
     going = np.clip(GOING + 0.14 * prepared, 0.02, 0.80) + EARLY_COLLEGE_EFFECT * early
     later = chance(rng, 0.12, n)  # a year off

@@ -113,6 +113,7 @@ def test_awards_end_what_was_begun(colleges: Made) -> None:
     assert (award[given] == sought[given]).all()
     index = np.concatenate([part.tables["enrollments"].period for _, part in colleges])
     students = column(colleges, "enrollments", "student_id")[given]
+    assert len(set(students.tolist())) == len(students), "one award a student"
     terms = dict(zip(students.tolist(), index[given].tolist(), strict=True))
     everyone = column(colleges, "enrollments", "student_id").tolist()
     later = [i > terms[s] for s, i in zip(everyone, index.tolist(), strict=True) if s in terms]
