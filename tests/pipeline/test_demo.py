@@ -42,7 +42,7 @@ def tables(demo: Demo) -> list[Path]:
 
 def test_the_demo_loads_every_feed_and_says_what_it_rejected(demo: Demo) -> None:
     assert demo.summary["exit_code"] == 0
-    assert demo.summary["deliveries"] == 27
+    assert demo.summary["deliveries"] == 42
     assert demo.summary["rejected"] >= 1, "and of so few people, a delivery of a dozen rows"
     assert demo.summary["index"]["precision"] >= 0.98
     assert demo.summary["index"]["recall"] >= 0.93
@@ -55,14 +55,23 @@ def test_the_demo_loads_every_feed_and_says_what_it_rejected(demo: Demo) -> None
     assert sum(BUDGET.values()) <= 240
     stages = {stage.partition(" ")[0] for stage in demo.summary["seconds"]}
     assert stages == {name.partition(" ")[0].strip(",") for name in BUDGET}, "each has a budget"
-    # Six tables of dta_snap and seven other feeds, five of the index, two studies of eight and the
-    # scores, a product, three ledgers.
-    assert len(tables(demo)) == 13 + 5 + 16 + 1 + 1 + 3, tables(demo)
+    # Six tables of dta_snap, two of hrd_employees and thirteen other feeds, five of the index, two
+    # studies of eight and the scores, a product, three ledgers.
+    assert len(tables(demo)) == 21 + 5 + 16 + 1 + 1 + 3, tables(demo)
     runs = pl.read_delta(str(demo.lake / "ops" / "runs"))
     ended = runs.filter(pl.col("state") == "ended", pl.col("job") == "ingest").sort("as_of")
     *before, last = ended["exit_code"].to_list()
     assert set(before) <= {0, 12}
     assert last in {11, 12}, "the faulty delivery comes last"
+
+
+def test_a_feed_with_nobody_in_it_has_no_vault_table_of_people(demo: Demo) -> None:
+    flows = pl.read_delta(str(demo.lake / "curated/dpu_rides_flows"))
+    assert flows["year"].unique().sort().to_list() == [2023, 2024]
+    assert flows["rides"].sum() > 150_000_000, "of the whole state, whatever the number of people"
+    assert not [name for name in flows.columns if name.endswith("record_id")]
+    assert not (demo.lake / "vault/identifiers_dpu_rides").exists()
+    assert (demo.lake / "vault/quarantine_dpu_rides").exists()
 
 
 def reasons(demo: Demo) -> list[list[str]]:

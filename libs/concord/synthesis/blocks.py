@@ -56,10 +56,14 @@ class Rows:
 
 @dataclass
 class FeedPart:
-    """What one feed has of one block: rows by table, and the truth about its source keys."""
+    """What one feed has of one block: rows by table, and the truth about its source keys.
+
+    `truth` is what else it planted: by truth table, columns that become a Parquet file as they are.
+    """
 
     tables: dict[str, Rows]
     subjects: list[Known] = field(default_factory=list)
+    truth: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,14 @@ class Known:
     @classmethod
     def of(cls, role: str, source_key: np.ndarray, identity: Identity) -> Known:
         return cls(role, source_key, identity.who, identity.errors)
+
+    @classmethod
+    def listed(
+        cls, role: str, source_key: np.ndarray, identity: Identity, row: np.ndarray
+    ) -> Known:
+        """Of records (`source_key` and `identity` by record) those that a row lists."""
+        used = np.unique(row)
+        return cls(role, source_key[used], identity.who[used], identity.errors[used])
 
     def error_names(self) -> list[list[str]]:
         return [[n for i, n in enumerate(ERRORS) if e >> i & 1] for e in self.errors.tolist()]

@@ -21,7 +21,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from concord.contracts.model import Contract, Csv, Excel, FixedWidth, JsonLines, Table, Xml
+from concord.contracts.model import (
+    Contract,
+    Csv,
+    Excel,
+    FixedWidth,
+    JsonLines,
+    Parquet,
+    Table,
+    Xml,
+)
 from concord.contracts.odcs import load_contract
 from concord.errors import UsageError
 from concord.synthesis import formats, truth
@@ -212,10 +221,12 @@ def make_partition(task: tuple[Plan, int, list[int]]) -> list[Part]:
     for number in blocks:
         block = plan.block(number)
         known, spoiled = [], []
+        planted: dict[str, dict[str, Any]] = {}
         for feed, contract in chosen:
             periods = _delivered(plan, feed)
             made = feed.make(block)
             known.append((feed.name, made.subjects))
+            planted |= made.truth
             for table in contract.tables:
                 rows = in_period_order(made.tables[table.name])
                 columns = formats.text_columns(table, rows)
@@ -236,7 +247,7 @@ def make_partition(task: tuple[Plan, int, list[int]]) -> list[Part]:
                     counts[key] = (before + int(hi - lo), {c: sums[c] + totals[c] for c in totals})
                     with (folder / "-".join(key)).open("ab") as stream_out:
                         stream_out.write(data)
-        truth.write_block(plan.out / "truth", block, known, spoiled)
+        truth.write_block(plan.out / "truth", block, known, spoiled, planted)
     return [Part(*key, partition, rows, totals) for key, (rows, totals) in counts.items()]
 
 
@@ -295,7 +306,7 @@ def file_name(feed: str, table: Table, period: str, several: bool) -> str:
         return stem + ".dat"
     if isinstance(form, JsonLines):
         return stem + ".jsonl"
-    return stem + (".xml" if isinstance(form, Xml) else ".xlsx" if isinstance(form, Excel) else "")
+    return stem + {Xml: ".xml", Excel: ".xlsx", Parquet: ".parquet"}[type(form)]
 
 
 COMPRESSED = frozenset({"dese_enrollment"})  # agencies that send gzip
@@ -333,6 +344,8 @@ def write_file(task: FileTask) -> tuple[str, str, dict[str, Any]]:
         data = formats.gzipped(data)
     elif isinstance(table.format, Excel):
         data = formats.workbook(table.format.sheet, data)
+    elif isinstance(table.format, Parquet):
+        data = formats.parquet(data)
     folder = task.plan.out / "landing" / task.feed / task.folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / task.name).write_bytes(data)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import numpy as np
 
 from concord.synthesis.blocks import Block, FeedPart, Known, Rows, agency_numbers
 from concord.synthesis.dta_snap import codes
 from concord.synthesis.identity import DESE, mark_duplicates, observe, with_duplicates
-from concord.synthesis.people import CHILD
+from concord.synthesis.people import CHILD, YEAR, People
 from concord.synthesis.periods import Period, Timeline, date, day
 from concord.synthesis.places import places
-from concord.synthesis.streams import chance
+from concord.synthesis.streams import Rng, chance
 
 COLLECTIONS = (3, 6, 10)  # months
 PUBLIC_SHARE = 0.88
@@ -28,10 +30,22 @@ HISPANIC_CODE = "04"
 
 def collections(timeline: Timeline) -> tuple[Period, ...]:
     """The months of collection, each a period."""
-    due = [m for m in range(timeline.months) if date(timeline.month(m).first).month in COLLECTIONS]
-    return tuple(
-        Period(p.name, p.first, p.last, i) for i, p in enumerate(timeline.month(m) for m in due)
-    )
+    return timeline.months_named(*COLLECTIONS)
+
+
+def public_families(block: Block, rng: Rng) -> np.ndarray:
+    """Whether each person's household sends its children to public schools.
+
+    `rng` is the feed's stream, fresh: other feeds ask again and get the same answer.
+    """
+    household = block.people.household
+    return chance(rng, PUBLIC_SHARE, int(household.max()) + 1)[household]
+
+
+def in_grade(people: People, year: int) -> np.ndarray:
+    """Each person's grade in the school year that begins in `year`; kindergarten is 0."""
+    september = day(dt.date(year, 9, 1))
+    return np.floor((september - people.birth) / YEAR).astype(np.int64) - 5
 
 
 def tables(block: Block) -> FeedPart:
@@ -39,7 +53,7 @@ def tables(block: Block) -> FeedPart:
     rng = block.rng("dese_enrollment")
     people, timeline = block.people, block.timeline
     periods = collections(timeline)
-    public = chance(rng, PUBLIC_SHARE, int(people.household.max()) + 1)[people.household]
+    public = public_families(block, rng)
     of_age = (people.birth > timeline.start - 18.7 * 365.25) & (
         people.birth < timeline.end - 4.8 * 365.25
     )
@@ -63,8 +77,7 @@ def tables(block: Block) -> FeedPart:
     for period in periods:
         month = date(period.first).month
         year = date(period.first).year - (month < 9)
-        september = day(date(period.first).replace(year=year, month=9, day=1))
-        grade = np.floor((september - people.birth[who]) / 365.25).astype(np.int64) - 5
+        grade = in_grade(people, year)[who]
         here = np.flatnonzero((grade >= 0) & (grade <= 12) & (people.death[who] > period.first))
         # A pupil who changed schools is listed twice under two numbers for one collection.
         second = (here >= count) & chance(rng, 0.5, len(here))

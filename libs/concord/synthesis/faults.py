@@ -355,6 +355,10 @@ def _content(path: Path) -> bytes:
     data = path.read_bytes()
     if path.name.endswith(".gz"):
         return gzip.decompress(data)
+    if path.suffix == ".parquet":
+        raise UsageError(
+            f"{path.name}: Parquet holds no text to edit; take a fault of the manifest"
+        )
     if path.suffix == ".xlsx":
         with zipfile.ZipFile(io.BytesIO(data)) as book:
             return book.read(SHEET)

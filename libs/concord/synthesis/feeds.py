@@ -10,14 +10,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from concord.synthesis import (
+    ct_home_visiting,
+    dcf_families,
     dese_enrollment,
+    dhe_enrollment,
     dph_early_intervention,
     dph_wic,
+    dpu_rides,
     dta_snap,
     dua_claims,
     dua_wages,
     eec_childcare,
+    housing_assistance,
+    hrd_employees,
     masshire_training,
+    mrc_vocational,
 )
 from concord.synthesis.blocks import Block, FeedPart
 from concord.synthesis.periods import Period, Timeline, add_months, date, day
@@ -63,4 +70,11 @@ FEEDS: tuple[Feed, ...] = (
     Feed("dph_early_intervention", dph_early_intervention.tables, months, after(1, 2)),
     Feed("dph_wic", dph_wic.tables, months, after(1, 3)),
     Feed("dese_enrollment", dese_enrollment.tables, dese_enrollment.collections, after(1, 2)),
+    Feed("dhe_enrollment", dhe_enrollment.tables, dhe_enrollment.terms, after(5, 25)),
+    Feed("ct_home_visiting", ct_home_visiting.tables, quarters, after(1, 25)),
+    Feed("mrc_vocational", mrc_vocational.tables, quarters, after(1, 20)),
+    Feed("dcf_families", dcf_families.tables, months, after(1, 2)),
+    Feed("housing_assistance", housing_assistance.tables, quarters, after(1, 15)),
+    Feed("hrd_employees", hrd_employees.tables, quarters, after(1, 10)),
+    Feed("dpu_rides", dpu_rides.tables, dpu_rides.years, after(3, 1)),
 )

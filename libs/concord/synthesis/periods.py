@@ -92,6 +92,11 @@ class Timeline:
             monday += 7
         return tuple(found)
 
+    def months_named(self, *numbers: int) -> tuple[Period, ...]:
+        """The months that have one of the numbers, 1 to 12, each a period."""
+        found = [m for m in self.month_periods if date(m.first).month in numbers]
+        return tuple(Period(m.name, m.first, m.last, i) for i, m in enumerate(found))
+
     @property
     def month_periods(self) -> tuple[Period, ...]:
         return tuple(self.month(m) for m in range(self.months))

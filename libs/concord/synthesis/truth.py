@@ -5,8 +5,9 @@ For tests and evaluation only; it is written outside any lake.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,14 +32,16 @@ def write_block(
     block: Block,
     known: Sequence[tuple[str, Sequence[Known]]],
     spoiled: Sequence[tuple[str, str, Sequence[Spoiled]]],
+    planted: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """One Parquet file a truth table for one block, below `folder`."""
+    """One Parquet file a truth table for one block, below `folder`; the feeds bring `planted`."""
     for name, table in {
         "people": people_table(block),
         "records": records_table(block, known),
         "checkins": checkins_table(block),
         "training": training_table(block),
         "bad_rows": bad_rows_table(spoiled),
+        **{name: pa.table(dict(columns)) for name, columns in planted.items()},
     }.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         path = folder / name / f"block-{block.people.block:05d}.parquet"

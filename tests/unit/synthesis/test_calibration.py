@@ -12,6 +12,7 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
+from concord.synthesis import dhe_enrollment, housing_assistance, hrd_employees
 from concord.synthesis import identity as agencies
 from concord.synthesis.blocks import Block
 from concord.synthesis.identity import BIT, AgencyErrors, observe
@@ -173,6 +174,42 @@ TABLE = {
         "cut": 0.60,
         "address": 0.0,
         "race": 0.0,
+    },
+    "DHE": {
+        "agency": dhe_enrollment.ERRORS,
+        "adult": 0.75,
+        "child": 0.75,
+        "digit": 0.006,
+        "typo": 0.01,
+        "nickname": 0.04,
+        "stale": 0.25,
+        "cut": 0.15,
+        "address": 0.30,
+        "race": 0.08,
+    },
+    "Housing": {
+        "agency": housing_assistance.ERRORS,
+        "adult": 0.70,
+        "child": 0.70,
+        "digit": 0.02,
+        "typo": 0.06,
+        "nickname": 0.10,
+        "stale": 0.30,
+        "cut": 0.40,
+        "address": 0.0,
+        "race": 0.06,
+    },
+    "HRD": {
+        "agency": hrd_employees.ERRORS,
+        "adult": 1.0,
+        "child": 1.0,
+        "digit": 0.0005,
+        "typo": 0.003,
+        "nickname": 0.01,
+        "stale": 0.05,
+        "cut": 0.05,
+        "address": 0.05,
+        "race": 0.03,
     },
 }
 

@@ -107,6 +107,20 @@ def test_content_faults_suit_every_format(
     assert mismatches(copy) == []
 
 
+def test_parquet_takes_faults_of_the_manifest_and_none_of_the_content(
+    commonwealth: Commonwealth, tmp_path: Path
+) -> None:
+    folder = next((commonwealth.out / "landing" / "dpu_rides").iterdir())
+    copy = Path(shutil.copytree(folder, tmp_path / folder.name))
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    for fault in ("wrong_header", "wrong_encoding", "schema_drift", "impossible_dates"):
+        with pytest.raises(UsageError, match="fault of the manifest"):
+            plant(copy, fault)
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+    plant(copy, "wrong_hash")
+    assert len(mismatches(copy)) == 1
+
+
 def test_a_missing_file_stays_listed(delivery: Path) -> None:
     plant(delivery, "missing_file")
     missing = [
