@@ -16,6 +16,7 @@ from typing import Any
 
 from pyspark import SparkContext
 
+from concord.agreements.register import Register
 from concord.cli import load_deployment
 from concord.ingest.job import ingest
 from concord.lake.run import running
@@ -54,7 +55,9 @@ def main(file: Path) -> None:
             reporter=Reporter(),
             spark=spark,
         ) as run:
-            ingest(run, deployment.contracts, deployment.mous, feeds=FEEDS)
+            # An empty lake's agreements are signed by nobody: what they would allow.
+            assumed = Register(deployment.mous, {}, (), {}, signed_by_all=True)
+            ingest(run, deployment.contracts, assumed, feeds=FEEDS)
         spark.stop()
         # It ends with its standard input, and writes the archive then.
         java.communicate(timeout=DUMP_SECONDS)

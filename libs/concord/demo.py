@@ -48,6 +48,7 @@ from concord.linkage.tables import CROSSWALK
 from concord.privacy.keys import vault_key
 from concord.products import job as product_job
 from concord.reporting import Reporter
+from concord.studies import destruction
 from concord.studies import job as study_job
 from concord.synthesis import synthesize
 from concord.synthesis.truth import records
@@ -57,11 +58,14 @@ FAULTS = ("resent_month", "dua_claims:cent_off_control_total")
 # Month ends by which the backfill and then each round has arrived.
 ROUNDS = (date(2025, 4, 30), date(2025, 5, 31), date(2025, 6, 30), date(2025, 7, 31))
 
+# Signed in 2023 for two and a half years.
+ENDED = "DULA-2023-0001"
+
 # Seconds on two cores, 240 together: who makes a stage dearer makes another cheaper. On a slower
 # machine all are above in one proportion.
 BUDGET = {
-    "synthesize": 6, "start Spark": 4, "sign": 4, "ingest, all": 93, "index, all": 50, "study": 15,
-    "train": 40, "score": 9, "publish": 7, "show": 7, "judge": 2, "pages": 3,
+    "synthesize": 6, "start Spark": 4, "sign": 4, "ingest, all": 87, "index, all": 46, "study": 20,
+    "train": 40, "score": 9, "publish": 7, "end": 6, "show": 6, "judge": 2, "pages": 3,
 }  # fmt: skip
 
 console = Console(highlight=False)
@@ -124,6 +128,8 @@ def demo(
             stage.load()(deployment, spark, reporter, as_of, clock, seconds)
         with _timed(seconds, "publish"):
             _publish(deployment, as_of, spark, reporter)
+        with _timed(seconds, "end"):
+            _end(deployment, spark, reporter)
         with _timed(seconds, "show"):
             _show(spark, deployment)
         with _timed(seconds, "judge"):
@@ -175,7 +181,11 @@ def _sign(deployment: Deployment, spark: SparkSession, reporter: Reporter) -> No
 
 
 def _stage(
-    deployment: Deployment, job: str, as_of: date, spark: SparkSession, reporter: Reporter
+    deployment: Deployment,
+    job: str,
+    as_of: date,
+    spark: SparkSession,
+    reporter: Reporter,
 ) -> AbstractContextManager[runs.Run]:
     digest = deployment.index_digest if job == "index" else deployment.digest
     return running(
@@ -242,6 +252,30 @@ def _publish(deployment: Deployment, as_of: date, spark: SparkSession, reporter:
             console.print(f"  {outcome.product}: {outcome.message}")
         run.tally.message = product_job.sentence(made)
         run.tally.exit_code = max(outcome.exit_code for outcome in made)
+
+
+def _end(deployment: Deployment, spark: SparkSession, reporter: Reporter) -> None:
+    """An agreement's last days: a study while it held, and now its destruction, proved."""
+    day = datetime(2025, 6, 2, 15, tzinfo=UTC)
+    clock = _permitted(deployment)
+    console.print(f"\n[bold]the end of {ENDED}[/]")
+    with _stage(deployment, "expire", ROUNDS[-1], spark, reporter) as run:
+        register = deployment.register(run.lake)
+        standing = register.standing(ENDED, clock().date())
+        if standing is None or standing.state != "expired":
+            console.print("  nothing to do")
+            return
+        before = replace(run, clock=lambda: day, as_of=ROUNDS[0], reporter=Reporter(quiet=True))
+        study_job.study(before, deployment.contracts, register, agreements=[ENDED])
+        made = destruction.destroy(run, register, ENDED, deployment.contracts)
+        proof = made["proof"]["search"]
+        console.print(
+            f"  {len(made['destroyed']['tables'])} table destroyed; {proof['files opened']} files "
+            f"opened, none of {proof['pseudonyms searched for']} pseudonyms found; certificate in "
+            f"{destruction.CERTIFICATES}",
+            soft_wrap=True,
+        )
+        run.tally.message = f"{ENDED} destroyed and certified"
 
 
 def _permitted(deployment: Deployment) -> Callable[[], datetime]:

@@ -177,10 +177,8 @@ def _write(lake: Lake, study: StudyTable, rows: int) -> None:
 def _markdown(
     cold: float, warm: float, figures: dict[str, Any], rows: int, facts: dict[str, str]
 ) -> str:
-    lines = [
-        f"Measured on {datetime.now(UTC).date()}: {', '.join(f'{k} {v}' for k, v in facts.items())}.",
-        "",
-    ]
+    told = ", ".join(f"{name} {value}" for name, value in facts.items())
+    lines = [f"Measured on {datetime.now(UTC).date()}: {told}.", ""]
     cells = [
         ["first decision of a process, signatures verified", f"{cold * 1e3:.1f} ms", ""],
         ["later decision, the whole of the largest agreement", f"{warm * 1e3:.2f} ms", "1 ms"],

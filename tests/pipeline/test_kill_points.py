@@ -40,6 +40,7 @@ ALONE = {
     "CONCORD_PARALLEL_FEEDS": "1",
     "CONCORD_PARALLEL_TABLES": "1",
     "CONCORD_KEYS__PATH": "data/demo/keys",
+    "CONCORD_SIGNERS": "data/demo/keys/signers.yaml",
 }
 # Told to a file: what a job prints is its own.
 RECORDER = """
@@ -69,6 +70,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     faults = ("--fault", "resent_month", "--fault", "dua_claims:cent_off_control_total")
     made = concord(home, "synthesize", "--people", str(PEOPLE), "--out", "data/demo", *faults)
     assert made == 0
+    assert concord(home, "agreement", "rehearse", "--lake", "data/demo/lake") == 0
     first = ("--as-of", BACKFILL)
     assert concord(home, *JOBS["ingest"][:-2], *first) in {0, 12}
     assert concord(home, *JOBS["index"][:-2], *first) == 0

@@ -64,12 +64,14 @@ def main() -> int:
         f"pseudopeople's sample population: {len(made)} deliveries, "
         f"{sum(made.values()):,} rows, in {FOLDER} ({told})"
     )
+    signed = concord("agreement", "rehearse")
     ended = {feed: job("ingest", "--feed", feed) for feed in made}
     again = job("ingest")
     linked, linked_again = job("index"), job("index")
     loaded = {feed: read(FOLDER, contracts[feed]) for feed in made}
     show(loaded, ended, contracts)
-    found = [
+    found = [Check("the memorandum is signed", signed.code == 0, signed.message)]
+    found += [
         Check(f"{feed}: ingest ends with 0", end.code == 0, f"{end.code}, {end.message}")
         for feed, end in ended.items()
     ]
@@ -130,11 +132,16 @@ def generate() -> bool:
 
 
 def job(name: str, *arguments: str) -> Ended:
-    """`concord <name>`, in this process so that Java starts once; its messages go to stderr."""
+    """`concord <name>` as of the day by which all has arrived."""
+    return concord(name, "--as-of", AS_OF, *arguments)
+
+
+def concord(*arguments: str) -> Ended:
+    """A command, in this process so that Java starts once; its messages go to stderr."""
     output = io.StringIO()
     began = time.perf_counter()
     with contextlib.redirect_stdout(output):
-        code = cli.main([name, "--settings", SETTINGS, "--as-of", AS_OF, *arguments])
+        code = cli.main([*arguments, "--settings", SETTINGS])
     summary = json.loads(output.getvalue().splitlines()[-1])
     return Ended(code, summary["message"], time.perf_counter() - began)
 

@@ -107,7 +107,8 @@ def test_a_study_is_destroyed_proved_and_certified_through_kills(
     plan = planned(end.run(), end.register, ONE)
     assert set(plan.tables) == {f"studies/{ONE}/{table}" for table in held}
     assert plan.keys == (1,) and plan.due == date(2026, 7, 1) and plan.files > 6
-    told = {each.agreement: each for each in ending.tell(end.register, date(2026, 7, 2))}
+    said = ending.tell(end.desk.lake, end.register, date(2026, 7, 2))
+    told = {each.agreement: each for each in said}
     assert told[ONE].overdue and "by 2026-07-01" in told[ONE].message and TWO not in told
 
     # Killed again and again, it goes on where it was.
@@ -147,7 +148,7 @@ def test_a_study_is_destroyed_proved_and_certified_through_kills(
     ]  # fmt: skip
     with pytest.raises(RefusedError, match="certified already"):
         end.destroy()
-    assert not ending.tell(end.register, date(2026, 7, 2))
+    assert not ending.tell(end.desk.lake, end.register, date(2026, 7, 2))
 
 
 def killer(point: str) -> Callable[[str], None]:

@@ -111,7 +111,7 @@ def planned(run: Run, register: Register, agreement: str) -> Plan:
     """What is held under an agreement. Reads logs and listings, no rows."""
     dula = _dula(register, agreement, run.clock().date())
     lake = run.lake
-    names = _tables(lake, agreement)
+    names = held(lake, agreement)
     sizes = [entry.bytes for name in names for entry in lake.storage.walk(lake.path(name))]
     last = ended(register, agreement, run.clock().date()) or dula.term.expires
     products = [
@@ -150,7 +150,7 @@ def destroy(
     lake, place = run.lake, _place(run.lake, NOTES, dula)
     notes = _read(lake, place)
     notes.attempts += 1
-    names = _tables(lake, agreement)
+    names = held(lake, agreement)
     with lake.locks.hold(names):
         if not notes.plan:
             notes.plan = _json(asdict(planned(run, register, agreement)))
@@ -223,7 +223,7 @@ def _order(run: Run, register: Register, dula: Dula) -> None:
     events.append(run.lake, register, [event], stamp=run.stamp)
 
 
-def _tables(lake: Lake, agreement: str) -> list[str]:
+def held(lake: Lake, agreement: str) -> list[str]:
     """Everything under the study's folder and what went back from it: tables, whole or not."""
     found = []
     for folder in (f"studies/{agreement}", f"vault/returned/{agreement}"):

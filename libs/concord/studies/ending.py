@@ -14,6 +14,7 @@ from concord.agreements import audit
 from concord.agreements.register import Register
 from concord.contracts.model import Contract
 from concord.lake.run import Run
+from concord.lake.tables import Lake
 from concord.studies import destruction
 
 
@@ -27,7 +28,7 @@ class Told:
     overdue: bool = False
 
 
-def tell(register: Register, today: date) -> list[Told]:
+def tell(lake: Lake, register: Register, today: date) -> list[Told]:
     """Every agreement that is about to end, or has ended and holds data that is to be destroyed."""
     found = []
     for name in sorted(register.dulas):
@@ -40,7 +41,7 @@ def tell(register: Register, today: date) -> list[Told]:
             message = f"ends in {left} days, on {dula.term.expires}: renew it, or plan its end"
             found.append(Told(name, standing.state, message))
         last = destruction.ended(register, name, today)
-        if last is not None:
+        if last is not None and destruction.held(lake, name):
             due = destruction.due(dula, last)
             overdue = today > due
             message = f"ended on {last}; its data is to be destroyed by {due}" + (
@@ -61,7 +62,11 @@ def expire(
         made = destruction.destroy(run, register, name, contracts)
         count = len(made["destroyed"]["tables"])
         run.reporter.say(f"{name}: {count} tables destroyed; certificate in ops/_certificates")
-    told = [each for each in tell(register, run.clock().date()) if each.agreement not in agreements]
+    told = [
+        each
+        for each in tell(run.lake, register, run.clock().date())
+        if each.agreement not in agreements
+    ]
     for each in told:
         run.reporter.say(f"{each.agreement}: {each.message}", agreement=each.agreement)
     if not run.dry_run:

@@ -43,6 +43,8 @@ NO_STUDY: frozenset[State] = frozenset(
         "superseded", "destruction_certified",
     }
 )  # fmt: skip
+# States in which whatever an agreement holds is to be destroyed.
+ENDED: frozenset[State] = frozenset({"expired", "terminated", "destruction_due"})
 # HMAC of a fixed text under each agreement's key: another lake's key is refused before it is used.
 KEY_CHECKS = "vault/_study_key_check"
 
@@ -118,14 +120,18 @@ def _tables(
 
 
 def _wanted(run: Run, register: Register, agreements: Sequence[str]) -> list[Dula]:
-    """The terms of the agreements named; of all that were ever signed and are not destroyed."""
+    """The terms of the agreements named; else of all that are in force, and of those that have
+    ended and still hold data: these are refused until it is destroyed."""
     today, found = run.clock().date(), []
     for name in agreements or sorted(register.dulas):
         standing = register.standing(name, today)
         if standing is None:
             known = ", ".join(sorted(register.dulas)) or "none"
             raise UsageError(f"there is no agreement {name!r}; conf/agreements has {known}")
-        if agreements or standing.state not in NO_STUDY:
+        ended = standing.state in ENDED and not run.lake.storage.list(
+            run.lake.path(tables.folder(standing.terms))
+        )
+        if agreements or not (ended or standing.state in NO_STUDY):
             found.append(standing.terms)
         else:
             run.reporter.say(f"{name}: no study: {standing.problem}", agreement=name)
