@@ -55,9 +55,9 @@ def test_the_demo_loads_every_feed_and_says_what_it_rejected(demo: Demo) -> None
     assert sum(BUDGET.values()) <= 240
     stages = {stage.partition(" ")[0] for stage in demo.summary["seconds"]}
     assert stages == {name.partition(" ")[0].strip(",") for name in BUDGET}, "each has a budget"
-    # Six tables of dta_snap, two of hrd_employees and thirteen other feeds, five of the index, two
-    # studies of eight and the scores, a product, three ledgers.
-    assert len(tables(demo)) == 21 + 5 + 16 + 1 + 1 + 3, tables(demo)
+    # Six tables of dta_snap, two of hrd_employees and thirteen other feeds, five of the index,
+    # studies of 8, 8, 10, 8, 1 and 1, the scores, a product, four ledgers.
+    assert len(tables(demo)) == 21 + 5 + 36 + 1 + 1 + 4, tables(demo)
     runs = pl.read_delta(str(demo.lake / "ops" / "runs"))
     ended = runs.filter(pl.col("state") == "ended", pl.col("job") == "ingest").sort("as_of")
     *before, last = ended["exit_code"].to_list()
@@ -213,6 +213,7 @@ def test_the_readmes_commands_work(demo: Demo, number: int) -> None:
         "CONCORD_LAKE": str(demo.lake),
         "CONCORD_LANDING": str(demo.lake.parent / "landing"),
         "CONCORD_VAULT_KEY": (demo.lake.parent / "keys" / "vault.key").read_text(),
+        "CONCORD_SIGNERS": str(demo.lake.parent / "keys" / "signers.yaml"),
         "PYSPARK_PYTHON": sys.executable,
         "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
     }

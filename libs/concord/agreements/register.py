@@ -272,7 +272,7 @@ class Register:
         found: dict[int, Version] = {}
         for event in self._events.get(agreement, []):
             if day is not None and event.at.date() > day:
-                break
+                continue
             before = found.get(event.version, Version(agreement, event.version))
             terms = event.terms or before.terms
             carried = [each for version in found.values() for each in version.signatures]
