@@ -191,7 +191,7 @@ REFUSED: dict[str, tuple[Attack, str]] = {
         f"{ONE} clause 4"),
     "somebody else's name": (stolen_role, "clause 10"),
     "a file edited after it was signed": (edited, "not those that were signed"),
-    "a signature by a key of one's own": (own_signature, "clause 5.1"),
+    "a signature by a key that nobody registered": (own_signature, "clause signatures"),
 }  # fmt: skip
 
 

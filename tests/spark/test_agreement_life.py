@@ -125,7 +125,8 @@ def test_a_draft_is_reviewed_signed_and_obeyed(
     assert kinds == [
         "requested", "returned", "requested", "approved", "signed", "suspended", "resumed",
     ]  # fmt: skip
-    days = json.loads(say("days", "--json").strip().splitlines()[-1])
+    told_days = say("days", "--json").splitlines()
+    days = json.loads(next(line for line in told_days if line.startswith('{"spells"')))
     assert [spell["state"] for spell in days["spells"]] == ["active"]
     assert days["agencies"]["dta"] == {"agreements": 1, "days": 0.0}
 

@@ -161,6 +161,8 @@ def destroy(
         for name in names:
             lake.remove(name)
             reach(f"destroy.removed.{name}")
+        for folder in _folders(agreement):
+            lake.storage.delete(lake.path(folder))
         _note(lake, place, notes, "tables removed", run)
         if "models archived" not in notes.steps:
             for model in _models(run, dula):
@@ -226,10 +228,14 @@ def _order(run: Run, register: Register, dula: Dula) -> None:
 def held(lake: Lake, agreement: str) -> list[str]:
     """Everything under the study's folder and what went back from it: tables, whole or not."""
     found = []
-    for folder in (f"studies/{agreement}", f"vault/returned/{agreement}"):
+    for folder in _folders(agreement):
         entries = lake.storage.list(lake.path(folder))
         found += [join(folder, entry.name) for entry in entries if entry.is_folder]
     return found
+
+
+def _folders(agreement: str) -> tuple[str, str]:
+    return f"studies/{agreement}", f"vault/returned/{agreement}"
 
 
 def _models(run: Run, dula: Dula) -> list[tracking.Registered]:
@@ -245,7 +251,7 @@ def _models(run: Run, dula: Dula) -> list[tracking.Registered]:
 
 def _others(lake: Lake, agreement: str) -> dict[str, str]:
     """A checksum of each other table's files: their names and sizes, and the log's bytes."""
-    own = (f"studies/{agreement}/", f"vault/returned/{agreement}/", "ops/")
+    own = (*(f"{folder}/" for folder in _folders(agreement)), "ops/")
     found = {}
     for name in catalog.names(lake.storage, lake.root):
         if name.startswith(own):
