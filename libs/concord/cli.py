@@ -23,6 +23,7 @@ from rich.console import Console
 from concord import showing
 from concord.agreements import life_commands  # noqa: F401 (adds its commands to the next)
 from concord.agreements.commands import app as agreement_app
+from concord.agreements.commands import infra_app
 from concord.contracts.commands import app as contract_app
 from concord.deployment import Deployment, load_deployment
 from concord.errors import ConcordError, QualityError, UsageError
@@ -80,6 +81,7 @@ app.add_typer(contract_app, name="contract")
 app.add_typer(agreement_app, name="agreement")
 app.add_typer(review_app, name="review")
 app.add_typer(audit_app, name="audit")
+app.add_typer(infra_app, name="infra")
 app.add_typer(labels_app, name="labels")
 
 SettingsOption = Annotated[

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table as Grid
 
-from concord.agreements import drafting, page, words
+from concord.agreements import drafting, page, storage_rules, words
 from concord.agreements.agencies import load_agencies
 from concord.agreements.canonical import digest
 from concord.agreements.decision import Request, decide
@@ -36,6 +36,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Agreements: new, check, show, diff, amend, renew; request, review, sign; list, calendar.",
 )
+infra_app = typer.Typer(no_args_is_help=True, help="What the infrastructure needs: policies.")
 # Wide enough for a table when the output goes to a file or a pipe.
 console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 160, highlight=False)
 
@@ -240,6 +241,19 @@ def new(
         left = list(error.problems)
     for problem in left:
         console.print(f"  left to do: {problem}", markup=False, soft_wrap=True)
+
+
+@infra_app.command()
+def policies(
+    store: Annotated[
+        str, typer.Option(help=f"One of {', '.join(storage_rules.STORES)}.")
+    ] = "posix",
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: Annotated[str | None, typer.Option(help="Lake root.")] = None,
+) -> None:
+    """Write out the access rules of the lake's folders, by role, for the store that keeps it."""
+    known = load(settings, lake)
+    print(storage_rules.written(store, known.settings.lake, known.dulas.values()))
 
 
 @app.command()

@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 from rich.table import Table as Grid
 
+from concord.agreements import cedar as cedar_export
 from concord.agreements import events
 from concord.agreements.canonical import canonical, digest
 from concord.agreements.commands import (
@@ -252,6 +253,21 @@ def list_agreements(
                 "; ".join(text for text in (standing.problem, standing.notice) if text),
             )  # fmt: skip
         console.print(grid)
+
+
+@app.command()
+def cedar(
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    on: DayOption = None,
+    schema: Annotated[bool, typer.Option("--schema", help="The schema, as JSON.")] = False,
+) -> None:
+    """Write the agreements in force as Cedar policies, for engines that speak Cedar."""
+    if schema:
+        print(json.dumps(cedar_export.SCHEMA, indent=2))
+        return
+    with _reading(settings, lake) as (_, register):
+        print(cedar_export.policies(register, on.date() if on else real_clock().date()))
 
 
 @app.command()

@@ -1,0 +1,87 @@
+"""Who may open which folder of the lake, in the form of each store."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from concord.agreements.storage_rules import rules, written
+from concord.errors import UsageError
+from tests.agreed import dula, outreach
+
+DULAS = [dula(), dula(outreach())]
+ONE, TWO = "DULA-2026-0001", "DULA-2026-0002"
+
+
+def folders(role: str) -> dict[str, bool]:
+    return {rule.folder: rule.write for rule in rules(DULAS) if rule.role == role}
+
+
+def test_a_recipient_has_its_study_and_the_products_and_nothing_before_them() -> None:
+    assert folders("concord-lab") == {f"studies/{ONE}": False, "products": False}
+    assert folders("concord-dta") == {
+        f"studies/{TWO}": False, "products": False, f"vault/returned/{TWO}": False,
+    }  # fmt: skip
+    hub = folders("concord-data-office")
+    assert set(hub) == {"curated", "vault", "index", "studies", "products", "ops"}
+    assert all(hub.values())
+    assert folders("concord-officer") == {"ops": False, "products": False}
+
+
+def allowed(policy: dict[str, Any], role: str, key: str) -> bool:
+    """What S3 would say of reading an object: an allow, and no deny, that fits."""
+    principal = f"arn:aws:iam::ACCOUNT:role/{role}"
+    fits = False
+    for statement in policy["Statement"]:
+        if statement["Effect"] == "Deny":
+            if principal not in statement["Condition"]["ArnNotLike"]["aws:PrincipalArn"]:
+                return False
+        elif statement["Principal"]["AWS"] == principal and "s3:GetObject" in statement["Action"]:
+            fits |= f"arn:aws:s3:::state/{key}".startswith(statement["Resource"].rstrip("*"))
+    return fits
+
+
+def test_s3_gives_each_role_its_folders_alone() -> None:
+    policy = json.loads(written("s3", "s3a://state/lake", DULAS))
+    assert allowed(policy, "concord-lab", f"lake/studies/{ONE}/help_forms/part-0.parquet")
+    assert allowed(policy, "concord-data-office", "lake/vault/identifiers_help/part-0.parquet")
+    for role, key in (
+        ("concord-lab", f"lake/studies/{TWO}/help_forms/part-0.parquet"),
+        ("concord-lab", "lake/vault/identifiers_help/part-0.parquet"),
+        ("concord-lab", "lake/curated/help_forms/part-0.parquet"),
+        ("concord-lab", f"lake/studies/{ONE}0/x"),
+        ("concord-officer", f"lake/studies/{ONE}/help_forms/part-0.parquet"),
+        ("somebody", "lake/products/p/part-0.parquet"),
+    ):
+        assert not allowed(policy, role, key), (role, key)
+
+
+def test_adls_names_account_and_container() -> None:
+    text = written("adls", "abfss://data@state.dfs.core.windows.net/lake", DULAS)
+    (line,) = [line for line in text.splitlines() if f"studies/{ONE}" in line]
+    assert "--account-name state" in line and "--file-system data" in line
+    assert 'group:ROLE_ID(concord-lab):r-x,default:group:ROLE_ID(concord-lab):r-x"' in line
+    with pytest.raises(UsageError, match="use one of s3, adls, posix"):
+        written("tape", "x", DULAS)
+
+
+def test_posix_rules_run_and_hold(tmp_path: Path) -> None:
+    """With groups of this machine in place of the roles: the commands are those of setfacl."""
+    lake = tmp_path / "lake"
+    (lake / "studies" / ONE).mkdir(parents=True)
+    text = written("posix", str(lake), DULAS)
+    assert f"setfacl --modify group:concord-lab:--x {lake}/studies" in text
+    if shutil.which("setfacl") is None or os.getuid() != 0:
+        pytest.skip("there is no setfacl here, or no right to use it")
+    for role in {rule.role for rule in rules(DULAS)}:
+        text = text.replace(f"group:{role}:", "group:daemon:")
+    done = subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=False)
+    if "not supported" in done.stderr:
+        pytest.skip("this file system has no access control lists")
+    assert done.returncode == 0, done.stderr
