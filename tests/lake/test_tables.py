@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from concord.lake.locks import Locks
 from concord.lake.registry import READER_SAFE, Column, Table
 from concord.lake.scd2 import OPERATION
 from concord.lake.tables import (
+    MAKING,
     Append,
     Changes,
     How,
@@ -171,7 +173,7 @@ def test_every_commit_of_rows_says_where_it_came_from_and_a_merge_leaves_nothing
     write(lake, [client(3)], Merge())
 
     assert held(lake) == [client(1), client(2), client(3)]
-    for note, sequence in zip(notes(lake)[1:], (1, None, None), strict=True):
+    for note, sequence in zip(notes(lake), (1, None, None), strict=True):
         said = json.loads(note or "{}")
         assert (said["run_id"], said["job"], said["code_version"]) == ("run-7", "ingest", "1.2.3")
         assert said["agreements"] == ["MOU-2018-0001"]
@@ -186,13 +188,15 @@ def test_replacing_some_rows_leaves_the_others(lake: Lake) -> None:
     assert held(lake) == [client(3, period="2025-06"), client(4, amount=7)]
 
 
-def test_replacing_refuses_rows_outside_the_condition(lake: Lake) -> None:
-    write(lake, [client(1)], Append())
+@pytest.mark.parametrize("before", [[client(1)], []], ids=["some", "none"])
+def test_replacing_refuses_rows_outside_the_condition(lake: Lake, before: list[Row]) -> None:
+    if before:
+        write(lake, before, Append())
 
     with pytest.raises(InfrastructureError):
         write(lake, [client(2, period="2025-06")], ReplaceWhere(isin("_period", ("2025-05",))))
 
-    assert held(lake) == [client(1)]
+    assert held(lake) == before
 
 
 def test_overwriting_leaves_only_the_new_rows_and_the_old_version_can_be_read(lake: Lake) -> None:
@@ -259,6 +263,35 @@ def test_changes_to_a_table_that_is_only_made_yet_put_and_forget_what_they_delet
     assert (written.applied, held(lake)) == (True, [client(1)])
 
 
+def without_a_log(lake: Lake) -> list[Path]:
+    """A table's files as a kill before its first commit leaves them."""
+    write(lake_at(lake.spark, Path(lake.root)), [client(1)], Append())
+    shutil.rmtree(Path(lake.path(CLIENTS)) / "_delta_log")
+    return sorted(Path(lake.path(CLIENTS)).iterdir())
+
+
+def test_what_a_kill_left_of_a_table_s_making_is_not_in_the_table(lake: Lake) -> None:
+    left = without_a_log(lake)
+    assert left
+    lake.storage.write(f"{lake.root}/{MAKING}/{CLIENTS.name}", b"")
+
+    write(lake, [client(2)], Append(), sequence=1)
+
+    assert held(lake) == [client(2)]
+    assert not any(file.exists() for file in left)
+    assert not list((Path(lake.root) / MAKING).rglob("clients"))
+
+
+def test_files_whose_log_was_lost_are_not_taken_for_what_a_kill_left(lake: Lake) -> None:
+    left = without_a_log(lake)
+
+    for _ in range(2):
+        with pytest.raises(InfrastructureError, match="writing failed"):
+            write(lake, [client(2)], Append(), sequence=1)
+
+    assert all(file.exists() for file in left)
+
+
 def test_a_merge_into_a_table_copied_with_its_rows_meets_them(lake: Lake, tmp_path: Path) -> None:
     """A restored copy begins, as a new table does, with version 0; but it has rows."""
     write(lake, [client(1), client(2)], Append())
@@ -277,7 +310,7 @@ def test_the_commits_that_make_and_alter_a_table_say_their_run_too(
     write(lake, [client(1)], Append())
     write(lake_at(lake.spark, tmp_path), [client(2)], Append(), labels={"concord.owner": "new"})
 
-    assert [json.loads(note or "{}").get("run_id") for note in notes(lake)] == ["run-7"] * 4
+    assert [json.loads(note or "{}").get("run_id") for note in notes(lake)] == ["run-7"] * 3
 
 
 @pytest.fixture
@@ -379,7 +412,7 @@ def test_a_value_that_does_not_fit_its_column_is_not_quoted(lake: Lake) -> None:
 def test_a_store_that_fails_says_so_in_its_own_words(lake: Lake, tmp_path: Path) -> None:
     write(lake, [client(1)], Append())
     # A folder where the next commit's file belongs: no permission to take away, as root has all.
-    (tmp_path / "curated" / "clients" / "_delta_log" / f"{2:020d}.json").mkdir()
+    (tmp_path / "curated" / "clients" / "_delta_log" / f"{1:020d}.json").mkdir()
 
     with pytest.raises(InfrastructureError, match="curated/clients: writing failed with"):
         write(lake, [client(2)], Append())

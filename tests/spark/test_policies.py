@@ -24,7 +24,7 @@ def test_the_same_delivery_again_does_nothing_and_names_the_version(office: Offi
     (outcome,) = office.ingest()
 
     assert (outcome.status, outcome.exit_code) == ("duplicate", 0)
-    assert "already loaded as version 1 of curated/tiny_clients" in outcome.message
+    assert "already loaded as version 0 of curated/tiny_clients" in outcome.message
     assert office.rows("curated/tiny_clients").collect() == before
     assert office.ingest() == [], "a known duplicate is passed over"
 
@@ -37,7 +37,7 @@ def test_a_resent_period_replaces_it_and_names_what_it_superseded(office: Office
 
     _, outcome = office.ingest()
 
-    assert "clients 2025-05: replaces sequence 1 (version 1 of curated/tiny_clients)" in (
+    assert "clients 2025-05: replaces sequence 1 (version 0 of curated/tiny_clients)" in (
         outcome.message
     )
     assert towns(office) == [("1.25", "Lowell"), ("1.25", "Lynn"), ("2.25", "Lowell")]

@@ -47,6 +47,9 @@ class Storage:
 
     def __init__(self, spark: SparkSession) -> None:
         self._jvm: Any = spark._jvm
+        # By its whole name: step by step, Java looks for a class `org`, `org.apache`, ... in every
+        # jar, a millisecond for each file that is asked for.
+        self._path: Any = getattr(self._jvm, "org.apache.hadoop.fs.Path")  # noqa: B009
         self._conf: Any = spark._jsc.hadoopConfiguration()
         self._spark_conf: Any = spark._jsc.getConf()
 
@@ -60,10 +63,11 @@ class Storage:
         if not _try(path, lambda: fs.exists(target)):
             return []
         found = _try(path, lambda: list(fs.listStatus(target)))
+        # Few questions to Java for each: a log soon has a hundred files.
         entries = [
             FileInfo(
-                path=status.getPath().toString(),
-                name=status.getPath().getName(),
+                path=(place := status.getPath().toString()),
+                name=place.rpartition("/")[2],
                 bytes=status.getLen(),
                 modified=status.getModificationTime(),
                 is_folder=status.isDirectory(),
@@ -223,7 +227,7 @@ class Storage:
         return Path(path) if not parts.scheme and default.startswith("file:") else None
 
     def _open(self, path: str) -> tuple[Any, Any]:
-        target = self._jvm.org.apache.hadoop.fs.Path(path)
+        target = self._path(path)
         return _try(path, lambda: target.getFileSystem(self._conf)), target
 
 

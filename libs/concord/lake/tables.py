@@ -30,6 +30,8 @@ HISTORY_LOOKBACK = 1000
 # Delta writes a commit's origin (commitInfo) as the first line of its log file.
 COMMIT_INFO_BYTES = 1 << 16
 LOG = "_delta_log"
+# A file for each table that is being made, of which a kill can leave files without a log.
+MAKING = "ops/_making"
 COMMIT_FILE = re.compile(r"\d{20}\.json")
 STATE_FILE = re.compile(r"\d{20}\.(json|checkpoint.*\.parquet)")
 
@@ -151,7 +153,10 @@ class Lake:
 
     def with_session(self, spark: SparkSession) -> Lake:
         """The same lake over another session of the same application (one per thread)."""
-        return Lake(spark, self.root, locks=self.locks, lock_wait=self.lock_wait)
+        lake = Lake(spark, self.root, locks=self.locks, lock_wait=self.lock_wait)
+        # To look at a table costs two queries, and a delivery's writers have a session each.
+        lake._up_to_date = self._up_to_date
+        return lake
 
     def path(self, table: Table | str) -> str:
         return join(self.root, table if isinstance(table, str) else table.name)
@@ -187,21 +192,45 @@ class Lake:
             return
         if self.exists(table):
             self._bring_up(table, wanted)
+            self._up_to_date[table.name] = wanted
         else:
-            # A creation that was cut short leaves a log without a commit; Delta stumbles over it.
-            self.storage.delete(join(self.path(table), LOG))
-            builder = (
-                DeltaTable.createIfNotExists(self.spark)
-                .location(self.path(table))
-                .comment(table.description)
-                .addColumns(table.schema)
-            )
-            if table.partition_by:
-                builder = builder.partitionedBy(*table.partition_by)
-            for name, value in wanted.items():
-                builder = builder.property(name, value)
-            builder.execute()
-        self._up_to_date[table.name] = wanted
+            self._make(self.spark.createDataFrame([], table.schema), table, wanted, None)
+
+    def _is_new(self, table: Table) -> bool:
+        return table.name not in self._up_to_date and not self.exists(table)
+
+    def _make(
+        self,
+        rows: DataFrame,
+        table: Table,
+        properties: Mapping[str, str],
+        transaction: Transaction | None,
+    ) -> None:
+        """Makes the table with its first rows, in one commit: an empty one to be written to next
+        would cost as much again, and Delta a query about its state."""
+        path, making = self.path(table), join(self.root, MAKING, table.name)
+        if self.storage.exists(making):
+            # What was cut short leaves files without a log.
+            self.storage.delete(path)
+        # Or a log without a commit. Delta stumbles over either, and over files that lost their log.
+        self.storage.delete(join(path, LOG))
+        if not self.storage.list(path):
+            self.storage.write(making, b"")
+        as_declared = [
+            F.col(f"`{field.name}`").cast(field.dataType).alias(field.name, metadata=field.metadata)
+            for field in table.schema
+        ]
+        chosen = _of_session(rows.select(*as_declared), self.spark)
+        writer = chosen.writeTo(f"delta.`{path}`").using("delta")
+        for name, value in {**properties, "comment": table.description}.items():
+            writer = writer.tableProperty(name, value)
+        for name, value in _options(transaction).items():
+            writer = writer.option(name, value)
+        if table.partition_by:
+            writer = writer.partitionedBy(*[F.col(name) for name in table.partition_by])
+        writer.create()
+        self.storage.delete(making)
+        self._up_to_date[table.name] = properties
 
     def _bring_up(self, table: Table, wanted: Mapping[str, str]) -> None:
         place = f"delta.`{self.path(table)}`"
@@ -242,17 +271,24 @@ class Lake:
                 "say under which agreement it is shared"
             )
         note = stamp.encode(transaction)
-        with self._noted(stamp.encode(None)):
-            self.create(table, labels)
+        # Who replaces a table counts its rows by `observe`, which a table's making does not serve.
+        new = not isinstance(how, Overwrite) and self._is_new(table)
+        if not new:
+            with self._noted(stamp.encode(None)):
+                self.create(table, labels)
         columns = [*table.column_names, *([scd2.OPERATION] if isinstance(how, Changes) else [])]
         chosen = rows.select(*columns)
-        if isinstance(how, Merge | Changes) and self._is_new(table):
-            chosen, how = _first(chosen, how), Append()
         try:
-            if isinstance(how, Merge | Changes):
+            if new:
+                wanted = {**table.delta_properties, **labels}
+                with self._noted(note):
+                    self._make(_first(chosen, how), table, wanted, transaction)
+            elif isinstance(how, Merge | Changes):
                 self._merge(chosen, table, how, note, transaction)
             else:
                 self._save(chosen, table, how, note, transaction)
+        except ConcordError:
+            raise
         except Exception as error:
             # A writer's message can quote rows (a violated constraint does): it is not repeated.
             raise InfrastructureError(
@@ -276,20 +312,28 @@ class Lake:
         Its rows carry their own keys: nothing is lost by not reading the history back.
         """
         with self.locks.hold([table.name], wait_seconds=self.lock_wait):
-            with self._noted(stamp.encode(None)):
-                self.create(table, {})
-            try:
-                chosen = rows.select(*table.column_names)
-                self._save(chosen, table, Append(), stamp.encode(None), None)
-            except Exception as error:
-                raise InfrastructureError(
-                    f"{table.name}: writing failed with {described(error)}; check space and "
-                    "permissions of the lake root, then run this again"
-                ) from None
+            note = stamp.encode(None)
+            with self._noted(note):
+                new = self._is_new(table)
+                if not new:
+                    self.create(table, {})
+                try:
+                    chosen = rows.select(*table.column_names)
+                    if new:
+                        self._make(chosen, table, table.delta_properties, None)
+                    else:
+                        self._save(chosen, table, Append(), note, None)
+                except ConcordError:
+                    raise
+                except Exception as error:
+                    raise InfrastructureError(
+                        f"{table.name}: writing failed with {described(error)}; check space and "
+                        "permissions of the lake root, then run this again"
+                    ) from None
 
     @contextmanager
     def _noted(self, note: str) -> Iterator[None]:
-        """Commits made without a writer's option (CREATE, ALTER, MERGE) carry the note too."""
+        """Commits made without a writer's option (CREATE, ALTER) carry the note too."""
         name = "spark.databricks.delta.commitInfo.userMetadata"
         self.spark.conf.set(name, note)
         try:
@@ -340,11 +384,6 @@ class Lake:
                 return Applied(commit.version, transaction, said["run_id"])
         return None
 
-    def _is_new(self, table: Table) -> bool:
-        """Whether the table was made here and never written: then a merge has nothing to meet."""
-        last = next(commits(self.storage, self.path(table)), None)
-        return last is not None and last.version == 0 and last.operation == "CREATE TABLE"
-
     def _save(
         self,
         rows: DataFrame,
@@ -353,11 +392,12 @@ class Lake:
         note: str,
         transaction: Transaction | None,
     ) -> None:
-        writer = rows.write.format("delta").option("userMetadata", note)
-        if transaction:
-            writer = writer.option("txnAppId", transaction.application)
-            writer = writer.option("txnVersion", str(transaction.version))
-        writer = writer.mode("append" if isinstance(how, Append) else "overwrite")
+        options = {"userMetadata": note, **_options(transaction)}
+        writer = (
+            rows.write.format("delta")
+            .options(**options)
+            .mode("append" if isinstance(how, Append) else "overwrite")
+        )
         if isinstance(how, ReplaceWhere):
             writer = writer.option("replaceWhere", how.condition)
         writer.save(self.path(table))
@@ -372,9 +412,8 @@ class Lake:
     ) -> None:
         conf = self.spark.conf
         settings = {"spark.databricks.delta.commitInfo.userMetadata": note}
-        if transaction:
-            settings["spark.databricks.delta.write.txnAppId"] = transaction.application
-            settings["spark.databricks.delta.write.txnVersion"] = str(transaction.version)
+        for name, value in _options(transaction).items():
+            settings[f"spark.databricks.delta.write.{name}"] = value
         keys = [*table.key]
         on = " AND ".join(f"t.`{name}` <=> s.`{name}`" for name in keys)
         values: dict[str, Any] = {f"`{n}`": F.col(f"s.`{n}`") for n in table.column_names}
@@ -398,10 +437,28 @@ class Lake:
                 conf.unset(name)
 
 
+def _options(transaction: Transaction | None) -> dict[str, str]:
+    """A writer's options for a write under a transaction id."""
+    if transaction is None:
+        return {}
+    return {"txnAppId": transaction.application, "txnVersion": str(transaction.version)}
+
+
+def _of_session(rows: DataFrame, spark: SparkSession) -> DataFrame:
+    """The rows as another session's, whose settings carry the note of the commit that makes them a
+    table."""
+    jvm: Any = spark._jvm
+    dataset = getattr(jvm, "org.apache.spark.sql.classic.Dataset")  # noqa: B009
+    return DataFrame(dataset.ofRows(spark._jsparkSession, rows._jdf.logicalPlan()), spark)
+
+
 def _first(rows: DataFrame, how: How) -> DataFrame:
-    """What a merge leaves in an empty table."""
+    """What a write leaves in an empty table."""
     if isinstance(how, Changes):
         return rows.where(F.col(scd2.OPERATION) != "delete").drop(scd2.OPERATION)
+    if isinstance(how, ReplaceWhere):
+        outside = F.raise_error(F.lit("a row outside the condition")).cast("boolean")
+        return rows.where(F.when(F.expr(how.condition), F.lit(True)).otherwise(outside))
     return rows
 
 
