@@ -383,7 +383,7 @@ def test_a_table_that_was_never_written_reads_as_an_empty_one(lake: Lake) -> Non
 
 @pytest.mark.parametrize("how", [Append(), Merge()], ids=["append", "merge"])
 def test_a_row_that_breaks_a_constraint_is_not_quoted(lake: Lake, how: How) -> None:
-    lake.create(CLIENTS, {})
+    lake.create(CLIENTS, LABELS)
     place = f"delta.`{lake.path(CLIENTS)}`"
     lake.spark.sql(f"ALTER TABLE {place} ADD CONSTRAINT named CHECK (name <> '{NAME}')")
     before = lake.version(CLIENTS)

@@ -193,7 +193,8 @@ def deployment() -> Deployment:
 
 @pytest.fixture
 def registrar(spark: SparkSession, tmp_path: Path, deployment: Deployment) -> Registrar:
-    return Registrar(spark, test_settings(tmp_path), deployment)
+    settings = test_settings(tmp_path, roles=deployment.settings.roles)
+    return Registrar(spark, settings, deployment)
 
 
 def test_a_release_counts_right_hides_what_is_small_and_opens_everywhere(
