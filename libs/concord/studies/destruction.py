@@ -13,14 +13,19 @@ found, without it nobody can.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
@@ -47,7 +52,9 @@ from concord.studies.tables import of_agreement, subject_columns
 
 NOTES = "ops/_destruction"
 CERTIFICATES = "ops/_certificates"
-TOKEN = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
+# A pseudonym is 32 hexadecimal digits; in a binary file what stands beside may look like more.
+HEX = re.compile(r"[0-9a-f]{32,}")
+HEX_BYTES = re.compile(rb"[0-9a-f]{32,}")
 ENDED = frozenset({"expired", "terminated", "destruction_due"})
 
 
@@ -331,7 +338,49 @@ def _pseudonyms(run: Run, dula: Dula, contracts: Mapping[str, Contract]) -> set[
 
 
 def _tokens(content: bytes, name: str) -> set[str]:
-    return {token for text in texts(content, name) for token in TOKEN.findall(text)}
+    """All 128-bit hexadecimal numbers that a file says, whatever it is packed in."""
+    if not content.startswith(b"PAR1"):
+        return _windows(run for text in texts(content, name) for run in HEX.findall(text))
+    # Most of a lake's bytes: by columns, and only of text. A number cannot be one, and what a
+    # footer keeps of text stands there in clear.
+    found = _windows(run.decode() for run in HEX_BYTES.findall(content))
+    for column in pq.ParquetFile(io.BytesIO(content)).read().columns:
+        for values in _texts_of(column):
+            length = pc.utf8_length(values)
+            found.update(values.filter(pc.equal(length, 32)).to_pylist())
+            longer = values.filter(pc.greater(length, 32)).to_pylist()
+            found |= _windows(run for text in longer for run in HEX.findall(text))
+    return found
+
+
+def _windows(runs: Iterable[str]) -> set[str]:
+    """Every 32 digits in a row of runs of digits."""
+    return {run[at : at + 32] for run in runs for at in range(len(run) - 31)}
+
+
+def _texts_of(column: pa.ChunkedArray | pa.Array) -> Iterator[pa.Array]:
+    """The distinct texts of a column, those inside lists, maps and structs too."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        yield pc.unique(column)
+    elif pa.types.is_binary(kind):
+        # Blobs of the person index: numbers and hashes, looked at as they stand.
+        whole = b"\n".join(value for value in column.to_pylist() if value)
+        yield pa.array([run.decode() for run in HEX_BYTES.findall(whole)], pa.string())
+    elif pa.types.is_struct(kind):
+        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        for chunk in chunks:
+            for number in range(kind.num_fields):
+                yield from _texts_of(chunk.field(number))
+    elif pa.types.is_map(kind):
+        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        for chunk in chunks:
+            yield from _texts_of(chunk.keys)
+            yield from _texts_of(chunk.items)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        yield from _texts_of(pc.list_flatten(column))
 
 
 def _files(run: Run) -> Iterator[tuple[str, bytes]]:
@@ -347,10 +396,11 @@ def _files(run: Run) -> Iterator[tuple[str, bytes]]:
     roots += [warehouse] if warehouse else []
     for root in roots:
         for entry in storage.walk(root):
-            yield (
-                entry.path.rpartition(root.removeprefix("file:"))[2] or entry.path,
-                storage.read(entry.path),
-            )
+            place = urlparse(entry.path)
+            # A local file at once: through Java it would be copied three times.
+            local = place.scheme in {"", "file"}
+            content = Path(unquote(place.path)).read_bytes() if local else storage.read(entry.path)
+            yield entry.path.rpartition(urlparse(root).path)[2] or entry.path, content
 
 
 def _unwrap_fails(run: Run, agreement: str) -> str:
