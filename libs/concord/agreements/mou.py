@@ -138,21 +138,6 @@ def contribution(mou: Mou, feed: str, table: str, on: date) -> Contribution:
     )
 
 
-def matching(mou: Mou, feed: str, table: str, on: date) -> Contribution:
-    """The term under which people of `table` of `feed` may be matched with others' on a day.
-
-    Raises RefusedError, naming the clause and the remedy, when it may not be held, or not matched.
-    """
-    term = contribution(mou, feed, table, on)
-    if not (term.identifiers and term.may_be_matched):
-        raise RefusedError(
-            f"{mou.reference} clause {term.clause} does not let people of {feed}.{table} be "
-            f"matched; have {term.agency} agree to it, or name {feed} under leave_out in "
-            "conf/person_index.yaml"
-        )
-    return term
-
-
 # --- loading -------------------------------------------------------------------------------------
 
 
