@@ -110,7 +110,7 @@ def _wanted(
     """The labels that the table should have; none where nobody knows its agreement."""
     zone = name.partition("/")[0]
     if zone in {"studies", "products"} or name.startswith("vault/returned/"):
-        return _by_dula(held, register, day)
+        return _by_dula(name, held, deployment, register, day)
     of = _contract(name, deployment.contracts)
     if of is not None:
         contract, source = of
@@ -125,30 +125,47 @@ def _wanted(
     return _by_mou(name, held, register, day)
 
 
-def _by_dula(held: State, register: Register, day: date) -> dict[str, str]:
-    terms = [register.dula(each, day) for each in held.label(names.AGREEMENTS).split(",")]
+def _by_dula(
+    name: str, held: State, deployment: Deployment, register: Register, day: date
+) -> dict[str, str]:
+    """By the agreement that the folder names, or the product's file: not by what the label says."""
+    folder = name.split("/")
+    products = {product.table: product for product in deployment.products.values()}
+    if folder[0] == "products":
+        if name not in products:
+            return {}
+        ids = [products[name].agreement]
+    else:
+        ids = [folder[2] if folder[0] == "vault" else folder[1]]
+    terms = [register.dula(each, day) for each in ids]
     known = frozenset(each for each in terms if each is not None)
-    if len(known) != len(terms):
+    if len(known) != len(ids):
         return {}
+    levels = [column["metadata"].get(names.CLASSIFICATION, "") for column in held.columns]
+    if folder[0] == "products":
+        levels = [products[name].classification]
     made = study_labels(
-        Meet(known), owner="", classifications=("public",), expires=Meet(known).expires
+        Meet(known),
+        owner="",
+        classifications=levels or ("restricted",),
+        expires=Meet(known).expires,
     )
-    # Owner and classification follow from the table's columns, which are checked one by one.
-    return {k: v for k, v in made.items() if k not in {names.OWNER, names.CLASSIFICATION}}
+    return {label: value for label, value in made.items() if label != names.OWNER}
 
 
 def _by_mou(name: str, held: State, register: Register, day: date) -> dict[str, str]:
     """Of what the person index makes of all feeds together."""
-    ids = held.label(names.AGREEMENTS).split(",")
-    if not all(each in register.mous for each in ids):
+    found = [(each.mou, term) for each, term in register.contributions(day) if not each.problem]
+    used = {mou.id: mou for mou, term in found if term.may_be_matched}
+    if not used:
         return {}
-    found = [each.mou for each, _ in register.contributions(day) if each.mou.id in ids]
-    by_id = {mou.id: mou for mou in found}
     return {
-        names.AGREEMENT_DIGEST: ",".join(digest(by_id[each]) for each in ids),
-        names.RECIPIENTS: ",".join(sorted({by_id[each].hub for each in ids})),
+        names.AGREEMENTS: ",".join(sorted(used)),
+        names.AGREEMENT_DIGEST: ",".join(digest(used[each]) for each in sorted(used)),
+        names.RECIPIENTS: ",".join(sorted({mou.hub for mou in used.values()})),
+        names.OWNER: ",".join(sorted({mou.hub for mou in used.values()})),
         names.CLASSIFICATION: "restricted" if name.startswith("vault/") else "confidential",
-        names.EXPIRES: min(by_id[each].expires for each in ids).isoformat(),
+        names.EXPIRES: max(mou.ends(term) for mou, term in found).isoformat(),
     }
 
 

@@ -97,8 +97,8 @@ def reads(
 def disclosures(settings: SettingsOption = DEFAULT_SETTINGS, lake: LakeOption = None) -> None:
     """The record of disclosures that M.G.L. c. 66A s. 2(f) asks for, as JSON lines."""
     with _there(settings, lake, "audit") as (deployment, there):
-        rows = chain.read(there, ACCESS_LOG)
-    _lines(audit.disclosures(rows, deployment.dulas, deployment.contracts))
+        rows, register = chain.read(there, ACCESS_LOG), deployment.register(there)
+    _lines(audit.disclosures(rows, register))
 
 
 @audit_app.command()

@@ -144,9 +144,12 @@ def score(
         known = ", ".join(sorted(register.dulas)) or "none"
         raise UsageError(f"there is no agreement {agreement!r}; conf/agreements has {known}")
     request = _request(run, dula)
-    decision = access_log.ask(run, register, request, model=spec.agreement)
+    champion = tracking.opened(run.settings).champion(spec.registered_name)
+    # The agreement that the model itself was trained under, whatever its file says today.
+    trained = champion.tags[tracking.AGREEMENTS] if champion else spec.agreement
+    decision = access_log.ask(run, register, request, model=trained)
     reach("score.decided")
-    champion = _champion(run, spec)
+    champion = _usable(run, spec, champion)
     held = studies.held(run, dula, contracts, COLUMNS)
     expires = min(_expiry(champion), decision.expires or dula.term.expires)
     inputs = runs.digest(
@@ -207,9 +210,8 @@ def _request(run: Run, dula: Dula) -> Request:
     )
 
 
-def _champion(run: Run, spec: ModelSpec) -> Registered:
+def _usable(run: Run, spec: ModelSpec, found: Registered | None) -> Registered:
     """The model to apply. Raises UsageError without one, RefusedError when it has expired."""
-    found = tracking.opened(run.settings).champion(spec.registered_name)
     if found is None:
         raise UsageError(
             f"there is no trained model {spec.registered_name} with the alias "
@@ -241,6 +243,10 @@ class _Scoring:
     champion: Registered
     expires: date
     inputs: str
+
+    @property
+    def _trained(self) -> str:
+        return self.champion.tags[tracking.AGREEMENTS]
 
     def scores(self, table: Table) -> Written:
         """The day's scores, replaced in one commit unless they were made from the same inputs."""
@@ -317,7 +323,7 @@ class _Scoring:
             ReplaceWhere(f"{AS_OF} = DATE'{self.run.as_of}'"),
             stamp=replace(
                 self.run.stamp,
-                agreements=tuple(dict.fromkeys((self.dula.id, self.spec.agreement))),
+                agreements=tuple(dict.fromkeys((self.dula.id, self._trained))),
                 inputs=inputs,
             ),
             transaction=Transaction(self._application(table), 0 if before is None else before + 1),

@@ -9,9 +9,12 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from concord.agreements.access_log import ACCESS_LOG
+from concord.agreements.canonical import digest
 from concord.agreements.dula import Dula
+from concord.agreements.labels import AGREEMENT_DIGEST
 from concord.contracts.model import Contract
 from concord.errors import UsageError
+from concord.lake.log import state
 from concord.lake.run import Run
 from concord.studies.tables import StudyTable, of_agreement
 
@@ -59,9 +62,18 @@ def held(run: Run, dula: Dula, contracts: Mapping[str, Contract], names: Collect
     ):
         made = {name: run.lake.made_from(table.table) for name, table in tables.items()}
         versions = {name: run.lake.version(table.table) for name, table in tables.items()}
+        states = {
+            name: state(run.lake.storage, run.lake.path(t.table)) for name, t in tables.items()
+        }
     missing = sorted(name for name, said in made.items() if said is None)
     if missing:
         raise UsageError(f"the study of {dula.id} has no {', '.join(missing)}; {again}")
+    terms = digest(dula)
+    other = sorted(
+        n for n, held in states.items() if held and held.label(AGREEMENT_DIGEST) != terms
+    )
+    if other:
+        raise UsageError(f"the study of {dula.id} has {', '.join(other)} by other terms; {again}")
     log = run.lake.read(ACCESS_LOG).where(
         (F.col("agreement") == dula.id) & (F.col("decision") == "read")
     )

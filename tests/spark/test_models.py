@@ -19,6 +19,7 @@ from pyspark.sql import DataFrame, SparkSession
 from concord import tracking
 from concord.agreements import access_log
 from concord.agreements.access_log import ACCESS_LOG
+from concord.agreements.canonical import digest
 from concord.agreements.register import Register
 from concord.cli import Deployment, load_deployment
 from concord.errors import RefusedError, UsageError
@@ -200,7 +201,8 @@ def hub(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Hub:
                 run.lake.write(
                     rows if rows is not None else spark.createDataFrame([], table.table.schema),
                     table.table, Overwrite(), stamp=replace(run.stamp, inputs="x"),
-                    transaction=Transaction(f"study/{table.table.name}", 0), labels=LABELS,
+                    transaction=Transaction(f"study/{table.table.name}", 0),
+                    labels={**LABELS, "concord.agreement_digest": digest(dula)},
                 )  # fmt: skip
         request = training._request(run, spec, dula)
         decision = access_log.ask(run, made.register, replace(request, use="study"))

@@ -23,7 +23,7 @@ from concord.agreements.access_log import ACCESS_LOG
 from concord.agreements.canonical import digest
 from concord.agreements.decision import Request, decide
 from concord.agreements.dula import Dula
-from concord.errors import ConfigError, LockedError, RefusedError, UsageError
+from concord.errors import LockedError, RefusedError, UsageError
 from concord.lake import points, session
 from concord.lake.run import Run, Tally
 from concord.lake.tables import Append, Lake, Stamp, Transaction
@@ -538,11 +538,13 @@ def test_a_study_needs_its_key_its_index_and_its_tables_to_itself(own_desk: Desk
     with own_desk.lake.locks.hold([f"studies/{ONE}/help_forms"]), pytest.raises(LockedError):
         own_desk.study(ONE)
     destroy(own_desk.office.settings.keys, ONE)
-    with pytest.raises(ConfigError, match="is missing; restore it"):
-        own_desk.study(ONE)
+    # It stops this study, and no other.
+    failed, other = own_desk.study()
+    assert (failed.agreement, failed.exit_code) == (ONE, 10) and other.status == "made"
+    assert "is missing; restore it" in failed.message
     agreement_key(own_desk.office.settings.keys, ONE, create=True)
-    with pytest.raises(ConfigError, match="is not the one that its study was made with"):
-        own_desk.study(ONE)
+    (failed,) = own_desk.study(ONE)
+    assert "is not the one that its study was made with" in failed.message
     twice = own_desk.record_ids("work")["WORKER00001"]
     since = date(2025, 1, 1)
     index(own_desk, [(twice, PERSON[1], since, None), (twice, PERSON[2], since, None)])

@@ -18,6 +18,7 @@ from concord.agreements.agencies import Agencies
 from concord.agreements.dula import Dula
 from concord.agreements.events import AGREEMENT_EVENTS
 from concord.agreements.mou import Mou
+from concord.agreements.register import Register
 from concord.contracts.model import Contract
 from concord.errors import AuditError
 from concord.lake.storage import join
@@ -105,19 +106,21 @@ def done_by(
     ]
 
 
-def disclosures(
-    rows: Rows, dulas: Mapping[str, Dula], contracts: Mapping[str, Contract]
-) -> list[dict[str, Any]]:
+def disclosures(rows: Rows, register: Register) -> list[dict[str, Any]]:
     """The record of M.G.L. c. 66A s. 2(f): every access to personal data by somebody other than
-    its holder: when, by whom, of which agency's data, for what, under which agreement."""
+    its holder: when, by whom, of which agency's data, for what, under which agreement.
+
+    Recipients and holders are those of the terms of the row's day, whatever the files say today.
+    """
     found = []
     for row in rows:
-        dula = dulas.get(row["agreement"])
-        if row["decision"] != "read" or dula is None:
+        if row["decision"] != "read" or not row["agreement"].startswith("DULA-"):
             continue
-        recipients = [party.key for party in dula.recipients.parties]
-        feeds = {table.partition(".")[0] for table in row["tables"] or ()}
-        holders = sorted({contracts[feed].agency for feed in feeds if feed in contracts})
+        dula = register.dula(row["agreement"], row["decided_at"].date())
+        recipients = [party.key for party in dula.recipients.parties] if dula else ["unknown"]
+        tables = {*(row["tables"] or ())}
+        holders = sorted({d.owner for d in dula.datasets if d.table in tables}) if dula else []
+        holders = holders or ["unknown"]
         others = [holder for holder in holders if [holder] != recipients]
         if others:
             found.append(

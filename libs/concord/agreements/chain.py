@@ -47,20 +47,25 @@ def append(lake: Lake, table: Table, rows: Sequence[Mapping[str, Any]], *, stamp
     if not rows:
         return
     with lake.locks.hold([table.name], wait_seconds=lake.lock_wait):
-        try:
-            previous = _tip(lake, table)
-        except (PySparkException, Py4JError) as error:
-            raise InfrastructureError(
-                f"{table.name}: reading failed with {described(error)}; nothing was decided. "
-                "Check that its files are whole and may be read, then run this again"
-            ) from None
-        chained = []
-        for row in rows:
-            whole = {**row, "previous_hash": previous}
-            previous = row_hash(table, whole)
-            chained.append({**whole, "hash": previous})
-        frame = lake.spark.createDataFrame(chained, table.schema).coalesce(1)
-        lake.write(frame, table, Append(), stamp=stamp, transaction=None, labels={})
+        add(lake, table, rows, stamp=stamp)
+
+
+def add(lake: Lake, table: Table, rows: Sequence[Mapping[str, Any]], *, stamp: Stamp) -> None:
+    """`append` for a caller who holds the table's lock."""
+    try:
+        previous = _tip(lake, table)
+    except (PySparkException, Py4JError) as error:
+        raise InfrastructureError(
+            f"{table.name}: reading failed with {described(error)}; nothing was decided. "
+            "Check that its files are whole and may be read, then run this again"
+        ) from None
+    chained = []
+    for row in rows:
+        whole = {**row, "previous_hash": previous}
+        previous = row_hash(table, whole)
+        chained.append({**whole, "hash": previous})
+    frame = lake.spark.createDataFrame(chained, table.schema).coalesce(1)
+    lake.write(frame, table, Append(), stamp=stamp, transaction=None, labels={})
 
 
 def read(lake: Lake, table: Table) -> list[dict[str, Any]]:

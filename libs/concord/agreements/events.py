@@ -65,26 +65,41 @@ def read(lake: Lake) -> list[Event]:
 
 
 def append(lake: Lake, register: Register, events: Sequence[Event], *, stamp: Stamp) -> None:
-    """Adds events that can happen, in order, in one commit.
+    """Adds events that can happen, in order, in one commit: judged by what the lake says under the
+    table's lock, whatever the register knew.
 
     Raises UsageError when one cannot, or when a signature does not hold: then none is added.
     """
-    present = {
-        agreement: dict(register.versions(agreement))
-        for agreement in {event.agreement for event in events}
+    with lake.locks.hold([AGREEMENT_EVENTS.name], wait_seconds=lake.lock_wait):
+        now = Register(register.mous, register.dulas, read(lake), register.signers)
+        chain.add(lake, AGREEMENT_EVENTS, _rows(now, events), stamp=stamp)
+
+
+def _rows(now: Register, events: Sequence[Event]) -> list[dict[str, Any]]:
+    agreements = {event.agreement for event in events}
+    present = {agreement: dict(now.versions(agreement)) for agreement in agreements}
+    last = {
+        agreement: max((event.at for event in now.events(agreement)), default=None)
+        for agreement in agreements
     }
     rows = []
     for event in events:
-        versions = present[event.agreement]
+        versions, before_at = present[event.agreement], last[event.agreement]
+        if before_at is not None and event.at < before_at:
+            raise UsageError(
+                f"{event.agreement}: its last event is of {before_at.isoformat()}, after the clock "
+                f"of this machine ({event.at.isoformat()}); set the clock, then do this again"
+            )
         before = versions.get(event.version, Version(event.agreement, event.version))
         terms = event.terms or before.terms
-        carried = [each for version in versions.values() for each in version.signatures]
-        after = lifecycle.after(before, event, owed(event.agreement, terms), carried)
+        kept = lifecycle.carried(versions, event.version)
+        lifecycle.in_company(versions, event)
+        after = lifecycle.after(before, event, owed(event.agreement, terms), kept)
         if event.kind == "signed":
-            _prove(event, register)
-        versions[event.version] = after
+            _prove(event, now)
+        versions[event.version], last[event.agreement] = after, event.at
         rows.append(_row(event, before, after))
-    chain.append(lake, AGREEMENT_EVENTS, rows, stamp=stamp)
+    return rows
 
 
 def register(lake: Lake, settings: Settings, mous: Any, dulas: Any) -> Register:

@@ -32,7 +32,7 @@ from concord.agreements.commands import (
     load,
 )
 from concord.agreements.dula import Dula
-from concord.agreements.lifecycle import Event, Kind, expiry_warning
+from concord.agreements.lifecycle import TRANSITIONS, Event, Kind, Version, expiry_warning
 from concord.agreements.mou import Mou
 from concord.agreements.register import Register, dula_owed, mou_owed
 from concord.agreements.rehearsal import Times
@@ -67,14 +67,33 @@ class Desk:
             about.id, about.version, kind, self.run.actor, self.run.clock(), digest(about), **more
         )
 
-    def governing(self, name: str) -> Dula | Mou:
-        """The version that something happens to while it is in force or suspended."""
-        if name in self.known.mous:
-            return self.known.mous[name]
-        standing = self.register.standing(name, self.run.clock().date())
-        if standing is None:
-            return self.known.terms(name)
-        return standing.terms
+    def happened(self, name: str, kind: Kind, reason: str) -> list[Event]:
+        """What happens to an agreement happens to each version that it can happen to; what is
+        under way of a terminated one is withdrawn. Raises UsageError when it can to none."""
+        self.known.terms(name)
+        allowed, _ = TRANSITIONS[kind]
+        made = [
+            self._of(version, kind, reason)
+            for version in self.register.versions(name).values()
+            if version.state in allowed and (kind != "hold_lifted" or version.legal_hold)
+        ]
+        if kind == "terminated":
+            made += [
+                self._of(version, "withdrawn", reason)
+                for version in self.register.versions(name).values()
+                if version.state in {"in_review", "returned", "approved"}
+            ]
+        if not made:
+            present = self.register.present(name)
+            state = present.state if present else "signed by nobody"
+            raise UsageError(f"{name} is {state}: it cannot be {kind.replace('_', ' ')} now")
+        return made
+
+    def _of(self, version: Version, kind: Kind, reason: str) -> Event:
+        return Event(
+            version.agreement, version.version, kind, self.run.actor, self.run.clock(),
+            version.digest, reason=reason,
+        )  # fmt: skip
 
 
 @app.command()
@@ -371,9 +390,10 @@ def _to_sign(known: Known, register: Register) -> dict[str, list[int]]:
 
 def _happened(kind: Kind, agreement: str, reason: str, settings: Path, lake: str | None) -> None:
     with _writing(kind, settings, lake, agreement) as desk:
-        terms = desk.governing(agreement)
-        desk.add(desk.event(terms, kind, reason=reason))
-        _told(desk, f"{terms.reference}: {kind.replace('_', ' ')}")
+        made = desk.happened(agreement, kind, reason)
+        desk.add(*made)
+        versions = ", ".join(str(event.version) for event in made if event.kind == kind)
+        _told(desk, f"{agreement} version {versions}: {kind.replace('_', ' ')}")
 
 
 def _told(desk: Desk, message: str) -> None:

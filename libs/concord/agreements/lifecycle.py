@@ -34,6 +34,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 # States in which data may be read.
 IN_FORCE: frozenset[State] = frozenset({"active", "amending", "expiring"})
 EXPIRY_WARNING_DAYS = 60
+# States that end an agreement whole, whatever its other versions are.
+GONE: frozenset[State] = frozenset({"terminated", "destruction_due", "destruction_certified"})
 
 # What may happen in which stored state, and the state it leads to; None leaves it as it is.
 TRANSITIONS: Mapping[Kind, tuple[frozenset[State], State | None]] = {
@@ -50,9 +52,11 @@ TRANSITIONS: Mapping[Kind, tuple[frozenset[State], State | None]] = {
     ),
     # To `partially_signed`, or `signed` when it was the last one.
     "signed": (frozenset({"approved", "partially_signed"}), None),
-    "suspended": (frozenset({"signed"}), "suspended"),
-    "resumed": (frozenset({"suspended"}), "signed"),
-    "terminated": (frozenset({"signed", "suspended"}), "terminated"),
+    # A memorandum binds those who signed before all have.
+    "suspended": (frozenset({"partially_signed", "signed"}), "suspended"),
+    # Back to `signed`, or `partially_signed`, by who signed.
+    "resumed": (frozenset({"suspended"}), None),
+    "terminated": (frozenset({"partially_signed", "signed", "suspended"}), "terminated"),
     "destruction_ordered": (frozenset({"signed", "suspended", "terminated"}), "destruction_due"),
     "destruction_certified": (frozenset({"destruction_due"}), "destruction_certified"),
     "hold_placed": (frozenset(get_args(State)) - {"destruction_certified"}, None),
@@ -146,6 +150,10 @@ def after(
             )  # fmt: skip
         case "signed":
             return _signed(version, event, owed)
+        case "resumed":
+            whole = version.signed_by() >= set(owed)
+            back: State = "signed" if whole else "partially_signed"
+            return replace(version, state=back, since=event.at)
         case "hold_placed" | "hold_lifted":
             return replace(version, legal_hold=event.kind == "hold_placed")
         case "disputed" | "settled":
@@ -158,6 +166,37 @@ def after(
         case _:
             assert leads_to is not None  # noqa: S101 (every other kind has one)
             return replace(version, state=leads_to, since=event.at)
+
+
+def in_company(versions: Mapping[int, Version], event: Event) -> None:
+    """Raises UsageError when another version of the agreement stands against an event: an ended
+    agreement gets no new terms, and nothing of one under legal hold is destroyed."""
+    place = f"{event.agreement} version {event.version}"
+    gone = [each for each in versions.values() if each.state in GONE]
+    if gone and event.kind in {"requested", "approved", "signed"}:
+        raise UsageError(
+            f"{place}: version {gone[0].version} is {gone[0].state}, and the agreement with it; "
+            "draft one of another number"
+        )
+    held = [each for each in versions.values() if each.legal_hold]
+    if held and event.kind.startswith("destruction"):
+        raise UsageError(
+            f"{place}: version {held[0].version} is under legal hold: nothing of the agreement is "
+            "destroyed; have the hold lifted"
+        )
+
+
+def carried(versions: Mapping[int, Version], number: int) -> tuple[Signature, ...]:
+    """The signatures of the version before, which still count where they cover what a party has to
+    sign now: none where the agreement was suspended or ended."""
+    if any(each.state in GONE or each.state == "suspended" for each in versions.values()):
+        return ()
+    before = [
+        each
+        for each in versions.values()
+        if each.version < number and each.state in {"partially_signed", "signed"}
+    ]
+    return max(before, key=lambda each: each.version).signatures if before else ()
 
 
 def _signed(version: Version, event: Event, owed: Mapping[str, str]) -> Version:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from concord.agreements import lifecycle
 from concord.agreements.canonical import digest, digest_of
 from concord.agreements.dula import Dula
-from concord.agreements.lifecycle import IN_FORCE, Days, Event, Spell, State, Version
+from concord.agreements.lifecycle import GONE, IN_FORCE, Days, Event, Spell, State, Version
 from concord.agreements.mou import Contribution, Mou
 from concord.agreements.signing import Signer, verdict
 from concord.errors import ConcordError
@@ -93,11 +93,49 @@ class Register:
     def in_force(self, day: date) -> dict[str, Dula]:
         """The governing terms of all DULAs that are in force on a day, by id."""
         found = {}
-        for agreement in sorted({*self.dulas, *self._known_dulas()}):
+        for agreement in self.known:
             standing = self.standing(agreement, day)
             if standing and standing.in_force:
                 found[agreement] = standing.terms
         return found
+
+    @property
+    def known(self) -> list[str]:
+        """Every DULA that conf or the events know."""
+        return sorted({*self.dulas, *self._known_dulas()})
+
+    def present(self, agreement: str) -> Version | None:
+        """The version that something happens to when an agreement is suspended, ended, held: the
+        newest that was ever signed. None while none was."""
+        signed = [
+            version
+            for version in self.versions(agreement).values()
+            if version.state in {"partially_signed", "signed", "suspended", *GONE}
+        ]
+        return max(signed, key=lambda version: version.version, default=None)
+
+    def ended(self, agreement: str, day: date) -> tuple[Dula, date] | None:
+        """The terms of an agreement that has ended, and the day on which it did; None while any of
+        its versions is in force, suspended, or signed for a day to come."""
+        versions = self.versions(agreement, day)
+        states = {number: self.state(version, day) for number, version in versions.items()}
+        if any(state in IN_FORCE or state in {"suspended", "signed"} for state in states.values()):
+            return None
+        over = [n for n, state in states.items() if state in GONE or state == "expired"]
+        if not over or "destruction_certified" in states.values():
+            return None
+        terms = self._terms(versions[max(over)])
+        stopped = [
+            event.at.date()
+            for event in self.events(agreement)
+            if event.kind == "terminated" and event.at.date() <= day
+        ]
+        return terms, min([*stopped, terms.term.expires])
+
+    def all_terms(self, agreement: str) -> list[Dula]:
+        """The terms of every version that was ever requested, the newest first."""
+        versions = sorted(self.versions(agreement).values(), key=lambda v: -v.version)
+        return [self._terms(version) for version in versions if version.terms]
 
     def _known_dulas(self) -> list[str]:
         return [agreement for agreement in self._events if agreement.startswith("DULA-")]
@@ -108,6 +146,14 @@ class Register:
         versions = self.versions(agreement, day)
         newest_first = sorted(versions.values(), key=lambda version: -version.version)
         states = {version.version: self.state(version, day) for version in newest_first}
+        stopped = [v for v in newest_first if v.state in GONE or v.state == "suspended"]
+        if stopped:
+            # Of one version, and of the agreement: another version does not bring it back.
+            version, terms = stopped[0], self._terms(stopped[0])
+            return Standing(
+                agreement, version.version, version.state, terms,
+                _problem(version, version.state, "", terms), _notice(version, states),
+            )  # fmt: skip
         for version in newest_first:
             if states[version.version] in IN_FORCE and not self._unproved(version):
                 terms = self._terms(version)
@@ -165,7 +211,7 @@ class Register:
                 return (
                     f"the signature of {signature.party} cannot be verified: the registry of "
                     f"signers has no key {signature.signer!r} that could sign for it on "
-                    f"{signature.on}; restore the key there, or have {signature.party} sign anew"
+                    f"{signature.on}; restore the key there, or have a new version signed"
                 )
             if found == "invalid":
                 return (
@@ -209,7 +255,16 @@ class Register:
         for mou in self.mous.values():
             for term in mou.contributions:
                 if term.feed == feed:
-                    return self.held(mou.id, term.agency, day)
+                    held = self.held(mou.id, term.agency, day)
+                    theirs = (
+                        {each.agency for each in held.mou.contributions if each.feed == feed}
+                        if held
+                        else set()
+                    )
+                    if held and not held.problem and theirs - {term.agency}:
+                        message = f"clause for {feed} was signed by another agency than conf names"
+                        return Held(held.mou, message)
+                    return held
         return None
 
     def contributions(self, day: date) -> list[tuple[Held, Contribution]]:
@@ -225,9 +280,12 @@ class Register:
         versions = self.versions(conf.id, day)
         why = ""
         for version in sorted(versions.values(), key=lambda version: -version.version):
+            if version.state in GONE or version.state == "suspended":
+                return Held(conf, f"version {version.version} is {version.state}")
             if version.state not in {"partially_signed", "signed"}:
-                if version.state in {"suspended", "terminated"}:
-                    return Held(conf, f"version {version.version} is {version.state}")
+                continue
+            if day < _days(version).effective:
+                why = why or f"version {version.version} begins on {_days(version).effective}"
                 continue
             signed = {each.party: each for each in version.signatures}
             terms = self._mou_terms(version)
@@ -275,9 +333,9 @@ class Register:
                 continue
             before = found.get(event.version, Version(agreement, event.version))
             terms = event.terms or before.terms
-            carried = [each for version in found.values() for each in version.signatures]
+            kept = lifecycle.carried(found, event.version)
             try:
-                after = lifecycle.after(before, event, owed(agreement, terms), carried)
+                after = lifecycle.after(before, event, owed(agreement, terms), kept)
             except ConcordError as error:
                 raise ConcordError(f"ops/agreement_events cannot be: {error}") from None
             found[event.version] = after

@@ -38,7 +38,7 @@ def rules(dulas: Iterable[Dula]) -> list[Rule]:
     found += [Rule(OFFICER, folder) for folder in ("ops", "products")]
     for dula in dulas:
         for party in dula.recipients.parties:
-            role = f"concord-{party.key}"
+            role = f"concord-recipient-{party.key}"
             found.append(Rule(role, f"studies/{dula.id}"))
             found.append(Rule(role, "products"))
             if dula.uses.returned_under_own_ids:

@@ -16,6 +16,8 @@ from concord.lake.tables import commits, is_table
 
 # A study's tables stand in its own folder: studies/<agreement>/<table>.
 DEPTH = 2
+# What goes back to an agency: vault/returned/<agreement>/<table>.
+RETURNED, DEEPER = "vault/returned", 3
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def names(storage: Storage, root: str) -> list[str]:
                     continue
                 if is_table(storage, join(root, name)):
                     found.append(name)
-                elif name.count("/") < DEPTH:
+                elif name.count("/") < (DEEPER if name.startswith(RETURNED) else DEPTH):
                     folders.append(name)
     return sorted(found)
 

@@ -28,34 +28,42 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from concord import tracking
-from concord.agreements import events
+from concord.agreements import chain, events
+from concord.agreements.access_log import ACCESS_LOG
 from concord.agreements.canonical import digest
 from concord.agreements.dula import Dula
 from concord.agreements.lifecycle import Event
 from concord.agreements.register import Register
 from concord.contracts.model import Contract
-from concord.errors import AuditError, ConfigError, RefusedError, UsageError
+from concord.errors import (
+    AuditError,
+    ConfigError,
+    InfrastructureError,
+    RefusedError,
+    UsageError,
+)
 from concord.lake import catalog
 from concord.lake.points import reach
 from concord.lake.run import Run
 from concord.lake.storage import join
-from concord.lake.tables import Lake
+from concord.lake.tables import Lake, described
 from concord.linkage.tables import CROSSWALK
 from concord.privacy import pseudonyms, wrapping
 from concord.privacy.opening import texts
+from concord.privacy.wrapping import AgreementKey
 from concord.studies import certificate
 from concord.studies.controls import controls
-from concord.studies.tables import of_agreement, subject_columns
+from concord.studies.tables import KEY_CHECKS, StudyTable, of_agreement, subject_columns
 
 NOTES = "ops/_destruction"
 CERTIFICATES = "ops/_certificates"
 # A pseudonym is 32 hexadecimal digits; in a binary file what stands beside may look like more.
 HEX = re.compile(r"[0-9a-f]{32,}")
 HEX_BYTES = re.compile(rb"[0-9a-f]{32,}")
-ENDED = frozenset({"expired", "terminated", "destruction_due"})
 
 
 @dataclass(frozen=True)
@@ -101,26 +109,15 @@ def due(dula: Dula, ended: date) -> date:
     return ended + timedelta(days=dula.end.destroy_within_days)
 
 
-def ended(register: Register, agreement: str, today: date) -> date | None:
-    """The day on which an agreement ended; None while it has not."""
-    standing = register.standing(agreement, today)
-    if standing is None or standing.state not in ENDED:
-        return None
-    days = [
-        event.at.date()
-        for event in register.events(agreement)
-        if event.kind == "terminated" and event.version == standing.version
-    ]
-    return min([*days, standing.terms.term.expires])
-
-
 def planned(run: Run, register: Register, agreement: str) -> Plan:
     """What is held under an agreement. Reads logs and listings, no rows."""
-    dula = _dula(register, agreement, run.clock().date())
+    today = run.clock().date()
+    over = register.ended(agreement, today)
+    dula = over[0] if over else _dula(register, agreement, today)
     lake = run.lake
     names = held(lake, agreement)
     sizes = [entry.bytes for name in names for entry in lake.storage.walk(lake.path(name))]
-    last = ended(register, agreement, run.clock().date()) or dula.term.expires
+    last = over[1] if over else dula.term.expires
     products = [
         name
         for name in catalog.names(lake.storage, lake.root)
@@ -151,14 +148,16 @@ def destroy(
     hold, UsageError for one that nobody knows, AuditError (16) when the proof does not hold: then
     there is no certificate, and the next run tries again. LockedError and InfrastructureError.
     """
-    today = run.clock().date()
-    dula = _dula(register, agreement, today)
-    _may(register, dula, today)
-    lake, place = run.lake, _place(run.lake, NOTES, dula)
-    notes = _read(lake, place)
-    notes.attempts += 1
+    lake, today = run.lake, run.clock().date()
+    _may(register, agreement, today)
     names = held(lake, agreement)
     with lake.locks.hold(names):
+        # What happened to the agreement until now, a legal hold perhaps, counts.
+        register = events.register(lake, run.settings, register.mous, register.dulas)
+        dula = _may(register, agreement, today)
+        place = _place(lake, NOTES, dula)
+        notes = _read(lake, place)
+        notes.attempts += 1
         if not notes.plan:
             notes.plan = _json(asdict(planned(run, register, agreement)))
             notes.others = _others(lake, agreement)
@@ -177,13 +176,15 @@ def destroy(
             _note(lake, place, notes, "models archived", run)
         reach("destroy.archived")
         if "searched" not in notes.steps:
-            notes.proof["search"] = _searched(run, dula, contracts)
+            _log_search(run, register, dula)
+            terms = register.all_terms(agreement)
+            notes.proof["search"] = _searched(run, dula, contracts, terms)
             _note(lake, place, notes, "searched", run)
         reach("destroy.searched")
         wrapping.destroy(run.settings.keys, agreement)
         _note(lake, place, notes, "key erased", run)
         reach("destroy.erased")
-        notes.proof["unwrap"] = _unwrap_fails(run, agreement)
+        notes.proof["unwrap"] = _unwrap_fails(run, agreement, notes.plan["keys"])
         notes.proof["time_travel"] = _time_travel_fails(run, notes.plan["tables"])
         notes.proof["other_tables"] = _untouched(lake, agreement, notes.others)
     return _certify(run, register, dula, notes)
@@ -200,25 +201,30 @@ def _dula(register: Register, agreement: str, today: date) -> Dula:
     return found
 
 
-def _may(register: Register, dula: Dula, today: date) -> None:
-    standing = register.standing(dula.id, today)
-    state = standing.state if standing else "unknown"
-    if state == "destruction_certified":
+def _may(register: Register, agreement: str, today: date) -> Dula:
+    """The terms of the version that ended. Raises RefusedError unless the whole agreement has, and
+    no version of it is under legal hold."""
+    known = _dula(register, agreement, today)
+    versions = register.versions(agreement).values()
+    if any(version.state == "destruction_certified" for version in versions):
         raise RefusedError(
-            f"{dula.id} clause {dula.end.clause}: its destruction is certified already; the "
+            f"{agreement} clause {known.end.clause}: its destruction is certified already; the "
             f"certificate is in {CERTIFICATES}"
         )
-    if state not in ENDED:
+    over = register.ended(agreement, today)
+    if over is None:
+        standing = register.standing(agreement, today)
+        state = standing.state if standing else "unknown"
         raise RefusedError(
-            f"{dula.id} clause {dula.term.clause}: it is {state}, not ended; nothing is destroyed "
-            "before it expires or is terminated (concord agreement terminate)"
+            f"{agreement} clause {known.term.clause}: it is {state}, not ended; nothing is "
+            "destroyed before it expires or is terminated (concord agreement terminate)"
         )
-    version = register.versions(dula.id).get(dula.version)
-    if version is not None and version.legal_hold:
+    if any(version.legal_hold for version in versions):
         raise RefusedError(
-            f"{dula.id} clause {dula.end.clause}: it is under legal hold; nothing of it is "
+            f"{agreement} clause {known.end.clause}: it is under legal hold; nothing of it is "
             "destroyed before the hold is lifted (concord agreement hold --lift)"
         )
+    return over[0]
 
 
 def _order(run: Run, register: Register, dula: Dula) -> None:
@@ -273,68 +279,133 @@ def _others(lake: Lake, agreement: str) -> dict[str, str]:
 # --- proof ---------------------------------------------------------------------------------------
 
 
-def _searched(run: Run, dula: Dula, contracts: Mapping[str, Contract]) -> dict[str, Any]:
+def _log_search(run: Run, register: Register, dula: Dula) -> None:
+    """The hub reads what it holds to compute what must not be found: that is told first."""
+    row = {
+        "decided_at": run.clock(),
+        "actor": run.actor,
+        "agreement": dula.id,
+        "purpose": "destruction",
+        "tables": sorted(dula.tables),
+        "columns": [],
+        "row_count": None,
+        "decision": "allowed",
+        "reasons": [f"clause {dula.end.clause}: search for what was destroyed"],
+        "policy_digest": register.policy_digest(dula, run.clock().date()),
+        "run_id": run.run_id,
+    }
+    chain.append(run.lake, ACCESS_LOG, [row], stamp=run.stamp)
+
+
+def _searched(
+    run: Run, dula: Dula, contracts: Mapping[str, Contract], versions: Sequence[Dula]
+) -> dict[str, Any]:
     """Opens every file that is left and looks for the study's pseudonyms. Raises AuditError where
-    one is found, or where the search misses what it was given to find."""
-    tokens = _pseudonyms(run, dula, contracts)
+    one is found, where the search misses what it was given to find, or where it cannot be made."""
+    key = _key(run, dula)
+    try:
+        tokens = _pseudonyms(run, key, contracts, versions) if key else set()
+    except (PySparkException, Py4JError) as error:
+        raise InfrastructureError(
+            f"{dula.id}: computing what to look for failed with {described(error)}; run this again"
+        ) from None
     missed = [kind for kind, content, token in controls() if token not in _tokens(content, kind)]
     if missed:
         raise AuditError(
             f"the search for what was destroyed does not see into {', '.join(missed)}: it would "
             "prove nothing. Report this"
         )
-    looked, found = 0, []
+    looked, found, closed = 0, [], []
     for name, content in _files(run):
         looked += 1
-        if tokens & _tokens(content, name):
+        try:
+            tokens_of = _tokens(content, name)
+        except Exception:  # whatever a torn file makes a reader raise
+            closed.append(name)
+            tokens_of = _windows(run_.decode() for run_ in HEX_BYTES.findall(content))
+        if tokens & tokens_of:
             found.append(name)
-    if found:
+    if found or closed:
+        said = [f"{len(found)} files still hold pseudonyms: {', '.join(found[:10])}"] * bool(found)
+        said += [f"{len(closed)} files do not open: {', '.join(closed[:10])}"] * bool(closed)
         raise AuditError(
-            f"{len(found)} files still hold pseudonyms of {dula.id}: {', '.join(found[:10])}; "
-            "remove them and run this again"
+            f"{dula.id}: {'; '.join(said)}; remove them, or mend what is torn, and run this again"
         )
     return {
         "files opened": looked,
         "pseudonyms searched for": len(tokens),
         "found": 0,
         "kinds of file that the search was shown to see into": [kind for kind, *_ in controls()],
+        **({} if key else {"no key was ever made": "the agreement had no study"}),
     }
 
 
-def _pseudonyms(run: Run, dula: Dula, contracts: Mapping[str, Contract]) -> set[str]:
-    """Every pseudonym that the study could hold: of the persons, records, cases and row numbers of
-    its sources as they are, whoever a record was said to be at any time."""
+def _key(run: Run, dula: Dula) -> AgreementKey | None:
+    """The key that the study was made with; None where no study was ever made. Raises AuditError
+    for another key, or one that is gone or does not open: nothing would be proved."""
+    place = run.lake.path(join(KEY_CHECKS, dula.id))
+    if not run.lake.storage.exists(place):
+        return None
     try:
         key = wrapping.agreement_key(run.settings.keys, dula.id)
-    except ConfigError:
-        return set()  # no study was ever made, or the key is gone: nothing can be computed
+        same = run.lake.storage.read(place).decode().strip() == wrapping.key_check(key)
+    except ConfigError as error:
+        raise AuditError(
+            f"{dula.id}: what is left cannot be searched for its pseudonyms without its key: "
+            f"{error.problems[0]}"
+        ) from None
+    if not same:
+        raise AuditError(
+            f"{dula.id}: the key is not the one that its study was made with, so a search would "
+            "prove nothing; restore the right one, or name the lake that this one belongs to"
+        )
+    return key
+
+
+def _pseudonyms(
+    run: Run, key: AgreementKey, contracts: Mapping[str, Contract], versions: Sequence[Dula]
+) -> set[str]:
+    """Every pseudonym that the study could hold under any version of its terms: of the persons,
+    records, cases and row numbers of its sources as they are, whoever a record was said to be at
+    any time."""
     lake, found = run.lake, set[str]()
     known = lake.read(CROSSWALK).select("record_id", "person_id")
-    for study in of_agreement(dula, contracts):
-        rows = lake.read(study.curated)
-        wanted = []
-        for subject, _ in subject_columns(study):
-            record = F.col(subject.record_id)
-            if subject.kind == "person":
-                of_person = pseudonyms.person(key, domain=study.domain)
-                each = rows.select(record.alias("record_id")).distinct()
-                both = each.join(known, "record_id", "left")
-                made = of_person(F.col("person_id"), F.col("record_id"))
-                wanted.append(both.select(made.alias("token")))
-                # Once, it may have had no person.
-                alone = of_person(F.lit(None).cast("string"), F.col("record_id"))
-                wanted.append(each.select(alone.alias("token")))
-            else:
-                of_entity = pseudonyms.entity(key, subject.role, domain=study.domain)
-                wanted.append(rows.select(of_entity(record).alias("token")))
-        for column in study.dataset.columns:
-            if column.pseudonym:
-                number = pseudonyms.row_number(key, study.dataset.table, column.name)
-                wanted.append(rows.select(number(F.col(column.name)).alias("token")))
-        for frame in wanted:
-            tokens = frame.where("token IS NOT NULL").distinct().toArrow()["token"]
-            found.update(tokens.to_pylist())
+    for dula in versions:
+        gone = sorted({each.feed for each in dula.datasets} - set(contracts))
+        if gone:
+            raise AuditError(
+                f"{dula.reference}: conf/feeds has no {', '.join(gone)} any more, so what was held "
+                "of it cannot be searched for; put the contract back for the destruction"
+            )
+        for study in of_agreement(dula, contracts):
+            for frame in _tokens_of(lake.read(study.curated), known, study, key):
+                tokens = frame.where("token IS NOT NULL").distinct().toArrow()["token"]
+                found.update(tokens.to_pylist())
     return found
+
+
+def _tokens_of(
+    rows: DataFrame, known: DataFrame, study: StudyTable, key: AgreementKey
+) -> Iterator[DataFrame]:
+    """Frames of one column, `token`: what stands in a study for what a row speaks of."""
+    for subject, _ in subject_columns(study):
+        record = F.col(subject.record_id)
+        if subject.kind == "person":
+            of_person = pseudonyms.person(key, domain=study.domain)
+            each = rows.select(record.alias("record_id")).distinct()
+            both = each.join(known, "record_id", "left")
+            made = of_person(F.col("person_id"), F.col("record_id"))
+            yield both.select(made.alias("token"))
+            # Once, it may have had no person.
+            alone = of_person(F.lit(None).cast("string"), F.col("record_id"))
+            yield each.select(alone.alias("token"))
+        else:
+            of_entity = pseudonyms.entity(key, subject.role, domain=study.domain)
+            yield rows.select(of_entity(record).alias("token"))
+    for column in study.dataset.columns:
+        if column.pseudonym:
+            number = pseudonyms.row_number(key, study.dataset.table, column.name)
+            yield rows.select(number(F.col(column.name)).alias("token"))
 
 
 def _tokens(content: bytes, name: str) -> set[str]:
@@ -399,11 +470,20 @@ def _files(run: Run) -> Iterator[tuple[str, bytes]]:
             place = urlparse(entry.path)
             # A local file at once: through Java it would be copied three times.
             local = place.scheme in {"", "file"}
-            content = Path(unquote(place.path)).read_bytes() if local else storage.read(entry.path)
+            try:
+                where = Path(unquote(place.path))
+                content = where.read_bytes() if local else storage.read(entry.path)
+            except FileNotFoundError:
+                continue  # another job's upkeep took it meanwhile
             yield entry.path.rpartition(urlparse(root).path)[2] or entry.path, content
 
 
-def _unwrap_fails(run: Run, agreement: str) -> str:
+def _unwrap_fails(run: Run, agreement: str, had: Sequence[int]) -> str:
+    left = wrapping.versions(run.settings.keys, agreement)
+    if left:
+        raise AuditError(f"the key of {agreement} is still there: it was not erased. Report this")
+    if not had:
+        return "no key was ever made"
     try:
         wrapping.agreement_key(run.settings.keys, agreement)
     except ConfigError:
@@ -413,6 +493,8 @@ def _unwrap_fails(run: Run, agreement: str) -> str:
 
 def _time_travel_fails(run: Run, names: Sequence[str] | dict[str, int]) -> str:
     for name in names:
+        if run.lake.storage.exists(run.lake.path(name)):
+            raise AuditError(f"{name} is still there; run this again")
         try:
             reader = run.lake.spark.read.format("delta").option("versionAsOf", 0)
             reader.load(run.lake.path(name)).isEmpty()

@@ -31,7 +31,7 @@ class Told:
 def tell(lake: Lake, register: Register, today: date) -> list[Told]:
     """Every agreement that is about to end, or has ended and holds data that is to be destroyed."""
     found = []
-    for name in sorted(register.dulas):
+    for name in register.known:
         standing = register.standing(name, today)
         if standing is None:
             continue
@@ -40,9 +40,10 @@ def tell(lake: Lake, register: Register, today: date) -> list[Told]:
             left = (dula.term.expires - today).days
             message = f"ends in {left} days, on {dula.term.expires}: renew it, or plan its end"
             found.append(Told(name, standing.state, message))
-        last = destruction.ended(register, name, today)
-        if last is not None and destruction.held(lake, name):
-            due = destruction.due(dula, last)
+        over = register.ended(name, today)
+        if over is not None and destruction.held(lake, name):
+            ended, last = over
+            due = destruction.due(ended, last)
             overdue = today > due
             message = f"ended on {last}; its data is to be destroyed by {due}" + (
                 ", which is past" if overdue else ""

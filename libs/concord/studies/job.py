@@ -45,8 +45,6 @@ NO_STUDY: frozenset[State] = frozenset(
 )  # fmt: skip
 # States in which whatever an agreement holds is to be destroyed.
 ENDED: frozenset[State] = frozenset({"expired", "terminated", "destruction_due"})
-# HMAC of a fixed text under each agreement's key: another lake's key is refused before it is used.
-KEY_CHECKS = "vault/_study_key_check"
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,12 @@ def _make(run: Run, studies: Sequence[Study]) -> list[Outcome]:
     unlisted = {study.dula.id: _unlisted(study) for study in studies}
     names = {table.table.name for study in studies for table in study.tables}
     with run.lake.locks.hold(sorted(names.union(*unlisted.values()))):
-        ready = [(study, _key(study)) for study in studies]
+        opened = [(study, _key_or_problem(study)) for study in studies]
+        for study, key in opened:
+            if isinstance(key, ConfigError):
+                run.reporter.error(f"{study.dula.id}: {key}", agreement=study.dula.id)
+        failed = [(study, key) for study, key in opened if isinstance(key, ConfigError)]
+        ready = [(study, key) for study, key in opened if isinstance(key, AgreementKey)]
         ready = [(replace(study, inputs=inputs(study, key)), key) for study, key in ready]
         stale = {study.dula.id: study.stale for study, _ in ready}
         for study, _ in ready:
@@ -207,7 +210,15 @@ def _make(run: Run, studies: Sequence[Study]) -> list[Outcome]:
             seconds,
         )
         for study, _ in ready
-    ]
+    ] + [Outcome(study.dula.id, "failed", str(error), error.exit_code) for study, error in failed]
+
+
+def _key_or_problem(study: Study) -> AgreementKey | ConfigError:
+    """A key that is lost stops its own agreement's study, nobody else's."""
+    try:
+        return _key(study)
+    except ConfigError as error:
+        return error
 
 
 def _unlisted(study: Study) -> list[str]:
@@ -230,7 +241,7 @@ def _would(study: Study) -> Outcome:
 def _key(study: Study) -> AgreementKey:
     """The agreement's key, made for its first study, proved to be the one its study has."""
     storage = study.lake.storage
-    place = study.lake.path(join(KEY_CHECKS, study.dula.id))
+    place = study.lake.path(join(tables.KEY_CHECKS, study.dula.id))
     new = not storage.exists(place)
     key = agreement_key(study.run.settings.keys, study.dula.id, create=new)
     if new:

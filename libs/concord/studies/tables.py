@@ -35,6 +35,8 @@ SOURCE = "concord.source"
 # A table property: digest of what is held of the source. When it changes, the table is made anew,
 # because its old versions may hold what is no longer agreed.
 HOLDING = "concord.holding"
+# HMAC of a fixed text under each agreement's key: another lake's key is refused before it is used.
+KEY_CHECKS = "vault/_study_key_check"
 # Changes when the rows made from the same inputs change.
 FORMAT = 1
 

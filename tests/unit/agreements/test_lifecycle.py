@@ -299,3 +299,86 @@ def test_events_that_cannot_be_are_found() -> None:
 
 def test_a_register_of_signed_agreements_allows() -> None:
     assert not why(register(MOU, DULA))
+
+
+# --- several versions ----------------------------------------------------------------------------
+
+
+def second(**changes: Any) -> Dula:
+    return dula(document(version=2, **changes))
+
+
+LATER = START + timedelta(days=100)
+
+
+def test_what_ends_or_suspends_one_version_ends_or_suspends_the_agreement() -> None:
+    term = {"clause": "8", "effective": "2027-01-01", "expires": "2032-01-01"}
+    new = second(term=term)
+    for kind, words in (("terminated", "was terminated"), ("suspended", "is suspended")):
+        stopped = event(cast(Kind, kind), DULA, LATER)
+        known = of(*whole(), *whole(new, START + timedelta(days=50)), stopped, conf=new)
+        for on in (LATER.date(), date(2027, 6, 1)):
+            assert words in why(known, on), (kind, on)
+    known = of(*whole(), event("terminated", DULA, LATER), conf=new)
+    with pytest.raises(UsageError, match="draft one of another number"):
+        lifecycle.in_company(known.versions(DULA.id), requested(new, LATER))
+
+
+def test_a_legal_hold_of_an_older_version_holds_the_agreement() -> None:
+    new = second()
+    known = of(*whole(), event("hold_placed"), *whole(new, LATER), conf=new)
+    with pytest.raises(UsageError, match="version 1 is under legal hold"):
+        lifecycle.in_company(known.versions(DULA.id), event("destruction_ordered", new, LATER))
+
+
+def test_what_has_ended_is_told_whatever_the_file_says_by_then() -> None:
+    last, after = DULA.term.expires, DULA.term.expires + timedelta(days=3)
+    renewed = second(term={"clause": "8", "effective": "2026-01-01", "expires": "2035-12-31"})
+    for known in (
+        of(*whole()),
+        of(*whole(), conf=renewed),
+        of(*whole(), requested(renewed, LATER)),
+    ):
+        assert known.ended(DULA.id, last) is None
+        over = known.ended(DULA.id, after)
+        assert over is not None and over == (DULA, last)
+    stopped = of(*whole(), event("terminated", DULA, LATER), conf=renewed)
+    over = stopped.ended(DULA.id, LATER.date())
+    assert over is not None and over[1] == LATER.date()
+    # Signed for a day to come, or suspended: it has not ended.
+    coming = second(term={"clause": "8", "effective": "2031-06-01", "expires": "2035-12-31"})
+    assert of(*whole(), *whole(coming, LATER), conf=coming).ended(DULA.id, after) is None
+    assert of(*whole(), event("suspended", DULA, LATER)).ended(DULA.id, after) is None
+
+
+def mou_life(terms: Any, at: datetime, *parties: str) -> list[Event]:
+    return life(terms, at, parties=parties)
+
+
+def test_a_memorandum_that_not_all_have_signed_can_be_stopped_and_is_not_revived() -> None:
+    held = signers(["dta", "dua", "lab", "office"])
+    events = mou_life(MOU, START, "office", "dta")
+    base = (MOU.id, MOU.version)
+
+    def bound(made: list[Event], conf: Any = MOU, on: date = date(2026, 6, 1)) -> str | None:
+        found = Register({conf.id: conf}, {}, made, held).held(MOU.id, "dta", on)
+        assert found is not None
+        return found.problem
+
+    assert not bound(events) and "not signed by dua" in str(
+        Register({MOU.id: MOU}, {}, events, held).held(MOU.id, "dua", date(2026, 6, 1))
+    )
+    stop = Event(*base, "suspended", "t", LATER, digest(MOU))
+    on = LATER.date()
+    assert "is suspended" in str(bound([*events, stop], on=on))
+    back = Event(*base, "resumed", "t", LATER, digest(MOU))
+    assert not bound([*events, stop, back], on=on)
+    # The hub alone cannot bring back what was ended, by signatures of before.
+    over = Event(*base, "terminated", "t", LATER, digest(MOU))
+    new = mou(version=2)
+    again = mou_life(new, LATER, "office")
+    assert "is terminated" in str(bound([*events, over, *again], new, on))
+    # One that begins later leaves the one that holds.
+    coming = mou(version=2, effective="2027-01-01")
+    made = [*events, *mou_life(coming, LATER, "office", "dta")]
+    assert not bound(made, coming, on) and not bound(made, coming, date(2027, 2, 1))

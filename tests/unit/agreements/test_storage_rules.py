@@ -24,8 +24,8 @@ def folders(role: str) -> dict[str, bool]:
 
 
 def test_a_recipient_has_its_study_and_the_products_and_nothing_before_them() -> None:
-    assert folders("concord-lab") == {f"studies/{ONE}": False, "products": False}
-    assert folders("concord-dta") == {
+    assert folders("concord-recipient-lab") == {f"studies/{ONE}": False, "products": False}
+    assert folders("concord-recipient-dta") == {
         f"studies/{TWO}": False, "products": False, f"vault/returned/{TWO}": False,
     }  # fmt: skip
     hub = folders("concord-data-office")
@@ -49,13 +49,13 @@ def allowed(policy: dict[str, Any], role: str, key: str) -> bool:
 
 def test_s3_gives_each_role_its_folders_alone() -> None:
     policy = json.loads(written("s3", "s3a://state/lake", DULAS))
-    assert allowed(policy, "concord-lab", f"lake/studies/{ONE}/help_forms/part-0.parquet")
+    assert allowed(policy, "concord-recipient-lab", f"lake/studies/{ONE}/help_forms/part-0.parquet")
     assert allowed(policy, "concord-data-office", "lake/vault/identifiers_help/part-0.parquet")
     for role, key in (
-        ("concord-lab", f"lake/studies/{TWO}/help_forms/part-0.parquet"),
-        ("concord-lab", "lake/vault/identifiers_help/part-0.parquet"),
-        ("concord-lab", "lake/curated/help_forms/part-0.parquet"),
-        ("concord-lab", f"lake/studies/{ONE}0/x"),
+        ("concord-recipient-lab", f"lake/studies/{TWO}/help_forms/part-0.parquet"),
+        ("concord-recipient-lab", "lake/vault/identifiers_help/part-0.parquet"),
+        ("concord-recipient-lab", "lake/curated/help_forms/part-0.parquet"),
+        ("concord-recipient-lab", f"lake/studies/{ONE}0/x"),
         ("concord-officer", f"lake/studies/{ONE}/help_forms/part-0.parquet"),
         ("somebody", "lake/products/p/part-0.parquet"),
     ):
@@ -66,7 +66,10 @@ def test_adls_names_account_and_container() -> None:
     text = written("adls", "abfss://data@state.dfs.core.windows.net/lake", DULAS)
     (line,) = [line for line in text.splitlines() if f"studies/{ONE}" in line]
     assert "--account-name state" in line and "--file-system data" in line
-    assert 'group:ROLE_ID(concord-lab):r-x,default:group:ROLE_ID(concord-lab):r-x"' in line
+    assert (
+        'group:ROLE_ID(concord-recipient-lab):r-x,default:group:ROLE_ID(concord-recipient-lab):r-x"'
+        in line
+    )
     with pytest.raises(UsageError, match="use one of s3, adls, posix"):
         written("tape", "x", DULAS)
 
@@ -76,7 +79,7 @@ def test_posix_rules_run_and_hold(tmp_path: Path) -> None:
     lake = tmp_path / "lake"
     (lake / "studies" / ONE).mkdir(parents=True)
     text = written("posix", str(lake), DULAS)
-    assert f"setfacl --modify group:concord-lab:--x {lake}/studies" in text
+    assert f"setfacl --modify group:concord-recipient-lab:--x {lake}/studies" in text
     if shutil.which("setfacl") is None or os.getuid() != 0:
         pytest.skip("there is no setfacl here, or no right to use it")
     for role in {rule.role for rule in rules(DULAS)}:
