@@ -309,7 +309,8 @@ def sites(folder: Path, conf: Path) -> Iterator[NewSite]:
         home = folder / f"site-{len(made)}"
         home.mkdir()
         site = Site(home, conf, lake or home / "lake", **values)
-        if not (site.lake / AGREEMENT_EVENTS.name).exists():
+        there = next(place for place in (site.lake, *site.lake.parents) if place.exists())
+        if os.access(there, os.W_OK) and not (site.lake / AGREEMENT_EVENTS.name).exists():
             sign_lake(site.lake, folder / "signers.yaml", *load_mous(conf).values(),
                       *load_dulas(conf).values())  # fmt: skip
         made.append(site)

@@ -173,7 +173,7 @@ def test_what_is_left_is_found_before_anything_is_certified(
     leak = end.root / "products" / "leaked.csv.gz"
     leak.parent.mkdir(parents=True)
     leak.write_bytes(gzip.compress(f"key\n{row['study_person_id']}\n".encode()))
-    with pytest.raises(AuditError, match=r"1 files still hold pseudonyms .*leaked\.csv\.gz"):
+    with pytest.raises(AuditError, match=r"1 files still hold pseudonyms: .*leaked\.csv\.gz"):
         end.destroy()
     assert agreement_key(settings.keys, ONE), "the key is there to search again"
     leak.unlink()
