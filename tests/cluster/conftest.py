@@ -245,6 +245,12 @@ class Site:
         names = ("curated/tiny_clients", "vault/identifiers_tiny", "vault/quarantine_tiny")
         return {name: self.rows(name) for name in names}
 
+    @property
+    def untouched(self) -> bool:
+        """Whether the lake holds nothing but the events of its agreements."""
+        files = [path for path in self.lake.rglob("*") if path.is_file()]
+        return all(path.is_relative_to(self.lake / AGREEMENT_EVENTS.name) for path in files)
+
     def lock(self, table: str) -> Path:
         """The table's lock file; there may be none yet."""
         held = sorted((self.lake / "ops" / "_locks" / table).glob("[0-9]*.json"))

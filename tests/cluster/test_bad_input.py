@@ -256,7 +256,7 @@ def test_all_mistakes_of_all_files_are_told_at_once_with_their_lines(
     assert f"strict.yaml:{misspelt}: " in done.err
     assert "calender" in done.err
     assert "MOU-2018-0001.yaml:" in done.err
-    assert not site.lake.exists()
+    assert site.untouched
 
 
 def test_agreements_about_feeds_that_do_not_exist_are_mistakes_of_configuration(
@@ -276,7 +276,7 @@ def test_agreements_about_feeds_that_do_not_exist_are_mistakes_of_configuration(
     for feed, at in (("nowhere", line), ("never", line + CLAUSE.count("\n"))):
         assert f"MOU-2018-0001.yaml:{at}: " in done.err
         assert f"no contract '{feed}' in conf/feeds" in done.err
-    assert not site.lake.exists()
+    assert site.untouched
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_a_command_line_that_does_not_fit_ends_with_2(
     done = site.start(*arguments).ended()
     assert done.code == 2
     assert said in done.err
-    assert not site.lake.exists()
+    assert site.untouched
 
 
 def test_a_feed_that_does_not_exist_ends_with_2_and_the_feeds_that_do(new_site: NewSite) -> None:

@@ -162,7 +162,7 @@ def test_a_lake_that_can_not_be_written_ends_the_run_with_20_and_says_where(
         assert done.code == done.last["exit_code"] == 20, done.told
         assert str(site.lake) in done.last["message"]
         assert "Read-only file system" in done.last["message"]
-        assert not site.lake.exists()
+        assert site.untouched
 
 
 def executors(driver: int) -> dict[int, str]:

@@ -75,7 +75,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def test_what_no_agreement_allows_ends_with_14_its_clause_and_a_row_in_the_log(site: Site) -> None:
-    done = site.run("study", "--purpose", "research", "--column", "tiny.clients.name")
+    both = ("--agreement", ENDED, "--agreement", GOOD)
+    done = site.run("study", *both, "--purpose", "research", "--column", "tiny.clients.name")
     assert done.code == 14, done.told
     for words in (
         f"{ENDED} clause 8: expired on 2024-12-31",

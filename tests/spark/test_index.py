@@ -224,7 +224,7 @@ def test_a_feed_that_may_not_be_matched_is_refused_or_left_out(archive: Archive)
     archive.load("snap", [person(1)])
     archive.load("wages", [wage(1)])
     archive.mous = forbidding("wages")
-    with pytest.raises(RefusedError, match=r"clause 2 does not let people of wages.people"):
+    with pytest.raises(RefusedError, match=r"clause 2: it does not let people of wages.people"):
         archive.index(MAY)
     assert archive.versions() == dict.fromkeys(archive.versions())
     assert archive.index(MAY, leave_out=("wages",)).records == 1
