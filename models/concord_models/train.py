@@ -86,7 +86,8 @@ def train(
     """
     seconds: dict[str, float] = {}
     dula = register.dula(spec.agreement, run.clock().date())
-    assert dula is not None  # noqa: S101 (the model file was checked against the agreements)
+    if dula is None:
+        raise UsageError(f"there is no agreement {spec.agreement!r} for the model {spec.name}")
     request = _request(run, spec, dula)
     decision = access_log.ask(run, register, request)
     reach("train.decided")

@@ -261,9 +261,8 @@ def list_agreements(
                 ", ".join(owners), mou.hub, "", "hold and match", str(mou.expires),
                 f"not signed: {', '.join(waiting)}" if waiting else "",
             )  # fmt: skip
-        for name in known.dulas:
-            standing = register.standing(name, day)
-            assert standing is not None  # noqa: S101 (conf knows it)
+        standings = (register.standing(name, day) for name in known.dulas)
+        for standing in filter(None, standings):
             dula = standing.terms
             grid.add_row(
                 dula.id, str(standing.version), standing.state, ", ".join(dula.owners.agencies),

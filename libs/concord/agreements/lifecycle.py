@@ -164,8 +164,7 @@ def after(
                 "destroyed; have the hold lifted"
             )
         case _:
-            assert leads_to is not None  # noqa: S101 (every other kind has one)
-            return replace(version, state=leads_to, since=event.at)
+            return replace(version, state=leads_to or version.state, since=event.at)
 
 
 def in_company(versions: Mapping[int, Version], event: Event) -> None:

@@ -122,6 +122,7 @@ def mistakes(
             yield ("term",), message
     if contracts is None:
         return
+    yield from _matching_only(dula, contracts)
     for index, dataset in enumerate(dula.datasets):
         place: Location = ("datasets", index)
         contract = contracts.get(dataset.feed)
@@ -182,6 +183,27 @@ def _people(dula: Dula) -> Mistakes:
     review = dula.term.next_review
     if review is not None and not dula.term.effective <= review <= dula.term.expires:
         yield ("term", "next_review"), "is not within the term"
+
+
+def _matching_only(dula: Dula, contracts: Contracts) -> Mistakes:
+    """What is used to recognise people and never released: fields that there are, none agreed."""
+    for index, only in enumerate(dula.matching_only):
+        place: Location = ("matching_only", index)
+        feed, _, name = only.table.partition(".")
+        source = _table(contracts.get(feed), name)
+        if source is None:
+            known = _known(contracts.get(feed), contracts)
+            yield (*place, "table"), f"there is no table {only.table!r}; use one of {known}"
+            continue
+        agreed = [d for d in dula.datasets if d.table == only.table]
+        fields = {field.name for field in source.fields}
+        for number, element in enumerate(only.elements):
+            where = (*place, "elements", number)
+            if element not in fields:
+                yield where, f"{only.table} has no field {element!r}"
+            for dataset in agreed:
+                if element in dataset.column_names:
+                    yield where, f"is for matching only, but clause {dataset.clause} releases it"
 
 
 def _uses(dula: Dula) -> Mistakes:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from itertools import combinations
+from typing import TypeVar
 
 from concord.agreements.canonical import digest, digest_of
 from concord.agreements.decision import Reason, refused
@@ -19,6 +20,7 @@ from concord.agreements.dula import Dula, Identifiability, Prohibition, Use
 from concord.agreements.mou import Purpose
 from concord.agreements.register import Register
 
+Said = TypeVar("Said")
 # From what says most of a person to what says least.
 FORMS: tuple[Identifiability, ...] = ("identified", "pseudonymous", "limited", "aggregate")
 
@@ -215,11 +217,11 @@ class Meet:
                 found.append(Conflict("no day in common", *days))
         return tuple(found)
 
-    def _all(self, of: Callable[[Dula], frozenset]) -> frozenset:  # type: ignore[type-arg]
+    def _all(self, of: Callable[[Dula], frozenset[Said]]) -> frozenset[Said]:
         first, *rest = [of(dula) for dula in self.agreements]
         return first.intersection(*rest)
 
-    def _any(self, of: Callable[[Dula], Iterable]) -> frozenset:  # type: ignore[type-arg]
+    def _any(self, of: Callable[[Dula], Iterable[Said]]) -> frozenset[Said]:
         return frozenset(each for dula in self.agreements for each in of(dula))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from jinja2 import Environment, StrictUndefined
 
 from concord.agreements.canonical import digest
@@ -44,10 +42,6 @@ HTML = """\
 {% endfor %}
 </table>
 {% endfor %}
-{% if standing %}
-<h2>Standing</h2>
-<ul>{% for line in standing %}<li>{{ line }}</li>{% endfor %}</ul>
-{% endif %}
 </body>
 </html>
 """
@@ -57,7 +51,7 @@ NOTE = (
 )
 
 
-def html(terms: Dula | Mou, contracts: Contracts, standing: Sequence[str] = ()) -> str:
+def html(terms: Dula | Mou, contracts: Contracts) -> str:
     """One self-contained page: no script, nothing fetched."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(HTML).render(
@@ -67,19 +61,16 @@ def html(terms: Dula | Mou, contracts: Contracts, standing: Sequence[str] = ()) 
         note=NOTE,
         digest=digest(terms),
         sections=sections(terms, contracts),
-        standing=list(standing),
     )
 
 
-def markdown(terms: Dula | Mou, contracts: Contracts, standing: Sequence[str] = ()) -> str:
+def markdown(terms: Dula | Mou, contracts: Contracts) -> str:
     lines = [f"# {terms.id}, version {terms.version}: {terms.title}", "", NOTE, ""]
     lines += [f"SHA-256 of the terms: `{digest(terms)}`", ""]
     for section in sections(terms, contracts):
         lines += [f"## {_plain(section.title)}", "", "| | |", "| --- | --- |"]
         lines += [f"| {_plain(name)} | {_plain(text)} |" for name, text in section.statements]
         lines.append("")
-    if standing:
-        lines += ["## Standing", "", *(f"- {_plain(line)}" for line in standing), ""]
     return "\n".join(lines)
 
 

@@ -166,13 +166,12 @@ class Register:
                     notice=_notice(version, states),
                 )
         conf = self.dulas.get(agreement)
-        if conf is None and not newest_first:
-            return None
-        asked = versions.get(conf.version) if conf else newest_first[0]
-        if asked is None:
-            assert conf is not None  # noqa: S101 (else there is a newest version)
+        if conf is not None and conf.version not in versions:
             draft = Version(agreement, conf.version)
             return Standing(agreement, conf.version, "draft", conf, _problem(draft, "draft", ""))
+        if not newest_first:
+            return None
+        asked = versions[conf.version] if conf else newest_first[0]
         terms = self._terms(asked)
         unproved = self._unproved(asked)
         missing = ", ".join(party for party in terms.parties if party not in asked.signed_by())

@@ -49,7 +49,7 @@ class Storage:
         self._jvm: Any = spark._jvm
         # By its whole name: step by step, Java looks for a class `org`, `org.apache`, ... in every
         # jar, a millisecond for each file that is asked for.
-        self._path: Any = getattr(self._jvm, "org.apache.hadoop.fs.Path")  # noqa: B009
+        self._path: Any = getattr(self._jvm, "org.apache.hadoop.fs.Path")  # noqa: B009 (no Python name)
         self._conf: Any = spark._jsc.hadoopConfiguration()
         self._spark_conf: Any = spark._jsc.getConf()
 

@@ -448,7 +448,7 @@ def _of_session(rows: DataFrame, spark: SparkSession) -> DataFrame:
     """The rows as another session's, whose settings carry the note of the commit that makes them a
     table."""
     jvm: Any = spark._jvm
-    dataset = getattr(jvm, "org.apache.spark.sql.classic.Dataset")  # noqa: B009
+    dataset = getattr(jvm, "org.apache.spark.sql.classic.Dataset")  # noqa: B009 (no Python name)
     return DataFrame(dataset.ofRows(spark._jsparkSession, rows._jdf.logicalPlan()), spark)
 
 

@@ -76,19 +76,22 @@ def agreement_key(
 
 def versions(keys: Keys, agreement: str) -> list[int]:
     """The versions of the agreement's key that there are."""
+    return sorted(_wrappers(keys, agreement))
+
+
+def _wrappers(keys: Keys, agreement: str) -> dict[int, Path]:
+    """The file of each version."""
     if keys.path is None:
-        return []
+        return {}
     places = (keys.path.resolve() / "agreements").glob(f"{agreement}.v*.json")
-    return sorted(int(place.stem.rpartition(".v")[2]) for place in places)
+    return {int(place.stem.rpartition(".v")[2]): place for place in places}
 
 
 def destroy(keys: Keys, agreement: str) -> None:
     """Removes the wrappers of all versions, their bytes written over first: the agreement's
     pseudonyms can never be made again nor taken back. A process that has the key in its memory
     keeps it until it ends."""
-    for version in versions(keys, agreement):
-        assert keys.path is not None  # noqa: S101 (or there would be no version)
-        place = keys.path.resolve() / "agreements" / f"{agreement}.v{version}.json"
+    for place in _wrappers(keys, agreement).values():
         with place.open("r+b") as stream:
             stream.write(secrets.token_bytes(place.stat().st_size))
             stream.flush()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from concord.synthesis.identity import ERRORS, Identity
+from concord.synthesis.identity import Identity
 from concord.synthesis.people import People, people
 from concord.synthesis.periods import Timeline
 from concord.synthesis.snap import Snap, snap
@@ -90,9 +90,6 @@ class Known:
         """Of records (`source_key` and `identity` by record) those that a row lists."""
         used = np.unique(row)
         return cls(role, source_key[used], identity.who[used], identity.errors[used])
-
-    def error_names(self) -> list[list[str]]:
-        return [[n for i, n in enumerate(ERRORS) if e >> i & 1] for e in self.errors.tolist()]
 
 
 def agency_numbers(

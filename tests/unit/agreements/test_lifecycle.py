@@ -15,7 +15,7 @@ from concord.agreements.canonical import canonical, digest
 from concord.agreements.decision import Request, decide
 from concord.agreements.dula import Dula
 from concord.agreements.lifecycle import KINDS, Event, Kind, Version
-from concord.agreements.register import Register, dula_owed
+from concord.agreements.register import Register, dula_owed, owed
 from concord.agreements.signing import Signature, sign, verdict
 from concord.errors import ConcordError, UsageError
 from tests.agreed import document, dula, life, mou, register, signers, signing_key
@@ -266,7 +266,8 @@ def test_no_sequence_of_events_reaches_a_state_that_reads_what_it_must_not(
         known = of(*events, conf=terms)
         version = known.versions(DULA.id).get(1, Version(DULA.id, 1))
         try:
-            lifecycle.after(version, new, dula_owed(terms))
+            # By the terms under review, as they are judged when they are added.
+            lifecycle.after(version, new, owed(DULA.id, new.terms or version.terms))
         except UsageError:
             continue
         events.append(new)

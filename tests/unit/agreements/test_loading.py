@@ -56,6 +56,7 @@ def at(values: dict[str, Any], *steps: Any) -> Any:
     return values
 
 
+ONLY: dict[str, Any] = {"clause": "13", "table": "help.members"}
 Change = Callable[[dict[str, Any]], Any]
 FORMS, MEMBERS, WAGES = ("datasets", 0), ("datasets", 1), ("datasets", 2)
 MISTAKES: dict[str, tuple[Change, str, str]] = {
@@ -66,6 +67,37 @@ MISTAKES: dict[str, tuple[Change, str, str]] = {
         lambda d: at(d, *FORMS, "columns")[1].pop("why"),
         "datasets[0].columns[1]",
         "'why' is missing",
+    ),
+    "a draft's empty place": (
+        lambda d: d["purpose"].update(text="TO BE SAID"),
+        "purpose.text",
+        "a draft's place for your words",
+    ),
+    "nobody to work with it": (lambda d: d["people"].update(roles=[]), "people", "nobody may work"),
+    "an agent of nobody": (
+        lambda d: d["recipients"].update(agents=[{"name": "n", "works_for": "x", "what": "w"}]),
+        "recipients.agents[0].works_for",
+        "is no recipient",
+    ),
+    "a law of another agency": (
+        lambda d: at(d, "legal_basis", "authorities", 0).update(owner="lab"),
+        "legal_basis.authorities[0].owner",
+        "is not among the owners",
+    ),
+    "a column that the contract calls otherwise": (
+        lambda d: at(d, *MEMBERS, "columns", 0).update(classification="internal"),
+        "datasets[1].columns[0].classification",
+        "the contract says 'restricted'",
+    ),
+    "matching by a field that is not there": (
+        lambda d: d.update(matching_only=[ONLY | {"elements": ["name", "shoe_size"]}]),
+        "matching_only[0].elements[1]",
+        "has no field 'shoe_size'",
+    ),
+    "for matching only, and released": (
+        lambda d: d.update(matching_only=[ONLY | {"elements": ["name", "race"]}]),
+        "matching_only[0].elements[1]",
+        "but clause 5.2 releases it",
     ),
     "an MOU that is not there": (
         lambda d: d.update(mou="MOU-2020-0001"),
