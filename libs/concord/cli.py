@@ -61,7 +61,7 @@ from concord.linkage.tracked import Made, data_digest
 from concord.oversight import audit_app, labels_app
 from concord.products import job as publishing
 from concord.reporting import Reporter
-from concord.studies import destruction, ending
+from concord.studies import destruction, ending, rotation
 from concord.studies import job as studies
 from concord.studies import tables as study_tables
 from concord.studies.sources import CROSSWALK
@@ -418,6 +418,35 @@ def expire(
             QualityError.exit_code if overdue else 0,
             agreements=[asdict(each) for each in told],
         )
+
+
+@app.command()
+def rotate(
+    agreement: Annotated[str, typer.Option(help="The DULA whose study gets a new key.")],
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    as_of: AsOfOption = None,
+    run_id: RunIdOption = None,
+    dry_run: DryRunOption = False,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Give an agreement's study a new key: new pseudonyms, the mapping in the vault alone."""
+    deployment = load_deployment(settings, lake=lake)
+    with job(
+        "rotate",
+        deployment,
+        Options(as_of, run_id, dry_run, json_logs),
+        arguments={"agreement": agreement},
+        inputs=lambda spark: runs.real_clock().isoformat(),
+    ) as current:
+        version = rotation.rotate(
+            current.run,
+            deployment.contracts,
+            deployment.register(current.run.lake),
+            deployment.registry,
+            agreement=agreement,
+        )
+        current.ended(f"{agreement} has key version {version}", 0, version=version)
 
 
 # In this order; `train` and `score` come with the models' package.

@@ -158,21 +158,41 @@ def gather(errors: Iterable[ConfigError]) -> None:
 # --- the settings themselves ---------------------------------------------------------------------
 
 
-class Keys(Typed):
-    """Where keys come from.
+class VaultKeys(Typed):
+    """HashiCorp Vault's transit engine. Who logs in stands in the environment (docs/keys.md)."""
 
-    `file` (development) keeps them in a folder that only its owner may read; `environment` reads
-    the variables named by `variable` (the vault's key) and `mint_variable` (with which person ids
-    are minted), base64, on the driver and, the vault's, on every worker. The key that wraps the
-    agreements' own keys comes the same way (`wrapping.key`, or `wrapping_variable`); the wrapped
-    keys lie in the folder `agreements` below `path`, on the driver alone.
+    address: str
+    mount: str = "transit"
+    namespace: str | None = None
+    prefix: str = Field(default="concord-", description="before each key's name in Vault")
+    timeout_seconds: int = Field(default=10, ge=1)
+
+
+class KmsKeys(Typed):
+    """AWS KMS. Credentials come as boto3 finds them. `endpoint` is for tests and private links."""
+
+    region: str
+    prefix: str = Field(default="concord-", description="before each key's alias")
+    endpoint: str | None = None
+
+
+class Keys(Typed):
+    """Where keys come from (docs/keys.md).
+
+    Agreements' own keys lie wrapped in the folder `agreements` below `path`, on the driver alone;
+    the provider has what wraps them. `file` (development) keeps that and the hub's own keys (the
+    vault's, and the one with which person ids are minted) in files below `path`; `environment`
+    reads the variables named here, base64, on the driver and, the vault's and the wrapping key, on
+    every worker; `vault` and `aws-kms` wrap the hub's keys too (the folder `hub`).
     """
 
-    provider: Literal["file", "environment"] = "file"
+    provider: Literal["file", "environment", "vault", "aws-kms"] = "file"
     path: Path | None = None
     variable: str = "CONCORD_VAULT_KEY"
     wrapping_variable: str = "CONCORD_WRAPPING_KEY"
     mint_variable: str = "CONCORD_MINT_KEY"
+    vault: VaultKeys | None = None
+    kms: KmsKeys | None = None
 
 
 class Role(Typed):

@@ -35,7 +35,7 @@ from concord.lake.points import reach
 from concord.lake.registry import VERSIONS_TYPE, Column, Table
 from concord.lake.run import Run
 from concord.lake.tables import Lake, ReplaceWhere, Transaction, Written, commits
-from concord.privacy.wrapping import agreement_key
+from concord.studies.keys import study_key
 from concord.studies.returning import OWN_ID, own_ids
 from concord.studies.tables import folder
 from concord.tracking import Registered
@@ -282,7 +282,7 @@ class _Scoring:
             return Written(table.name, before, applied=False)
         lake = self.run.lake
         contract = self.contracts[CASES.partition(".")[0]]
-        key = agreement_key(self.run.settings.keys, self.dula.id)
+        key = study_key(lake, self.run.settings.keys, self.dula.id)
         theirs = own_ids(lake, self.dula, self.decision, contract, table=CASES, role=ROLE, key=key)
         day = F.col(AS_OF) == F.lit(self.run.as_of)
         rows = lake.read(source, version=version).where(day).join(theirs, CASE, "inner")

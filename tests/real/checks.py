@@ -11,7 +11,7 @@ import polars as pl
 from concord.contracts.model import Contract
 from concord.errors import ConcordError
 from concord.linkage.quality import Agreement, b_cubed, pairwise
-from concord.privacy.keys import KeySource
+from concord.privacy.hashing import Key
 from concord.privacy.records import SEPARATOR, record_ids
 
 # A curated column that repeats an identifier of its own row's person in more of the rows holds it.
@@ -155,7 +155,7 @@ def repeats(loaded: Loaded) -> dict[tuple[str, str], float]:
     return shares
 
 
-def persons(truth: Mapping[str, pl.DataFrame], key: KeySource) -> dict[str, tuple[str, str]]:
+def persons(truth: Mapping[str, pl.DataFrame], key: Key) -> dict[str, tuple[str, str]]:
     """Record id -> its feed and whose record it is. `truth`: what each feed's file of it says."""
     known: dict[str, tuple[str, str]] = {}
     for feed, of in truth.items():
@@ -167,7 +167,7 @@ def persons(truth: Mapping[str, pl.DataFrame], key: KeySource) -> dict[str, tupl
     return known
 
 
-def judge(folder: Path, loaded: dict[str, Loaded], key: KeySource) -> dict[str, Agreement]:
+def judge(folder: Path, loaded: dict[str, Loaded], key: Key) -> dict[str, Agreement]:
     """The index against the truth: over all records, and between each two feeds.
 
     Within a feed hardly anyone stands twice, so the pairs of two feeds are what linkage is about.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -44,6 +44,7 @@ from concord.lake.run import Run, actor, real_clock, running
 from concord.lake.run import digest as run_digest
 from concord.lake.session import start, stop
 from concord.lake.tables import Lake
+from concord.privacy import wrapping
 from concord.reporting import Reporter
 
 LakeOption = Annotated[str | None, typer.Option(help="Lake root, in place of the settings'.")]
@@ -165,8 +166,28 @@ def suspend(
     settings: SettingsOption = DEFAULT_SETTINGS,
     lake: LakeOption = None,
 ) -> None:
-    """Suspend an agreement, or resume it: no job reads under it meanwhile."""
-    _happened("resumed" if resume else "suspended", agreement, reason, settings, lake)
+    """Suspend an agreement, or resume it: no job reads under it meanwhile, its key is off."""
+    _happened(
+        "resumed" if resume else "suspended",
+        agreement,
+        reason,
+        settings,
+        lake,
+        first=_opens if resume else _closes,
+    )
+
+
+def _closes(desk: Desk, agreement: str) -> None:
+    """Before it is noted: killed in between, the key is closed and the command can be repeated."""
+    if not wrapping.disable(desk.run.settings.keys, agreement):
+        desk.run.reporter.say(
+            f"{agreement}: keys.provider environment wraps all keys with one and cannot disable "
+            "this one; the decision alone refuses (docs/keys.md)"
+        )
+
+
+def _opens(desk: Desk, agreement: str) -> None:
+    wrapping.enable(desk.run.settings.keys, agreement)
 
 
 @app.command()
@@ -387,9 +408,19 @@ def _to_sign(known: Known, register: Register) -> dict[str, list[int]]:
 # --- how they run --------------------------------------------------------------------------------
 
 
-def _happened(kind: Kind, agreement: str, reason: str, settings: Path, lake: str | None) -> None:
+def _happened(
+    kind: Kind,
+    agreement: str,
+    reason: str,
+    settings: Path,
+    lake: str | None,
+    *,
+    first: Callable[[Desk, str], None] | None = None,
+) -> None:
     with _writing(kind, settings, lake, agreement) as desk:
         made = desk.happened(agreement, kind, reason)
+        if first is not None:
+            first(desk, agreement)
         desk.add(*made)
         versions = ", ".join(str(event.version) for event in made if event.kind == kind)
         _told(desk, f"{agreement} version {versions}: {kind.replace('_', ' ')}")

@@ -25,7 +25,7 @@ from pydantic import Field as Setting
 from pydantic import RootModel, field_validator
 
 from concord.errors import ConfigError, UsageError
-from concord.privacy.keys import make_key_file
+from concord.privacy.key_files import make_key_file
 from concord.settings import Typed, load
 
 KEY_BYTES = 32

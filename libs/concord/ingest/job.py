@@ -47,7 +47,8 @@ from concord.lake.points import reach
 from concord.lake.registry import DELIVERIES, Table
 from concord.lake.run import Run, versions
 from concord.lake.tables import Lake, Written, described
-from concord.privacy.keys import KeySource, fingerprint, vault_key
+from concord.privacy.hashing import Key
+from concord.privacy.keys import fingerprint, vault_key
 
 # Below this, a delivery's queries are interpreted: to compile many small ones costs more than to
 # run them. The limit is a first guess, not a measured one.
@@ -81,7 +82,7 @@ class Feed:
     lake: Lake
     contract: Contract
     mou: Mou
-    key: KeySource | None
+    key: Key | None
     events: list[Any]
 
     @property
@@ -252,7 +253,7 @@ def _decided(
     )
 
 
-def _key(run: Run) -> KeySource:
+def _key(run: Run) -> Key:
     """The vault's key, made for a new lake, proved to be the one that the lake's records have."""
     storage, place = run.lake.storage, run.lake.path(KEY_CHECK)
     new = not storage.exists(place)

@@ -21,7 +21,7 @@ from concord.ingest.manifest import Manifest
 from concord.ingest.readers import SourceFile
 from concord.ingest.rules import Violation
 from concord.lake.storage import join
-from concord.privacy.keys import KeySource
+from concord.privacy.hashing import Key
 from concord.privacy.records import record_id, source_key
 
 PLACE = ("_file", "_block", "_index")
@@ -102,7 +102,7 @@ def stage(
     manifest: Manifest,
     files: Mapping[str, Sequence[SourceFile]],
     *,
-    key: KeySource | None,
+    key: Key | None,
     folder: str,
     parallel: int,
     large: bool,
@@ -128,7 +128,7 @@ def stage(
     return _audit(contract, manifest, tables, _late(contract, tables, large), join(folder, "_late"))
 
 
-def _keyed(rows: DataFrame, contract: Contract, table: Table, key: KeySource | None) -> DataFrame:
+def _keyed(rows: DataFrame, contract: Contract, table: Table, key: Key | None) -> DataFrame:
     """Adds the record ids; without a key (a dry run) there are none."""
     if key is None:
         return rows

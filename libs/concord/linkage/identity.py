@@ -22,7 +22,7 @@ from concord.lake.run import digest
 from concord.linkage.arrays import distinct
 from concord.linkage.decisions import Decision
 from concord.linkage.patterns import Integers
-from concord.privacy.keys import KeySource
+from concord.privacy.hashing import Key
 from concord.privacy.records import person_id
 
 Kind = Literal["minted", "joined", "left", "merged_into", "split_from", "retired"]
@@ -356,7 +356,7 @@ def as_events(table: pa.Table) -> list[Event]:
     return [Event(**{**row, "record_ids": tuple(row["record_ids"])}) for row in rows]
 
 
-def mint_ids(founders: Sequence[str], *, key: KeySource, run_id: str, taken: pa.Array) -> list[str]:
+def mint_ids(founders: Sequence[str], *, key: Key, run_id: str, taken: pa.Array) -> list[str]:
     """A person id for each founding record, none of them among `taken`: all that were ever minted.
 
     A run that is repeated mints the same; the same run id given to another run does not.

@@ -21,30 +21,30 @@ class Key(Protocol):
     def fetch(self) -> bytes: ...
 
 
-def keyed_hash(key: Key, prefix: str = "") -> Callable[[Column], Column]:
+def keyed_hash(key: Key, prefix: str = "", *, tag: str = "") -> Callable[[Column], Column]:
     """A column function: text → HMAC-SHA-256 (RFC 2104) of `prefix` and text; NULL stays NULL.
 
-    32 hex digits, the first 128 bits. `prefix` keeps hashes of different kinds apart.
+    `tag`, then 32 hex digits, the first 128 bits. `prefix` keeps hashes of different kinds apart.
     """
     start = prefix.encode()
 
     def hash_batch(values: pa.Array) -> pa.Array:
         begun = hmac.new(key.fetch(), start, "sha256")
         encoded = values.dictionary_encode() if not pa.types.is_dictionary(values.type) else values
-        hashed = [_ended(begun, text) for text in encoded.dictionary.to_pylist()]
+        hashed = [_ended(begun, text, tag) for text in encoded.dictionary.to_pylist()]
         return pa.array(hashed, pa.string()).take(encoded.indices)
 
     # pyspark 4.2 has arrow_udf but its type stubs do not name it.
     return F.arrow_udf(hash_batch, returnType=StringType())  # type: ignore[attr-defined]
 
 
-def _ended(begun: hmac.HMAC, text: str | None) -> str | None:
+def _ended(begun: hmac.HMAC, text: str | None, tag: str) -> str | None:
     if text is None:
         return None
     # A copy costs less than to begin again with the key.
     one = begun.copy()
     one.update(text.encode())
-    return one.hexdigest()[:HASH_HEX]
+    return tag + one.hexdigest()[:HASH_HEX]
 
 
 def digest(secret: bytes, message: bytes) -> str:

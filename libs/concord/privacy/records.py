@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from concord.privacy.hashing import digest, keyed_hash
-from concord.privacy.keys import KeySource
+from concord.privacy.hashing import Key, digest, keyed_hash
 
 # Separates the parts of a message so that ("ab", "c") and ("a", "bc") differ.
 SEPARATOR = "\x1f"
 
 
-def record_id(key: KeySource, *, feed: str, role: str) -> Callable[[Column], Column]:
+def record_id(key: Key, *, feed: str, role: str) -> Callable[[Column], Column]:
     """A column function: source key text → record id, 32 hex digits; NULL stays NULL.
 
     HMAC-SHA-256 (RFC 2104) over feed, role and source key, cut to 128 bits. Keyed, because a
@@ -23,13 +22,13 @@ def record_id(key: KeySource, *, feed: str, role: str) -> Callable[[Column], Col
     return keyed_hash(key, f"{feed}{SEPARATOR}{role}{SEPARATOR}")
 
 
-def record_ids(key: KeySource, *, feed: str, role: str, source_keys: Sequence[str]) -> list[str]:
+def record_ids(key: Key, *, feed: str, role: str, source_keys: Sequence[str]) -> list[str]:
     """The record ids of source keys, outside any query: what `record_id` computes on a worker."""
     secret, prefix = key.fetch(), f"{feed}{SEPARATOR}{role}{SEPARATOR}".encode()
     return [digest(secret, prefix + source.encode()) for source in source_keys]
 
 
-def person_id(key: KeySource, *, run_id: str, record_id: str, attempt: int = 0) -> str:
+def person_id(key: Key, *, run_id: str, record_id: str, attempt: int = 0) -> str:
     """A person id to mint: HMAC of run and founding record, 128 bits, hex.
 
     A run that is repeated mints the same. `attempt` is for an id that was minted before, which

@@ -1,77 +1,69 @@
-"""The agreements' own keys: random, each kept only wrapped by the key-encrypting key.
+"""Keys that exist only wrapped: each agreement's own, and the hub's where a platform keeps keys.
 
 A key that was derived could be made again, so destroying it would prove nothing. A random one
-that exists only wrapped is gone when its wrapper is gone, or when the wrapping key is. Wrapped
-with AES-256-GCM (NIST SP 800-38D); agreement and key version are the associated data, so that a
-wrapper put in another's place does not open.
+that exists only wrapped is gone when its wrapper is gone, or when the key that wraps it is. The
+name and the key's version are the associated data, so that a wrapper put in another's place does
+not open.
 """
 
 from __future__ import annotations
 
-import base64
 import hmac
 import json
-import os
 import secrets
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from concord.errors import ConfigError
-from concord.privacy.keys import KEY_BYTES, KeySource, make_key_file
+from concord.privacy.key_files import KEY_BYTES, erase_file, make_key_file
+from concord.privacy.providers import CannotDisable, DoesNotOpen, provider_of
 from concord.settings import Keys
 
-NONCE_BYTES = 12
 FIRST_VERSION = 1
 
 
 @dataclass(frozen=True)
-class AgreementKey:
-    """One agreement's key as it travels to a worker: wrapped, with where the wrapping key is.
+class WrappedKey:
+    """A key as it travels to a worker: wrapped, with where to have it opened.
 
-    `place` is the wrapper's file, for messages alone.
+    `name` is the agreement, or the hub's own name of the key; `place` the wrapper's file, for
+    messages alone.
     """
 
-    agreement: str
+    name: str
     version: int
-    wrapped: bytes
-    wrapping: KeySource
+    wrapped: str
+    keys: Keys
     place: str
 
     def fetch(self) -> bytes:
-        """The key, 32 bytes, in the memory of the process that asks.
+        """The key, 32 bytes, in the memory of the process that asks, which asks once.
 
-        Raises ConfigError when the wrapping key is missing, is another one, or when the wrapper
-        was made for another agreement or version.
+        Raises ConfigError when what wraps it is missing, is another one, or when the wrapper was
+        made for another name or version; RefusedError while the key is disabled;
+        InfrastructureError when the provider does not answer.
         """
         return _unwrap(self)
 
     def __repr__(self) -> str:
-        return f"AgreementKey({self.agreement}, version {self.version}, {self.place})"
+        return f"WrappedKey({self.name}, version {self.version}, {self.place})"
 
 
 def agreement_key(
     keys: Keys, agreement: str, *, version: int = FIRST_VERSION, create: bool = False
-) -> AgreementKey:
-    """The agreement's key. With `create`, missing files are made: a new agreement's first study.
+) -> WrappedKey:
+    """The agreement's key. With `create`, a missing one is made: a new agreement's first study.
 
-    An agreement whose study was made must never get a new key, for every pseudonym would change.
-    Raises ConfigError saying what to restore.
+    An agreement whose study was made must never get another key under the same version, for every
+    pseudonym would change. Raises as `fetch` does, saying what to restore.
     """
-    if keys.path is None:
-        raise ConfigError(["keys.path: say in which folder the agreements' wrapped keys are kept"])
-    folder = keys.path.resolve()
-    wrapping = _wrapping_key(keys, folder, create=create)
-    place = folder / "agreements" / f"{agreement}.v{version}.json"
-    if create and not place.exists():
-        key = secrets.token_bytes(KEY_BYTES)
-        make_key_file(place, _wrapped(key, wrapping.fetch(), agreement, version))
-    found = AgreementKey(agreement, version, _read(place), wrapping, str(place))
-    found.fetch()
-    return found
+    return _key(keys, "agreements", agreement, version, create=create)
+
+
+def hub_key(keys: Keys, name: str, *, create: bool = False) -> WrappedKey:
+    """One of the hub's own keys, where the provider is a platform's."""
+    return _key(keys, "hub", name, FIRST_VERSION, create=create)
 
 
 def versions(keys: Keys, agreement: str) -> list[int]:
@@ -79,52 +71,73 @@ def versions(keys: Keys, agreement: str) -> list[int]:
     return sorted(_wrappers(keys, agreement))
 
 
-def _wrappers(keys: Keys, agreement: str) -> dict[int, Path]:
-    """The file of each version."""
-    if keys.path is None:
-        return {}
-    places = (keys.path.resolve() / "agreements").glob(f"{agreement}.v*.json")
-    return {int(place.stem.rpartition(".v")[2]): place for place in places}
+def disable(keys: Keys, agreement: str) -> bool:
+    """Until it is enabled, no process opens the agreement's key that has not opened it before.
+    False when the provider cannot (environment): then the agreement's state alone refuses."""
+    _unwrap.cache_clear()
+    try:
+        provider_of(keys).disable(agreement)
+    except CannotDisable:
+        return False
+    return True
 
 
-def destroy(keys: Keys, agreement: str) -> None:
-    """Removes the wrappers of all versions, their bytes written over first: the agreement's
-    pseudonyms can never be made again nor taken back. A process that has the key in its memory
-    keeps it until it ends."""
-    for place in _wrappers(keys, agreement).values():
-        with place.open("r+b") as stream:
-            stream.write(secrets.token_bytes(place.stat().st_size))
-            stream.flush()
-            os.fsync(stream.fileno())
-        place.unlink()
+def enable(keys: Keys, agreement: str) -> None:
+    """Undoes `disable`."""
+    provider_of(keys).enable(agreement)
+
+
+def erase(keys: Keys, agreement: str, version: int) -> None:
+    """Removes one version's wrapper: what a rotation left behind."""
+    place = _wrappers(keys, agreement).get(version)
+    if place is not None:
+        erase_file(place)
     _unwrap.cache_clear()
 
 
-def key_check(key: AgreementKey) -> str:
+def destroy(keys: Keys, agreement: str) -> str:
+    """Destroys what wraps the agreement's keys and removes the wrappers, their bytes written over:
+    its pseudonyms can never be made again nor taken back. Returns what the provider says of it. A
+    process that has the key in its memory keeps it until it ends."""
+    said = provider_of(keys).destroy(agreement)
+    for version in versions(keys, agreement):
+        erase(keys, agreement, version)
+    return said
+
+
+def key_check(key: WrappedKey) -> str:
     """Tells whether two keys are the same and nothing else of them: an HMAC of a fixed text."""
     return hmac.digest(key.fetch(), b"concord agreement key", "sha256").hex()[:32]
 
 
-def _wrapping_key(keys: Keys, folder: Path, *, create: bool) -> KeySource:
-    if keys.provider == "environment":
-        return KeySource("environment", keys.wrapping_variable)
-    path = folder / "wrapping.key"
-    # Made only while nothing is wrapped yet: a second one would open no wrapper of the first.
-    if create and not path.exists() and not any(folder.glob("agreements/*.json")):
-        make_key_file(path, base64.b64encode(secrets.token_bytes(KEY_BYTES)))
-    if not path.exists():
-        raise ConfigError([f"wrapping key {path} is missing; restore it from its backup"])
-    return KeySource("file", str(path))
+def _key(keys: Keys, kind: str, name: str, version: int, *, create: bool) -> WrappedKey:
+    place = _folder(keys) / kind / f"{name}.v{version}.json"
+    if create and not place.exists():
+        sealed = provider_of(keys).wrap(
+            name, secrets.token_bytes(KEY_BYTES), _associated(name, version)
+        )
+        content = {"name": name, "version": version, "wrapped": sealed}
+        make_key_file(place, json.dumps(content, indent=2).encode())
+    found = WrappedKey(name, version, _read(place), keys, str(place))
+    found.fetch()
+    return found
 
 
-def _wrapped(key: bytes, wrapping: bytes, agreement: str, version: int) -> bytes:
-    nonce = os.urandom(NONCE_BYTES)
-    sealed = AESGCM(wrapping).encrypt(nonce, key, _associated(agreement, version))
-    content = {"agreement": agreement, "version": version, "nonce": nonce.hex()}
-    return json.dumps({**content, "wrapped": sealed.hex()}, indent=2).encode()
+def _folder(keys: Keys) -> Path:
+    if keys.path is None:
+        raise ConfigError(["keys.path: say in which folder the wrapped keys are kept"])
+    return keys.path.resolve()
 
 
-def _read(place: Path) -> bytes:
+def _wrappers(keys: Keys, agreement: str) -> dict[int, Path]:
+    """The file of each version."""
+    if keys.path is None:
+        return {}
+    places = (_folder(keys) / "agreements").glob(f"{agreement}.v*.json")
+    return {int(place.stem.rpartition(".v")[2]): place for place in places}
+
+
+def _read(place: Path) -> str:
     if not place.exists():
         raise ConfigError(
             [
@@ -134,28 +147,29 @@ def _read(place: Path) -> bytes:
         )
     if place.stat().st_mode & 0o077:
         raise ConfigError([f"wrapped key {place} can be read by others; chmod 600 it"])
-    return place.read_bytes()
+    try:
+        wrapped = json.loads(place.read_text())["wrapped"]
+    except (ValueError, KeyError, TypeError):
+        wrapped = None
+    if not isinstance(wrapped, str):
+        raise ConfigError([f"{place} is no wrapped key; restore it from its backup"])
+    return wrapped
 
 
 @lru_cache(maxsize=64)
-def _unwrap(key: AgreementKey) -> bytes:
+def _unwrap(key: WrappedKey) -> bytes:
     try:
-        content = json.loads(key.wrapped)
-        nonce, sealed = bytes.fromhex(content["nonce"]), bytes.fromhex(content["wrapped"])
-        secret = AESGCM(key.wrapping.fetch()).decrypt(
-            nonce, sealed, _associated(key.agreement, key.version)
+        return provider_of(key.keys).unwrap(
+            key.name, key.wrapped, _associated(key.name, key.version)
         )
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError([f"{key.place} is no wrapped key; restore it from its backup"]) from None
-    except InvalidTag:
+    except DoesNotOpen:
         raise ConfigError(
             [
-                f"{key.place} does not open: it was wrapped for another agreement or version, or "
-                "by another wrapping key. Restore the wrapper and wrapping key that belong together"
+                f"{key.place} does not open: it was wrapped for another name or version, or by "
+                "another wrapping key. Restore the wrapper and wrapping key that belong together"
             ]
         ) from None
-    return secret
 
 
-def _associated(agreement: str, version: int) -> bytes:
-    return json.dumps([agreement, version], separators=(",", ":")).encode()
+def _associated(name: str, version: int) -> bytes:
+    return json.dumps([name, version], separators=(",", ":")).encode()

@@ -28,8 +28,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from concord import tracking
 from concord.agreements import chain, events
@@ -50,18 +48,23 @@ from concord.lake import catalog
 from concord.lake.points import reach
 from concord.lake.run import Run
 from concord.lake.storage import join
-from concord.lake.tables import Lake, described
+from concord.lake.tables import Lake, described, is_table
 from concord.linkage.tables import CROSSWALK
-from concord.privacy import pseudonyms, wrapping
+from concord.privacy import wrapping
+from concord.privacy.hashing import HASH_HEX
 from concord.privacy.opening import texts
-from concord.privacy.wrapping import AgreementKey
+from concord.privacy.wrapping import WrappedKey
 from concord.studies import certificate
 from concord.studies.controls import controls
-from concord.studies.tables import KEY_CHECKS, StudyTable, of_agreement, subject_columns
+from concord.studies.frames import spoken_of
+from concord.studies.keys import has_key, study_key
+from concord.studies.tables import of_agreement, rotated
 
 NOTES = "ops/_destruction"
 CERTIFICATES = "ops/_certificates"
-# A pseudonym is 32 hexadecimal digits; in a binary file what stands beside may look like more.
+# The version of its key, and 32 hexadecimal digits; older ones and record ids are digits alone.
+PSEUDONYM = r"^([0-9]{1,4}-)?[0-9a-f]{32}$"
+# In a binary file what stands beside may look like more.
 HEX = re.compile(r"[0-9a-f]{32,}")
 HEX_BYTES = re.compile(rb"[0-9a-f]{32,}")
 
@@ -164,9 +167,12 @@ def destroy(
         _note(lake, place, notes, "ordered", run)
         _order(run, register, dula)
         reach("destroy.ordered")
+        # What became of older pseudonyms tells what to search for: it goes after the search.
+        mapping = rotated(agreement)
         for name in names:
-            lake.remove(name)
-            reach(f"destroy.removed.{name}")
+            if name != mapping:
+                lake.remove(name)
+                reach(f"destroy.removed.{name}")
         for folder in _folders(agreement):
             lake.storage.delete(lake.path(folder))
         _note(lake, place, notes, "tables removed", run)
@@ -181,7 +187,11 @@ def destroy(
             notes.proof["search"] = _searched(run, dula, contracts, terms)
             _note(lake, place, notes, "searched", run)
         reach("destroy.searched")
-        wrapping.destroy(run.settings.keys, agreement)
+        if mapping in names:
+            lake.remove(mapping)
+        lake.storage.delete(lake.path(mapping.rpartition("/")[0]))
+        said = wrapping.destroy(run.settings.keys, agreement)
+        notes.proof["key"] = f"its wrappers were written over and removed; {said}"
         _note(lake, place, notes, "key erased", run)
         reach("destroy.erased")
         notes.proof["unwrap"] = _unwrap_fails(run, agreement, notes.plan["keys"])
@@ -241,7 +251,7 @@ def _order(run: Run, register: Register, dula: Dula) -> None:
 def held(lake: Lake, agreement: str) -> list[str]:
     """Everything under the study's folder and what went back from it: tables, whole or not."""
     found = []
-    for folder in _folders(agreement):
+    for folder in (*_folders(agreement), rotated(agreement).rpartition("/")[0]):
         entries = lake.storage.list(lake.path(folder))
         found += [join(folder, entry.name) for entry in entries if entry.is_folder]
     return found
@@ -264,7 +274,7 @@ def _models(run: Run, dula: Dula) -> list[tracking.Registered]:
 
 def _others(lake: Lake, agreement: str) -> dict[str, str]:
     """A checksum of each other table's files: their names and sizes, and the log's bytes."""
-    own = (*(f"{folder}/" for folder in _folders(agreement)), "ops/")
+    own = (*(f"{folder}/" for folder in _folders(agreement)), rotated(agreement), "ops/")
     found = {}
     for name in catalog.names(lake.storage, lake.root):
         if name.startswith(own):
@@ -302,9 +312,10 @@ def _searched(
 ) -> dict[str, Any]:
     """Opens every file that is left and looks for the study's pseudonyms. Raises AuditError where
     one is found, where the search misses what it was given to find, or where it cannot be made."""
-    key = _key(run, dula)
+    keys = _keys(run, dula)
     try:
-        tokens = _pseudonyms(run, key, contracts, versions) if key else set()
+        tokens = _pseudonyms(run, keys, contracts, versions) if keys else set()
+        tokens |= _older(run, dula)
     except (PySparkException, Py4JError) as error:
         raise InfrastructureError(
             f"{dula.id}: computing what to look for failed with {described(error)}; run this again"
@@ -316,7 +327,11 @@ def _searched(
             "prove nothing. Report this"
         )
     looked, found, closed = 0, [], []
+    # It goes right after the search.
+    mapping = f"/{rotated(dula.id)}/"
     for name, content in _files(run):
+        if name.startswith(mapping):
+            continue
         looked += 1
         try:
             tokens_of = _tokens(content, name)
@@ -336,38 +351,41 @@ def _searched(
         "pseudonyms searched for": len(tokens),
         "found": 0,
         "kinds of file that the search was shown to see into": [kind for kind, *_ in controls()],
-        **({} if key else {"no key was ever made": "the agreement had no study"}),
+        **({} if keys else {"no key was ever made": "the agreement had no study"}),
     }
 
 
-def _key(run: Run, dula: Dula) -> AgreementKey | None:
-    """The key that the study was made with; None where no study was ever made. Raises AuditError
-    for another key, or one that is gone or does not open: nothing would be proved."""
-    place = run.lake.path(join(KEY_CHECKS, dula.id))
-    if not run.lake.storage.exists(place):
-        return None
+def _keys(run: Run, dula: Dula) -> list[WrappedKey]:
+    """The keys that the study was made with, one that a rotation had begun with too; none where no
+    study was ever made. Raises AuditError for another key, or one that is gone or does not open:
+    nothing would be proved."""
+    keys = run.settings.keys
+    if not has_key(run.lake, dula.id):
+        return []
+    # It may have been suspended when it ended.
+    wrapping.enable(keys, dula.id)
     try:
-        key = wrapping.agreement_key(run.settings.keys, dula.id)
-        same = run.lake.storage.read(place).decode().strip() == wrapping.key_check(key)
+        study_key(run.lake, keys, dula.id)
+        return [
+            wrapping.agreement_key(keys, dula.id, version=version)
+            for version in wrapping.versions(keys, dula.id)
+        ]
     except ConfigError as error:
         raise AuditError(
-            f"{dula.id}: what is left cannot be searched for its pseudonyms without its key: "
-            f"{error.problems[0]}"
+            f"{dula.id}: what is left cannot be searched for its pseudonyms without the key that "
+            f"its study was made with: {error.problems[0]}"
         ) from None
-    if not same:
-        raise AuditError(
-            f"{dula.id}: the key is not the one that its study was made with, so a search would "
-            "prove nothing; restore the right one, or name the lake that this one belongs to"
-        )
-    return key
 
 
 def _pseudonyms(
-    run: Run, key: AgreementKey, contracts: Mapping[str, Contract], versions: Sequence[Dula]
+    run: Run,
+    keys: Sequence[WrappedKey],
+    contracts: Mapping[str, Contract],
+    versions: Sequence[Dula],
 ) -> set[str]:
-    """Every pseudonym that the study could hold under any version of its terms: of the persons,
-    records, cases and row numbers of its sources as they are, whoever a record was said to be at
-    any time."""
+    """The digits of every pseudonym that the study could hold under any version of its terms: of
+    the persons, records, cases and row numbers of its sources as they are, whoever a record was
+    said to be at any time."""
     lake, found = run.lake, set[str]()
     known = lake.read(CROSSWALK).select("record_id", "person_id")
     for dula in versions:
@@ -378,34 +396,22 @@ def _pseudonyms(
                 "of it cannot be searched for; put the contract back for the destruction"
             )
         for study in of_agreement(dula, contracts):
-            for frame in _tokens_of(lake.read(study.curated), known, study, key):
-                tokens = frame.where("token IS NOT NULL").distinct().toArrow()["token"]
-                found.update(tokens.to_pylist())
+            for spoken in spoken_of(lake.read(study.curated), known, study):
+                for key in keys:
+                    made = spoken.rows.select(spoken.pseudonym(key).alias("token"))
+                    tokens = made.where("token IS NOT NULL").distinct().toArrow()["token"]
+                    found.update(pc.utf8_slice_codeunits(tokens, -HASH_HEX).to_pylist())
     return found
 
 
-def _tokens_of(
-    rows: DataFrame, known: DataFrame, study: StudyTable, key: AgreementKey
-) -> Iterator[DataFrame]:
-    """Frames of one column, `token`: what stands in a study for what a row speaks of."""
-    for subject, _ in subject_columns(study):
-        record = F.col(subject.record_id)
-        if subject.kind == "person":
-            of_person = pseudonyms.person(key, domain=study.domain)
-            each = rows.select(record.alias("record_id")).distinct()
-            both = each.join(known, "record_id", "left")
-            made = of_person(F.col("person_id"), F.col("record_id"))
-            yield both.select(made.alias("token"))
-            # Once, it may have had no person.
-            alone = of_person(F.lit(None).cast("string"), F.col("record_id"))
-            yield each.select(alone.alias("token"))
-        else:
-            of_entity = pseudonyms.entity(key, subject.role, domain=study.domain)
-            yield rows.select(of_entity(record).alias("token"))
-    for column in study.dataset.columns:
-        if column.pseudonym:
-            number = pseudonyms.row_number(key, study.dataset.table, column.name)
-            yield rows.select(number(F.col(column.name)).alias("token"))
+def _older(run: Run, dula: Dula) -> set[str]:
+    """The digits of the pseudonyms that rotations replaced: their keys are erased."""
+    name = rotated(dula.id)
+    if not is_table(run.lake.storage, run.lake.path(name)):
+        return set()
+    frame = run.lake.spark.read.format("delta").load(run.lake.path(name))
+    older = frame.select("old_pseudonym").toArrow()["old_pseudonym"]
+    return set(pc.utf8_slice_codeunits(older, -HASH_HEX).to_pylist())
 
 
 def _tokens(content: bytes, name: str) -> set[str]:
@@ -417,16 +423,19 @@ def _tokens(content: bytes, name: str) -> set[str]:
     found = _windows(run.decode() for run in HEX_BYTES.findall(content))
     for column in pq.ParquetFile(io.BytesIO(content)).read().columns:
         for values in _texts_of(column):
-            length = pc.utf8_length(values)
-            found.update(values.filter(pc.equal(length, 32)).to_pylist())
-            longer = values.filter(pc.greater(length, 32)).to_pylist()
+            # Most are pseudonyms, which need no look at every window.
+            whole = pc.match_substring_regex(values, PSEUDONYM)
+            digits = pc.utf8_slice_codeunits(values.filter(whole), -HASH_HEX)
+            found.update(digits.to_pylist())
+            rest = values.filter(pc.invert(whole))
+            longer = rest.filter(pc.greater_equal(pc.utf8_length(rest), HASH_HEX)).to_pylist()
             found |= _windows(run for text in longer for run in HEX.findall(text))
     return found
 
 
 def _windows(runs: Iterable[str]) -> set[str]:
     """Every 32 digits in a row of runs of digits."""
-    return {run[at : at + 32] for run in runs for at in range(len(run) - 31)}
+    return {run[at : at + HASH_HEX] for run in runs for at in range(len(run) - HASH_HEX + 1)}
 
 
 def _texts_of(column: pa.ChunkedArray | pa.Array) -> Iterator[pa.Array]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -14,7 +15,7 @@ from concord.agreements.dula import Dataset, RowFilter
 from concord.ingest.manifest import first_day, last_day
 from concord.lake import scd2
 from concord.privacy import pseudonyms
-from concord.privacy.hashing import Key
+from concord.privacy.pseudonyms import StudyKey
 from concord.studies.sources import Arrival
 from concord.studies.tables import KNOWN_ON, PERIOD, RECEIVED_ON, StudyTable, subject_columns
 
@@ -97,7 +98,7 @@ def arrived(rows: DataFrame, arrivals: Sequence[Arrival]) -> DataFrame:
     return rows.join(days, ["_delivery_id", when], "left")
 
 
-def pseudonymised(rows: DataFrame, study: StudyTable, key: Key) -> DataFrame:
+def pseudonymised(rows: DataFrame, study: StudyTable, key: StudyKey) -> DataFrame:
     """The table's rows: exactly its declared columns.
 
     `rows` hold `<person column>` beside each person's record id, as `identified` adds them.
@@ -118,6 +119,49 @@ def pseudonymised(rows: DataFrame, study: StudyTable, key: Key) -> DataFrame:
     named = {column for _, column in subject_columns(study)} | set(study.dataset.column_names)
     chosen += [F.col(name) for name in study.table.column_names if name not in named]
     return rows.select(*chosen)
+
+
+@dataclass(frozen=True)
+class SpokenOf:
+    """Rows of whom or what a study's table speaks of in one of its columns, and how its pseudonym
+    is made from them under a key."""
+
+    what: str
+    rows: DataFrame
+    pseudonym: Callable[[StudyKey], Column]
+
+
+def spoken_of(curated: DataFrame, known: DataFrame, study: StudyTable) -> Iterator[SpokenOf]:
+    """All that could stand in the pseudonyms' columns of a study's table, whoever the index says,
+    or said, a record to be. `known` has every `record_id` and `person_id` that ever held."""
+    domain, table = study.domain, study.dataset.table
+    record, person = F.col("record_id"), F.col("person_id")
+    for subject, _ in subject_columns(study):
+        records = curated.select(F.col(subject.record_id).alias("record_id")).distinct()
+        if subject.kind == "person":
+
+            def of_person(key: StudyKey) -> Column:
+                return pseudonyms.person(key, domain=domain)(person, record)
+
+            yield SpokenOf("person", records.join(known, "record_id", "left"), of_person)
+            # Once, it may have had no person.
+            alone = records.withColumn("person_id", F.lit(None).cast("string"))
+            yield SpokenOf("person", alone, of_person)
+        else:
+            role = subject.role
+
+            def of_entity(key: StudyKey, role: str = role) -> Column:
+                return pseudonyms.entity(key, role, domain=domain)(record)
+
+            yield SpokenOf(role, records, of_entity)
+    for agreed in study.dataset.columns:
+        if agreed.pseudonym:
+            name = agreed.name
+
+            def of_number(key: StudyKey, name: str = name) -> Column:
+                return pseudonyms.row_number(key, table, name)(F.col(name))
+
+            yield SpokenOf(f"{table}.{name}", curated.select(name), of_number)
 
 
 def in_its_own_order(rows: DataFrame, column: str) -> DataFrame:

@@ -30,8 +30,9 @@ from concord.lake.points import reach
 from concord.lake.run import Run
 from concord.lake.storage import join
 from concord.lake.tables import Lake, Written, described, is_table
-from concord.privacy.wrapping import AgreementKey, agreement_key, key_check
+from concord.privacy.wrapping import WrappedKey
 from concord.studies import sources, tables
+from concord.studies.keys import study_key
 from concord.studies.making import Made, Study, inputs, write
 from concord.studies.sources import Crosswalk
 from concord.studies.tables import StudyTable
@@ -171,10 +172,10 @@ def _make(run: Run, studies: Sequence[Study]) -> list[Outcome]:
     with run.lake.locks.hold(sorted(names.union(*unlisted.values()))):
         opened = [(study, _key_or_problem(study)) for study in studies]
         for study, key in opened:
-            if isinstance(key, ConfigError):
+            if not isinstance(key, WrappedKey):
                 run.reporter.error(f"{study.dula.id}: {key}", agreement=study.dula.id)
-        failed = [(study, key) for study, key in opened if isinstance(key, ConfigError)]
-        ready = [(study, key) for study, key in opened if isinstance(key, AgreementKey)]
+        failed = [(study, key) for study, key in opened if not isinstance(key, WrappedKey)]
+        ready = [(study, key) for study, key in opened if isinstance(key, WrappedKey)]
         ready = [(replace(study, inputs=inputs(study, key)), key) for study, key in ready]
         stale = {study.dula.id: study.stale for study, _ in ready}
         for study, _ in ready:
@@ -187,7 +188,7 @@ def _make(run: Run, studies: Sequence[Study]) -> list[Outcome]:
             ThreadPoolExecutor(max_workers=run.settings.parallel_tables) as pool,
         ):
 
-            def one(item: tuple[Study, StudyTable, AgreementKey]) -> Made:
+            def one(item: tuple[Study, StudyTable, WrappedKey]) -> Made:
                 made = write(*item)
                 progress.step(made.table)
                 return made
@@ -213,11 +214,11 @@ def _make(run: Run, studies: Sequence[Study]) -> list[Outcome]:
     ] + [Outcome(study.dula.id, "failed", str(error), error.exit_code) for study, error in failed]
 
 
-def _key_or_problem(study: Study) -> AgreementKey | ConfigError:
-    """A key that is lost stops its own agreement's study, nobody else's."""
+def _key_or_problem(study: Study) -> WrappedKey | ConfigError | RefusedError:
+    """A key that is lost or disabled stops its own agreement's study, nobody else's."""
     try:
-        return _key(study)
-    except ConfigError as error:
+        return study_key(study.lake, study.run.settings.keys, study.dula.id, create=True)
+    except (ConfigError, RefusedError) as error:
         return error
 
 
@@ -236,24 +237,6 @@ def _would(study: Study) -> Outcome:
     message = f"{len(study.tables)} tables may be held until {study.decision.expires}"
     study.run.reporter.say(f"{study.dula.id}: allowed: {message}")
     return Outcome(study.dula.id, "would make", message)
-
-
-def _key(study: Study) -> AgreementKey:
-    """The agreement's key, made for its first study, proved to be the one its study has."""
-    storage = study.lake.storage
-    place = study.lake.path(join(tables.KEY_CHECKS, study.dula.id))
-    new = not storage.exists(place)
-    key = agreement_key(study.run.settings.keys, study.dula.id, create=new)
-    if new:
-        storage.put_if_absent(place, key_check(key).encode())
-    if storage.read(place).decode().strip() != key_check(key):
-        raise ConfigError(
-            [
-                f"keys: the key of {study.dula.id} is not the one that its study was made with. "
-                "Restore the right one, or name the lake that this one belongs to"
-            ]
-        )
-    return key
 
 
 def _remove(study: Study, unlisted: Sequence[str], stale: Sequence[StudyTable]) -> None:

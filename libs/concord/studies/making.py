@@ -17,7 +17,7 @@ from concord.lake import session
 from concord.lake.points import reach
 from concord.lake.run import Run
 from concord.lake.tables import Lake, Overwrite, Transaction
-from concord.privacy.wrapping import AgreementKey, key_check
+from concord.privacy.wrapping import WrappedKey, key_check
 from concord.studies import frames, sources, tables
 from concord.studies.sources import CROSSWALK, Crosswalk, FeedSources
 from concord.studies.tables import StudyTable
@@ -87,7 +87,7 @@ class Study:
         return next(each for each in self.tables if each.dataset.table == table)
 
 
-def inputs(study: Study, key: AgreementKey) -> dict[str, str]:
+def inputs(study: Study, key: WrappedKey) -> dict[str, str]:
     """By table, a digest of all that its rows follow from."""
     found = {}
     for table in study.tables:
@@ -108,7 +108,7 @@ def inputs(study: Study, key: AgreementKey) -> dict[str, str]:
     return found
 
 
-def write(study: Study, table: StudyTable, key: AgreementKey) -> Made:
+def write(study: Study, table: StudyTable, key: WrappedKey) -> Made:
     """One table, whole, in one commit. Runs in a thread of its own, in a session of its own."""
     spark = session.sibling(study.lake.spark)
     session.interpret(spark, study.delivered(table) < COMPILE_FROM_ROWS)

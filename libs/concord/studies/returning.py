@@ -17,7 +17,7 @@ from concord.errors import RefusedError, UsageError
 from concord.ingest import tables as ingested
 from concord.lake.tables import Lake
 from concord.privacy import pseudonyms
-from concord.privacy.hashing import Key
+from concord.privacy.pseudonyms import StudyKey
 from concord.studies.tables import subject_column
 
 OWN_ID = "own_id"
@@ -31,7 +31,7 @@ def own_ids(
     *,
     table: str,
     role: str,
-    key: Key,
+    key: StudyKey,
 ) -> DataFrame:
     """Pseudonym (`study_<role>_id`) and the agency's own id (`own_id`) of every case it delivered.
 

@@ -35,10 +35,8 @@ SOURCE = "concord.source"
 # A table property: digest of what is held of the source. When it changes, the table is made anew,
 # because its old versions may hold what is no longer agreed.
 HOLDING = "concord.holding"
-# HMAC of a fixed text under each agreement's key: another lake's key is refused before it is used.
-KEY_CHECKS = "vault/_study_key_check"
 # Changes when the rows made from the same inputs change.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -97,14 +95,44 @@ def folder(dula: Dula) -> str:
     return f"studies/{dula.id}"
 
 
+def rotated(agreement: str) -> str:
+    """The vault's table of the pseudonyms that rotations replaced, by the agreement."""
+    return f"vault/rotated/{agreement}/pseudonyms"
+
+
+def rotated_table(dula: Dula) -> Table:
+    """Which pseudonym became which when the agreement's key was rotated: the only way from an
+    extract of before to the study as it is."""
+    return Table(
+        name=rotated(dula.id),
+        description=f"{dula.title} ({dula.id}): pseudonyms before and after each rotation.",
+        owner="data office",
+        columns=(
+            Column("to_version", "int", "version of the key that made the new one"),
+            Column("stands_for", "string", "person, the role of a case or household, or a column"),
+            Column("old_pseudonym", "string", "", "confidential", "quasi"),
+            Column("new_pseudonym", "string", "", "confidential", "quasi"),
+        ),
+        key=("to_version", "old_pseudonym"),
+        statistics=("to_version",),
+    )
+
+
 def of_agreement(dula: Dula, contracts: Mapping[str, Contract]) -> list[StudyTable]:
     """The agreement's tables. The agreement was checked against the contracts when it was read."""
     return [_study_table(dula, dataset, contracts[dataset.feed]) for dataset in dula.datasets]
 
 
 def registry(dulas: Iterable[Dula], contracts: Mapping[str, Contract]) -> list[Table]:
-    """Every study's tables."""
-    return [study.table for dula in dulas for study in of_agreement(dula, contracts)]
+    """Every study's tables, and what rotations of its key leave in the vault."""
+    return [
+        table
+        for dula in dulas
+        for table in (
+            *(study.table for study in of_agreement(dula, contracts)),
+            rotated_table(dula),
+        )
+    ]
 
 
 def _study_table(dula: Dula, dataset: Dataset, contract: Contract) -> StudyTable:

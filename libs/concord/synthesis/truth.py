@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from concord.privacy.keys import KeySource
+from concord.privacy.hashing import Key
 from concord.privacy.records import SEPARATOR, record_ids
 from concord.synthesis.blocks import Block, Known, agency_numbers
 from concord.synthesis.formats import Spoiled
@@ -48,7 +48,7 @@ def write_block(
         pq.write_table(table, path, compression="zstd")
 
 
-def records(folder: Path, key: KeySource) -> dict[str, int]:
+def records(folder: Path, key: Key) -> dict[str, int]:
     """Record id -> true person of every record of a person, from the truth below `folder`.
 
     `key` is that of the vault which the records were loaded into.

@@ -8,12 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from concord.linkage.identity import mint_ids
-from concord.privacy.keys import KeySource, mint_key
+from concord.privacy.hashing import Key
+from concord.privacy.keys import mint_key
 from concord.settings import Keys
 
 
 def minted(
-    key: KeySource, run_id: str, founders: Sequence[str], taken: Sequence[str] = ()
+    key: Key, run_id: str, founders: Sequence[str], taken: Sequence[str] = ()
 ) -> list[str]:
     return mint_ids(founders, key=key, run_id=run_id, taken=pa.array(taken, pa.string()))
 

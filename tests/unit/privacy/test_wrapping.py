@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from concord.errors import ConfigError
 from concord.privacy.hashing import digest
-from concord.privacy.wrapping import agreement_key, destroy, key_check
+from concord.privacy.key_files import _fetch
+from concord.privacy.wrapping import _unwrap, agreement_key, destroy, key_check
 from concord.settings import Keys
 
 
@@ -45,7 +46,7 @@ def test_the_key_lies_nowhere_in_clear_and_only_its_owner_may_read(keys: Keys) -
     forms = (secret, secret.hex().encode(), base64.b64encode(secret))
     assert keys.path
     files = [path for path in keys.path.rglob("*") if path.is_file()]
-    assert len(files) == 2
+    assert len(files) == 2, "the wrapper, and what wraps it"
     for path in files:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert not any(form in path.read_bytes() for form in forms)
@@ -79,18 +80,28 @@ def test_a_wrapper_in_another_s_place_does_not_open(keys: Keys) -> None:
 def test_another_wrapping_key_opens_nothing(keys: Keys) -> None:
     agreement_key(keys, "DULA-2026-0001", create=True)
     assert keys.path
-    place = keys.path / "wrapping.key"
+    place = keys.path / "wrapping" / "DULA-2026-0001.key"
+    kept = place.read_bytes()
     place.unlink()
+    # A process that has not opened the key before.
+    _unwrap.cache_clear()
     with pytest.raises(ConfigError, match="is missing; restore it"):
-        agreement_key(keys, "DULA-2026-0002", create=True)
-    assert not place.exists(), "a second wrapping key would open no wrapper of the first"
+        agreement_key(keys, "DULA-2026-0001")
+    place.write_bytes(base64.b64encode(b"another key of thirty-two bytes."))
+    place.chmod(0o600)
+    _fetch.cache_clear()
+    with pytest.raises(ConfigError, match="does not open"):
+        agreement_key(keys, "DULA-2026-0001")
+    place.write_bytes(kept)
+    _fetch.cache_clear()
+    assert agreement_key(keys, "DULA-2026-0001").fetch()
 
 
 def test_what_is_no_wrapper_or_open_to_others_is_refused(keys: Keys) -> None:
     agreement_key(keys, "DULA-2026-0001", create=True)
     place = wrapper(keys, "DULA-2026-0001")
     good = place.read_text()
-    for bad in ("", "{}", good.replace('"wrapped": "', '"wrapped": "00')):
+    for bad in ("", "{}", good.replace('"wrapped": "', '"wrapped": "AAAA')):
         place.write_text(bad)
         with pytest.raises(ConfigError, match="no wrapped key|does not open"):
             agreement_key(keys, "DULA-2026-0001")
@@ -100,19 +111,7 @@ def test_what_is_no_wrapper_or_open_to_others_is_refused(keys: Keys) -> None:
         agreement_key(keys, "DULA-2026-0001")
     with pytest.raises(ConfigError, match="keys.path"):
         agreement_key(Keys(), "DULA-2026-0001")
-    assert json.loads(good)["agreement"] == "DULA-2026-0001"
-
-
-def test_the_wrapping_key_may_come_from_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = f"CONCORD_WRAPPING_KEY_{tmp_path.name.replace('-', '_')}"
-    keys = Keys(provider="environment", path=tmp_path, wrapping_variable=name)
-    with pytest.raises(ConfigError, match="must hold 32 bytes"):
-        agreement_key(keys, "DULA-2026-0001", create=True)
-    monkeypatch.setenv(name, base64.b64encode(b"k" * 32).decode())
-    assert len(agreement_key(keys, "DULA-2026-0001", create=True).fetch()) == 32
-    assert not (tmp_path / "wrapping.key").exists()
+    assert json.loads(good)["name"] == "DULA-2026-0001"
 
 
 @given(secret=st.binary(min_size=32, max_size=32), message=st.binary(max_size=40))
