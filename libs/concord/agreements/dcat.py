@@ -14,6 +14,7 @@ status are those of the National Archives' authority lists, which the profile na
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -28,7 +29,7 @@ from concord.agreements.decision import expires, mou_reasons
 from concord.agreements.dula import Dataset, Dula, Linkage
 from concord.agreements.register import Register
 from concord.contracts.model import Contract
-from concord.errors import UsageError
+from concord.errors import ConcordError, UsageError
 
 Kind = Literal["AccessRestriction", "UseRestriction"]
 STATUSES = (
@@ -45,6 +46,7 @@ FREQUENCIES = {
     "yearly": "annual", "quarterly": "quarterly", "monthly": "monthly",
     "with each delivery": "irregular",
 }  # fmt: skip
+_ADDRESS = r"[\w~!$&'()*+,;=:.-]+@[\w.-]+\.[\w-]+"  # after `mailto:`, as the profile has it
 TERMS_OF_SERVICE = "http://www.iana.org/assignments/relation/terms-of-service"  # RFC 6903
 
 _ID = {"@type": "@id"}
@@ -131,7 +133,12 @@ class Known:
 
 
 def catalog(register: Register, day: date, known: Known) -> dict[str, Any]:
-    """The catalog of what may be read on a day. Raises UsageError where it would not be one."""
+    """The catalog of what may be read on a day.
+
+    Raises UsageError where the profile lets there be none: without a dataset, or an address.
+    """
+    if not re.fullmatch(_ADDRESS, known.contact):
+        raise UsageError(f"DCAT-US needs an e-mail address that somebody reads; not {known.contact!r}")
     datasets = []
     for dula in register.in_force(day).values():
         held = [d for d in dula.datasets if not any(mou_reasons(dula, d, register, day))]
@@ -142,6 +149,8 @@ def catalog(register: Register, day: date, known: Known) -> dict[str, Any]:
                 for product in known.products
                 if product.agreement == dula.id
             ]
+    if not datasets:
+        raise UsageError(f"nothing may be read on {day}; a DCAT-US catalog has one dataset at least")
     hub = known.agencies.agencies[known.agencies.hub].name
     made = {
         "@context": CONTEXT,
@@ -155,7 +164,7 @@ def catalog(register: Register, day: date, known: Known) -> dict[str, Any]:
         "dataset": datasets,
     }
     if found := problems(made):
-        raise UsageError(f"no DCAT-US catalog of {day}: {'; '.join(found)}")
+        raise ConcordError(f"the DCAT-US catalog of {day} is none: {'; '.join(found)}")
     return made
 
 
@@ -330,7 +339,6 @@ def _some(of: Any) -> dict[str, Any]:
 
 _TEXT = {"type": "string", "minLength": 1}
 _DATE = {"type": "string", "format": "date"}
-_MAILTO = r"^mailto:[\w~!$&'()*+,;=:.-]+@[\w.-]+\.[\w-]+$"
 _IRI = {"type": "string", "pattern": r"^[a-z][a-z0-9+.-]*:\S+$"}
 
 
@@ -370,7 +378,7 @@ SCHEMA: dict[str, Any] = {
             contactPoint=_class(
                 "Kind", ["fn", "hasEmail"],
                 **{"fn": _TEXT, "organization-name": _TEXT},
-                hasEmail={"type": "string", "pattern": _MAILTO},
+                hasEmail={"type": "string", "pattern": f"^mailto:{_ADDRESS}$"},
             ),
             accessRights={"enum": ["Public", "Restricted", "Non-public"]},
             rights=_some(_TEXT),

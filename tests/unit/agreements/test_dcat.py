@@ -21,7 +21,7 @@ from concord.agreements.mou import Mou, load_mous
 from concord.agreements.register import Register
 from concord.contracts.odcs import load_contracts
 from concord.disclosure.profiles import load_profiles
-from concord.errors import UsageError
+from concord.errors import ConcordError, UsageError
 from concord.products.specification import load_products
 from tests.agreed import life, signers
 
@@ -170,7 +170,7 @@ def test_what_is_not_signed_is_absent() -> None:
     known = Register(MOUS, DULAS, events, signers([*mou.signatories, *signed.parties]))
     found = dcat.catalog(known, DAY, KNOWN)["dataset"]
     assert [each["identifier"] for each in found] == ["studies/DULA-2026-0005/dpu_rides_flows"]
-    with pytest.raises(UsageError, match=r"\$\.dataset"):
+    with pytest.raises(UsageError, match="nothing may be read"):
         dcat.catalog(Register(MOUS, DULAS, (), {}), DAY, KNOWN)
 
 
@@ -207,6 +207,12 @@ def test_every_name_has_a_meaning_in_the_context() -> None:
 
     without = {key: each for key, each in today().items() if key != "@context"}
     assert names(without) - {"@type", "@id"} <= {*context}
+
+
+def test_a_catalog_that_is_none_is_not_given_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dcat, "STATUSES", ("Secret",))
+    with pytest.raises(ConcordError, match=r"\$\.dataset\[0\]\.distribution\[0\]"):
+        made()
 
 
 BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -246,5 +252,5 @@ def test_a_broken_dataset_is_refused(what: str) -> None:
 @pytest.mark.parametrize("contact", ["", "data office", "a@b"])
 def test_a_catalog_needs_somebody_who_answers(contact: str) -> None:
     known = dcat.Known(KNOWN.agencies, CONTRACTS, (), KNOWN.minimums, contact)
-    with pytest.raises(UsageError, match="hasEmail"):
+    with pytest.raises(UsageError, match="e-mail address"):
         made(known=known)
