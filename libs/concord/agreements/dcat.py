@@ -138,7 +138,7 @@ def catalog(register: Register, day: date, known: Known) -> dict[str, Any]:
     Raises UsageError where the profile lets there be none: without a dataset, or an address.
     """
     if not re.fullmatch(_ADDRESS, known.contact):
-        raise UsageError(f"DCAT-US needs an e-mail address that somebody reads; not {known.contact!r}")
+        raise UsageError(f"DCAT-US demands an e-mail address of somebody, not {known.contact!r}")
     datasets = []
     for dula in register.in_force(day).values():
         held = [d for d in dula.datasets if not any(mou_reasons(dula, d, register, day))]
@@ -150,7 +150,7 @@ def catalog(register: Register, day: date, known: Known) -> dict[str, Any]:
                 if product.agreement == dula.id
             ]
     if not datasets:
-        raise UsageError(f"nothing may be read on {day}; a DCAT-US catalog has one dataset at least")
+        raise UsageError(f"nothing may be read on {day}; a DCAT-US catalog needs a dataset")
     hub = known.agencies.agencies[known.agencies.hub].name
     made = {
         "@context": CONTEXT,
