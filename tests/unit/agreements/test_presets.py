@@ -79,7 +79,7 @@ FAILS: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "ferpa-studies", {"purpose__code": "performance-reporting"}, "purpose.code",
         "34 CFR 99.31(a)(6)"),
     "small cells of pupils": (
-        "ferpa-studies", {"disclosure__profile": "cells-5"}, "shows counts from 5", "99.31(a)(6)"),
+        "ferpa-studies", {"disclosure__profile": "cells-5"}, "Concord asks for 10", "99.31(a)(6)"),
     "an evaluation that serves": (
         "ferpa-evaluation", {"purpose__code": "service-coordination"}, "purpose.code", "99.35"),
     "no authorised representative": (
