@@ -1,4 +1,6 @@
-"""`concord audit` and `concord labels`: what an officer looks at, and nothing is changed by."""
+"""`concord audit`, `concord labels`, `concord agreement dcat`: what an officer looks at.
+
+Nothing is changed by it."""
 
 from __future__ import annotations
 
@@ -13,9 +15,11 @@ import typer
 
 from concord import labelling
 from concord.agreements import audit, chain
+from concord.agreements import dcat as dcat_export
 from concord.agreements.access_log import ACCESS_LOG
 from concord.agreements.agencies import load_agencies
-from concord.agreements.commands import DEFAULT_SETTINGS, SettingsOption
+from concord.agreements.commands import DEFAULT_SETTINGS, DayOption, SettingsOption
+from concord.agreements.commands import app as agreement_app
 from concord.deployment import Deployment, load_deployment
 from concord.errors import AuditError, UsageError
 from concord.lake import run as runs
@@ -146,3 +150,28 @@ def verify_labels(
     Reporter().summary({"job": "labels verify", "exit_code": code, **told})
     if code:
         raise typer.Exit(code)
+
+
+@agreement_app.command()
+def dcat(
+    contact: Annotated[str, typer.Option(help="E-mail address that answers for the catalog.")] = "",
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    on: DayOption = None,
+    schema: Annotated[bool, typer.Option("--schema", help="The schema, as JSON.")] = False,
+) -> None:
+    """Write study tables and products of the agreements in force as a DCAT-US 3.0 catalog."""
+    if schema:
+        print(json.dumps(dcat_export.SCHEMA, indent=2))
+        return
+    with _there(settings, lake, "agreement") as (deployment, there):
+        register = deployment.register(there)
+    known = dcat_export.Known(
+        load_agencies(deployment.settings.conf / "agencies.yaml"),
+        deployment.contracts,
+        deployment.products.values(),
+        {name: each.minimum for name, each in deployment.profiles.items()},
+        contact,
+    )
+    day = on.date() if on else runs.real_clock().date()
+    print(json.dumps(dcat_export.catalog(register, day, known), indent=2, ensure_ascii=False))

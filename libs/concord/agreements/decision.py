@@ -214,7 +214,7 @@ def _reasons(
             )
             continue
         yield from _dataset_reasons(request, dula, dataset)
-        yield from _mou_reasons(dula, dataset, register, today)
+        yield from mou_reasons(dula, dataset, register, today)
     for tables in sorted(request.linkages, key=sorted):
         yield from _linkage_reasons(tables, dula, register, today)
 
@@ -296,7 +296,7 @@ def _dataset_reasons(request: Request, dula: Dula, dataset: Dataset) -> Iterator
         )
 
 
-def _mou_reasons(dula: Dula, dataset: Dataset, register: Register, today: date) -> Iterator[Reason]:
+def mou_reasons(dula: Dula, dataset: Dataset, register: Register, today: date) -> Iterator[Reason]:
     """What the hub may not hold, or not for this purpose, no recipient may hold."""
     mou = _bound(dula, dataset.owner, register, today)
     if isinstance(mou, Reason):

@@ -1,7 +1,8 @@
 """What a law demands of an agreement: checked wherever an authority names the law's regime.
 
 Each preset cites the provision that makes the demand, so that a mistake names the law and not
-Concord. `fills` are the values that `concord agreement new` starts a draft with. A preset checks
+Concord; where Concord asks for more than the provision does, the message says that it is Concord
+that asks. `fills` are the values that `concord agreement new` starts a draft with. A preset checks
 what can be read off the terms; that the parties do what they signed is theirs.
 """
 
@@ -18,7 +19,8 @@ from concord.settings import Location
 
 Mistakes = Iterator[tuple[Location, str]]
 
-# Programmes whose administrators may receive SNAP records: 7 CFR 272.1(c)(1)(i).
+# Concord's reading of 7 CFR 272.1(c)(1)(i): federal and federally assisted programmes for people of
+# low income by their means, and general assistance, whose administrators may receive SNAP records.
 MEANS_TESTED = frozenset(
     {"snap", "tafdc", "eaedc", "medicaid", "wic", "liheap", "ssi", "school-meals", "child-care"}
 )
@@ -60,12 +62,12 @@ def demanded(dula: Dula, facts: Facts) -> Mistakes:
 # --- demands that several laws share -------------------------------------------------------------
 
 
-def _cells(dula: Dula, facts: Facts, least: int) -> Mistakes:
+def _cells(dula: Dula, facts: Facts, least: int, asking: str) -> Mistakes:
     minimum = facts.minimums.get(dula.disclosure.profile)
     if "publish" in dula.uses.allowed and minimum is not None and minimum < least:
         yield (
             ("disclosure", "profile"),
-            f"{dula.disclosure.profile!r} shows counts from {minimum}; the law asks for {least}",
+            f"{dula.disclosure.profile!r} shows counts from {minimum}; {asking} asks for {least}",
         )
 
 
@@ -81,26 +83,27 @@ def _prohibits(dula: Dula, *acts: str) -> Mistakes:
 
 def _ferpa_studies(dula: Dula, facts: Facts) -> Mistakes:
     """34 CFR 99.31(a)(6)(iii): purpose, scope and duration in writing; personal identification
-    only by representatives of the study; destruction within a stated period. The least count of
-    ten is the practice of the state's education agencies."""
+    only by representatives of the study; destruction within a stated period. The rule names no
+    least count: that of ten is Concord's."""
     if dula.purpose.code not in {"research", "program-evaluation"}:
         yield ("purpose", "code"), "a study for schools is research or program-evaluation"
     if dula.uses.individual_action:
         yield ("uses", "individual_action"), "a study takes no decisions about individual people"
     yield from _prohibits(dula, "re-identification", "onward-sharing")
-    yield from _cells(dula, facts, 10)
+    yield from _cells(dula, facts, 10, "Concord")
 
 
 def _ferpa_evaluation(dula: Dula, facts: Facts) -> Mistakes:
     """34 CFR 99.31(a)(3) and 99.35: an audit or evaluation of an education programme, by an
-    authorised representative, with destruction and its time limit in writing."""
+    authorised representative, with destruction and its time limit in writing. The least count of
+    ten is Concord's."""
     allowed = {"program-evaluation", "statutory-report", "performance-reporting"}
     if dula.purpose.code not in allowed:
         yield ("purpose", "code"), f"an evaluation's purpose is one of {', '.join(sorted(allowed))}"
     if dula.recipients.responsible_officer is None:
         yield ("recipients", "responsible_officer"), "name the authorised representative"
     yield from _prohibits(dula, "onward-sharing")
-    yield from _cells(dula, facts, 10)
+    yield from _cells(dula, facts, 10, "Concord")
 
 
 def _hipaa(dula: Dula, facts: Facts) -> Mistakes:
@@ -118,17 +121,18 @@ def _hipaa(dula: Dula, facts: Facts) -> Mistakes:
 
 def _cms_chia(dula: Dula, facts: Facts) -> Mistakes:
     """CMS cell size suppression policy and CHIA's data use agreement: no cell below 11, nor by a
-    percentage; looked at again every year."""
-    yield from _cells(dula, facts, 11)
+    percentage. That the use is looked at again every year is Concord's."""
+    yield from _cells(dula, facts, 11, "the policy")
     review = dula.term.next_review
     if review is None or (review - dula.term.effective).days > YEAR_DAYS:
-        yield ("term", "next_review"), "the use is looked at again within a year; give the day"
+        yield ("term", "next_review"), "Concord asks that the use is looked at again within a year"
     yield from _prohibits(dula, "re-identification")
 
 
 def _ui_wages(dula: Dula, facts: Facts) -> Mistakes:
-    """20 CFR 603.10(b): the purpose, the methods, safeguards, terminability, on-site inspection
-    and payment of costs stand in the agreement; 603.9 the safeguards."""
+    """20 CFR 603.10: the agency may end the agreement where safeguards fail (a); the purpose, the
+    methods, safeguards, on-site inspection and payment of costs stand in it (b). 603.9: safeguards,
+    against redisclosure too."""
     if dula.term.terminable_days is None:
         yield ("term", "terminable_days"), "the agency may end it; say with how many days' notice"
     if not dula.safeguards.inspection:
@@ -139,8 +143,9 @@ def _ui_wages(dula: Dula, facts: Facts) -> Mistakes:
 
 
 def _snap(dula: Dula, facts: Facts) -> Mistakes:
-    """7 CFR 272.1(c)(1): only persons connected with the administration of SNAP or another
-    means-tested programme; others get aggregates."""
+    """7 CFR 272.1(c)(1): what households told goes only to persons directly connected with the
+    administration of SNAP or another means-tested programme, and some others. Of aggregates the
+    rule does not speak; Concord leaves them to others."""
     if dula.identifiability == "aggregate":
         return
     for index, party in enumerate(dula.recipients.parties):
@@ -154,8 +159,9 @@ def _snap(dula: Dula, facts: Facts) -> Mistakes:
 
 
 def _part_2(dula: Dula, facts: Facts) -> Mistakes:
-    """42 CFR 2.32: the notice that prohibits redisclosure travels with every record; 2.12(d): not
-    for criminal charges or investigation."""
+    """42 CFR 2.32: a notice that prohibits redisclosure accompanies each disclosure made with the
+    patient's consent; Concord asks for it with any. 2.12(d): not for criminal charges against a
+    patient or the investigation of one."""
     if not any("42 CFR part 2" in notice for notice in dula.legal_basis.notices):
         yield ("legal_basis", "notices"), "the notice on redisclosure must travel with the data"
     if "fraud-detection" not in dula.purpose.prohibited:
@@ -211,7 +217,7 @@ PRESETS: Mapping[Regime, Preset] = {
             "agreement", _cms_chia, {"prohibitions": {"acts": ["re-identification"]}},
         ),
         Preset(
-            "ui-wages", "Unemployment insurance wage records", "20 CFR 603.10(b)", _ui_wages,
+            "ui-wages", "Unemployment insurance wage records", "20 CFR 603.10", _ui_wages,
             {"term": {"terminable_days": 30}, "safeguards": {"inspection": True},
              "cost": {"text": "each party bears its own"},
              "prohibitions": {"acts": ["onward-sharing"]}},
