@@ -68,6 +68,7 @@ PAGE = """\
 {% for name, value in c.proof.search.items() %}
 <li>{{ name }}: {{ value if value is string or value is number else value | join(", ") }}</li>
 {% endfor %}
+<li>{{ c.proof.key }}</li>
 <li>{{ c.proof.unwrap }}</li>
 <li>{{ c.proof.time_travel }}</li>
 <li>{{ c.proof.other_tables }}</li>
