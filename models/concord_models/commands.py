@@ -24,7 +24,7 @@ from concord.lake import catalog
 from concord.lake import run as runs
 from concord.settings import gather, load_settings
 from concord.studies.tables import of_agreement
-from concord_models.specification import ModelSpec, load_models, named
+from concord_models.specification import ModelSpec, load_models, named, write_schema
 
 ModelOption = Annotated[str, typer.Option(help="The model, as conf/models names it.")]
 
@@ -61,10 +61,61 @@ def _mistakes(conf: Path) -> list[ConfigError]:
     return []
 
 
+model_app = typer.Typer(help="Models' files: check them, and see what would be trained.")
+
+
 def register(app: typer.Typer) -> None:
     """Adds the commands to the command line."""
     app.command()(train)
     app.command()(score)
+    app.add_typer(model_app, name="model")
+
+
+@model_app.command()
+def check(settings: SettingsOption = DEFAULT_SETTINGS) -> None:
+    """Check every file of conf/models: all mistakes at once, with file and line."""
+    for name, spec in load(settings).models.items():
+        print(f"{name}: version {spec.version}, identity {spec.identity}, under {spec.agreement}")
+
+
+@model_app.command()
+def schema(settings: SettingsOption = DEFAULT_SETTINGS) -> None:
+    """Write the JSON Schema by which editors complete and check a model's file."""
+    print(write_schema(load_settings(settings).conf / "schemas"))
+
+
+@model_app.command("plan")
+def plan_model(
+    model: ModelOption = "snap_churn",
+    draw: Annotated[
+        Path | None, typer.Option(help="Draw the timeline too: a file .png or .svg.")
+    ] = None,
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    as_of: AsOfOption = None,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Show the splits, the rows of each, and what would be trained; trains nothing."""
+    from concord_models import planning
+
+    loaded = load(settings, lake=lake)
+    spec = named(loaded.models, model)
+    deployment = loaded.deployment
+    with job(
+        "model plan",
+        deployment,
+        Options(as_of, None, False, json_logs),
+        arguments={"model": model},
+        inputs=lambda spark: runs.real_clock().isoformat(),
+        digest=loaded.digest,
+    ) as current:
+        register = deployment.register(current.run.lake)
+        made = planning.plan(current.run, spec, deployment.contracts, register)
+        for line in made.lines():
+            print(line)
+        if draw is not None:
+            planning.draw(made, draw)
+        current.ended(f"{len(made.splits)} splits", model=spec.name, identity=spec.identity)
 
 
 def train(

@@ -12,7 +12,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -37,6 +37,7 @@ from concord.lake.points import reach
 from concord.lake.run import Run
 from concord.tracking import Store
 from concord_models import evaluation, fitting, plots, studies
+from concord_models.backtest import LOGISTIC, Backtest, backtest, trial_name
 from concord_models.churn import cohort
 from concord_models.churn.features import AUDIT, AUDIT_COLUMNS, COLUMNS, audit, features
 from concord_models.fitting import Slice, Trial
@@ -61,8 +62,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Slices:
-    """The rows by slice on the driver, and the training rows on Spark."""
+    """The rows on the driver, whole and by slice, and the training rows on Spark."""
 
+    rows: pd.DataFrame
     train_frame: DataFrame
     parts: Mapping[str, Slice]
     groups: Mapping[str, list[str]]
@@ -88,8 +90,8 @@ def train(
     dula = register.dula(spec.agreement, run.clock().date())
     if dula is None:
         raise UsageError(f"there is no agreement {spec.agreement!r} for the model {spec.name}")
-    request = _request(run, spec, dula)
-    decision = access_log.ask(run, register, request)
+    asked = request(run, spec, dula)
+    decision = access_log.ask(run, register, asked)
     reach("train.decided")
     if run.dry_run:
         held = studies.held(run, dula, contracts, COLUMNS)
@@ -116,7 +118,7 @@ def train(
             )  # fmt: skip
         with _timed(seconds, "features"):
             slices = _slices(run, spec, held)
-        access_log.record_reads(run, [access_log.Read(request, decision, run.run_id, held.rows)])
+        access_log.record_reads(run, [access_log.Read(asked, decision, run.run_id, held.rows)])
         reach("train.features")
         outcome = _fit_and_log(run, spec, dula, decision, held, inputs, store, slices, seconds)
     run.tally.read.update(held.by_name)
@@ -136,7 +138,8 @@ def inputs_digest(as_of: date, spec: ModelSpec, held: Held, decision: Decision) 
     )
 
 
-def _request(run: Run, spec: ModelSpec, dula: Dula) -> Request:
+def request(run: Run, spec: ModelSpec, dula: Dula) -> Request:
+    """What a training asks of its agreement."""
     asked = {
         table: COLUMNS[table] | (AUDIT_COLUMNS.get(table, frozenset()) if spec.audit else set())
         for table in COLUMNS
@@ -180,22 +183,7 @@ def _slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
     # Collected once, sorted: what follows sees the rows in one order, whatever Spark did, and its
     # queries do not carry the whole plan. Some 400 bytes a row: a million rows fit a driver.
     local = whole.toPandas().sort_values([*cohort.KEY], kind="stable", ignore_index=True)
-    days = sorted(set(local[cohort.DUE]))
-    months = spec.splits
-    edges = cohort.boundaries(
-        days,
-        test_months=months.test_months,
-        validation_months=months.validation_months,
-        lead_days=spec.cohort.lead_days,
-    )
-    least = months.test_months + months.validation_months + months.least_train_months
-    counted = len({day.replace(day=1) for day in days})
-    if edges is None or counted < least:
-        raise UsageError(
-            f"{spec.name}: check-ins with a mature label at {run.as_of} fall in {counted} months, "
-            f"{least} are needed; wait for more deliveries, name a later --as-of, or shorten "
-            "splits in the model's file"
-        )
+    edges = slice_edges(spec, sorted(set(local[cohort.DUE])), run.as_of)
     local[cohort.SPLIT] = cohort.split(local, edges)
     parts = {name: _part(local, name, spec) for name in cohort.SLICES}
     for name, part in parts.items():
@@ -208,7 +196,27 @@ def _slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
     groups_of = {name: test[f"_audit_{name}"].astype(str).tolist() for name in spec.audit}
     own = local[local[cohort.SPLIT] == cohort.TRAIN][[*cohort.KEY, *spec.features, cohort.LABEL]]
     train_frame = run.lake.spark.createDataFrame(pa.Table.from_pandas(own, preserve_index=False))
-    return Slices(train_frame, parts, groups_of, edges)
+    return Slices(local, train_frame, parts, groups_of, edges)
+
+
+def slice_edges(spec: ModelSpec, due_days: Sequence[date], as_of: date) -> cohort.Boundaries:
+    """Where train, validation and test meet. Raises UsageError when there are too few months."""
+    months = spec.splits
+    edges = cohort.boundaries(
+        due_days,
+        test_months=months.test_months,
+        validation_months=months.validation_months,
+        lead_days=spec.cohort.lead_days,
+    )
+    least = months.test_months + months.validation_months + months.least_train_months
+    counted = len({day.replace(day=1) for day in due_days})
+    if edges is None or counted < least:
+        raise UsageError(
+            f"{spec.name}: check-ins with a mature label at {as_of} fall in {counted} months, "
+            f"{least} are needed; wait for more deliveries, name a later --as-of, or shorten "
+            "splits in the model's file"
+        )
+    return edges
 
 
 def _part(local: pd.DataFrame, name: str, spec: ModelSpec) -> Slice:
@@ -244,7 +252,7 @@ def _fit_and_log(
         tracking.EXPIRES: str(decision.expires or dula.term.expires),
         tracking.POLICY_DIGEST: decision.policy_digest,
         tracking.DATA_VERSIONS: json.dumps(held.by_name, sort_keys=True),
-        tracking.CONFIG_DIGEST: runs.digest(spec.model_dump(mode="json")),
+        tracking.CONFIG_DIGEST: spec.identity,
         tracking.AS_OF: run.as_of.isoformat(),
     }
     name = f"{spec.name} as of {run.as_of}"
@@ -259,6 +267,15 @@ def _fit_and_log(
         best = min(trials, key=lambda trial: (trial.loss, trial.number))
         with _timed(seconds, "log"):
             _log_trials(store, experiment, active.info.run_id, trials, tags)
+        past = None
+        if spec.temporal is not None:
+            with _timed(seconds, "backtest"):
+                past = backtest(
+                    run.lake.spark, slices.rows, trials, spec, spec.temporal, spec.selection
+                )
+            best = next((t for t in trials if trial_name(t) == past.chosen.pick), best)
+            with _timed(seconds, "log"):
+                _log_backtest(store, spec, past)
         reach("train.searched")
         with _timed(seconds, "fit"):
             candidates = {
@@ -266,7 +283,10 @@ def _fit_and_log(
                 "xgboost": fitting.boosted(slices.train_frame, spec, best),
             }
         reach("train.fitted")
-        winner, scorer, measures, before = _choose(candidates, slices, spec)
+        family = None
+        if past is not None:
+            family = LOGISTIC if past.chosen.pick == LOGISTIC else "xgboost"
+        winner, scorer, measures, before = _choose(candidates, slices, spec, family)
         with _timed(seconds, "log"):
             _log_evidence(store, spec, slices, scorer, winner, best, measures, before)
             version = _register(store, spec, dula, scorer, slices, tags, active.info.run_id)
@@ -290,9 +310,10 @@ Measures = dict[str, dict[str, dict[str, float]]]
 
 
 def _choose(
-    candidates: Mapping[str, Scorer], slices: Slices, spec: ModelSpec
+    candidates: Mapping[str, Scorer], slices: Slices, spec: ModelSpec, winner: str | None
 ) -> tuple[str, Scorer, Measures, Scorer]:
-    """The winner on the validation slice, calibrated there, and everything's measures by slice.
+    """The winner (None: the best on the validation slice), calibrated there, and everything's
+    measures by slice.
 
     Returns the winner's name, the calibrated scorer, measures by model and slice, and the scorer
     before calibration.
@@ -316,7 +337,7 @@ def _choose(
             for key, part in parts.items()
         }
     better = -1 if metrics.select_by in {"auc", "average_precision"} else 1
-    winner = min(
+    winner = winner or min(
         candidates, key=lambda name: better * found[name][cohort.VALIDATION][metrics.select_by]
     )
     raw = candidates[winner]
@@ -417,6 +438,18 @@ def _log_evidence(
         picture = plots.recall_plot(rows, k, "Recall by group, test slice")
         mlflow.log_figure(picture, "recall_by_group.png")
     mlflow.log_dict(spec.model_dump(mode="json"), "model.json")
+
+
+def _log_backtest(store: Store, spec: ModelSpec, past: Backtest) -> None:
+    """What each candidate did at each split, and how the rules would have chosen."""
+    mlflow = store.mlflow
+    mlflow.log_dict(past.told, "backtest.json")
+    mlflow.log_params({"selection_rule": past.chosen.rule, "selected": past.chosen.pick})
+    picked = past.measures[past.chosen.pick]
+    mlflow.log_metrics({"backtest.splits": float(len(past.splits))})
+    for step, each in enumerate(picked):
+        mlflow.log_metric(f"backtest.{spec.selection.metric}", each[spec.selection.metric], step)
+    mlflow.log_figure(plots.stability_plot(past, spec.selection.metric), "stability.png")
 
 
 def _register(
