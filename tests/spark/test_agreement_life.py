@@ -20,6 +20,7 @@ from concord.cli import app, exit_code_of
 from concord.lake.locks import Locks
 from concord.lake.session import interpret
 from concord.lake.tables import Lake
+from concord.lake.zones import Zones
 from tests.cluster.conftest import person, write_conf
 from tests.cluster.test_studies import DULA
 from tests.feeds import File, deliver
@@ -50,7 +51,7 @@ class Town:
     def lake(self, spark: SparkSession) -> Lake:
         root = str(self.home / "lake")
         locks = Locks.of(spark, root, 60, job="t", run_id="t", actor="t")
-        return Lake(spark, root, locks=locks, lock_wait=5)
+        return Lake(spark, root, locks=locks, lock_wait=5, zones=Zones("agreement"))
 
     def run(self, *arguments: str) -> int:
         return exit_code_of(app, [*arguments, "--settings", str(self.settings)])

@@ -27,6 +27,7 @@ from concord.ingest import tables as ingested
 from concord.lake.locks import Locks
 from concord.lake.run import Run, Tally
 from concord.lake.tables import Lake, Overwrite, Transaction
+from concord.lake.zones import Zones
 from concord.privacy import hashing
 from concord.privacy.records import SEPARATOR
 from concord.privacy.wrapping import agreement_key
@@ -145,7 +146,7 @@ class Hub:
         locks = Locks.of(self.spark, settings.lake, 60, job=job, run_id="r", actor="tester")
         run = Run(
             job=job, run_id="r", as_of=as_of, dry_run=False, actor="tester", settings=settings,
-            lake=Lake(self.spark, settings.lake, locks=locks, lock_wait=5),
+            lake=Lake(self.spark, settings.lake, locks=locks, lock_wait=5, zones=Zones(job)),
             reporter=Reporter(quiet=True), clock=lambda: now or datetime.now(UTC), tally=Tally(),
         )  # fmt: skip
         return replace(run, **changes)
