@@ -39,7 +39,7 @@ def rules(roles: Mapping[str, JobRole], dulas: Iterable[Dula]) -> list[Rule]:
 
     A job role is `concord-<role>`, or `concord-<role>-<recipient>` where it has only the studies
     that were asked for. The officer reads what is kept for evidence; a recipient what goes back to
-    it from the vault, with its own tools: no job of its reads there.
+    it from the vault, with its own tools: its jobs read nothing there.
     """
     found = [Rule(OFFICER, folder) for folder in ("ops", "products")]
     whole = {name: role for name, role in roles.items() if role.studies == "all"}
