@@ -392,11 +392,12 @@ def test_train_and_score(hub: Hub) -> None:
     assert hub.give_back(day).status == "nothing to do"
     with pytest.raises(RefusedError, match=f"{TRAINED} clause 4.*own ids"):
         hub.give_back(day, agreement=TRAINED)
+    scorer = hub.run("score", day)
+    scorer.lake.zones.open_study(APPLIED)
     with pytest.raises(RefusedError, match="score has the role recipient.*the zone vault"):
         returning.return_scores(
-            hub.run("score", day), hub.spec, hub.deployment.contracts, hub.register,
-            agreement=APPLIED,
-        )  # fmt: skip
+            scorer, hub.spec, hub.deployment.contracts, hub.register, agreement=APPLIED
+        )
     assert hub.rows(done.table) == back
 
     assert hub.score(day).status == "nothing to do"
