@@ -1,4 +1,4 @@
-"""`concord train` and `concord score`: found by the command line through an entry point."""
+"""`concord train`, `score` and `return`: found by the command line through an entry point."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ def register(app: typer.Typer) -> None:
     """Adds the commands to the command line."""
     app.command()(train)
     app.command()(score)
+    app.command(name="return")(return_scores)
     app.add_typer(model_app, name="model")
 
 
@@ -166,7 +167,7 @@ def score(
     dry_run: DryRunOption = False,
     json_logs: JsonLogsOption = False,
 ) -> None:
-    """Score check-ins that fall due soon, and return the scores to the agency by its own ids."""
+    """Score check-ins that fall due soon, under the study's pseudonyms."""
     from concord_models.score import score as apply
 
     loaded = load(settings, lake=lake)
@@ -195,9 +196,56 @@ def score(
             version=done.version,
             status=done.status,
             rows=done.rows,
-            tables=list(done.tables),
+            table=done.table,
             seconds=dict(done.seconds),
         )
+
+
+def return_scores(
+    agreement: Annotated[str, typer.Option(help="The DULA whose scores go back to the agency.")],
+    model: ModelOption = "snap_churn",
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    as_of: AsOfOption = None,
+    run_id: RunIdOption = None,
+    dry_run: DryRunOption = False,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Return the scores of a day to the agency, under its own case ids."""
+    from concord_models.return_scores import return_scores as give_back
+
+    loaded = load(settings, lake=lake)
+    spec = named(loaded.models, model)
+    deployment = loaded.deployment
+    with job(
+        "return",
+        deployment,
+        Options(as_of, run_id, dry_run, json_logs),
+        arguments={"model": model, "agreement": agreement},
+        inputs=lambda spark: _scored(spark, loaded, spec, agreement),
+        digest=loaded.digest,
+    ) as current:
+        done = give_back(
+            current.run,
+            spec,
+            deployment.contracts,
+            deployment.register(current.run.lake),
+            agreement=agreement,
+        )
+        current.reporter.say(f"return: {done.message}")
+        current.ended(
+            done.message, agreement=agreement, status=done.status, rows=done.rows, table=done.table
+        )
+
+
+def _scored(spark: Any, loaded: Models, spec: ModelSpec, agreement: str) -> dict[str, int]:
+    from concord_models.score_tables import scores_table
+
+    dula = loaded.deployment.dulas.get(agreement)
+    if dula is None:
+        return {}
+    name = scores_table(dula, spec).name
+    return catalog.versions(spark, loaded.deployment.settings.lake, [name])
 
 
 def _versions(spark: Any, loaded: Models, agreement: str) -> dict[str, int]:

@@ -31,6 +31,7 @@ from concord.lake.tables import (
     Written,
     isin,
 )
+from concord.lake.zones import Zones
 from tests.feeds import LABELS
 
 pytestmark = [pytest.mark.spark, pytest.mark.usefixtures("quick")]
@@ -64,7 +65,7 @@ def lake(spark: SparkSession, tmp_path: Path) -> Lake:
 def lake_at(spark: SparkSession, root: Path) -> Lake:
     """A lake as a new job sees it, with nothing looked at yet."""
     locks = Locks.of(spark, str(root), 60, job="ingest", run_id="run-7", actor="tester")
-    return Lake(spark, str(root), locks=locks, lock_wait=5)
+    return Lake(spark, str(root), locks=locks, lock_wait=5, zones=Zones("ingest"))
 
 
 def frame(lake: Lake, rows: Sequence[Row], table: Table = CLIENTS) -> DataFrame:

@@ -21,6 +21,7 @@ from concord.errors import RefusedError
 from concord.lake.locks import Locks
 from concord.lake.session import interpret
 from concord.lake.tables import Lake
+from concord.lake.zones import Zones
 from concord.privacy.wrapping import agreement_key
 from concord.settings import Keys
 from tests.cluster.conftest import person, write_conf
@@ -53,7 +54,7 @@ class Town:
     def lake(self, spark: SparkSession) -> Lake:
         root = str(self.home / "lake")
         locks = Locks.of(spark, root, 60, job="t", run_id="t", actor="t")
-        return Lake(spark, root, locks=locks, lock_wait=5)
+        return Lake(spark, root, locks=locks, lock_wait=5, zones=Zones("agreement"))
 
     def run(self, *arguments: str) -> int:
         return exit_code_of(app, [*arguments, "--settings", str(self.settings)])

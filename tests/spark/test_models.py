@@ -27,12 +27,14 @@ from concord.ingest import tables as ingested
 from concord.lake.locks import Locks
 from concord.lake.run import Run, Tally
 from concord.lake.tables import Lake, Overwrite, Transaction
+from concord.lake.zones import Zones
 from concord.privacy import hashing
 from concord.privacy.records import SEPARATOR
 from concord.privacy.wrapping import agreement_key
 from concord.reporting import Reporter
 from concord.settings import Keys
 from concord.studies.tables import StudyTable, of_agreement
+from concord_models import return_scores as returning
 from concord_models import score as scoring
 from concord_models import train as training
 from concord_models.churn import cohort, features
@@ -145,7 +147,7 @@ class Hub:
         locks = Locks.of(self.spark, settings.lake, 60, job=job, run_id="r", actor="tester")
         run = Run(
             job=job, run_id="r", as_of=as_of, dry_run=False, actor="tester", settings=settings,
-            lake=Lake(self.spark, settings.lake, locks=locks, lock_wait=5),
+            lake=Lake(self.spark, settings.lake, locks=locks, lock_wait=5, zones=Zones(job)),
             reporter=Reporter(quiet=True), clock=lambda: now or datetime.now(UTC), tally=Tally(),
         )  # fmt: skip
         return replace(run, **changes)
@@ -165,6 +167,12 @@ class Hub:
         it, run = self.deployment, self.run("score", as_of, **changes)
         chosen = spec or self.spec
         return scoring.score(run, chosen, it.contracts, self.register, agreement=agreement)
+
+    def give_back(self, as_of: date, agreement: str = APPLIED, **changes: Any) -> returning.Outcome:
+        it, run = self.deployment, self.run("return", as_of, **changes)
+        return returning.return_scores(
+            run, self.spec, it.contracts, self.register, agreement=agreement
+        )
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         read = self.spark.read.format("delta").load(f"{self.deployment.settings.lake}/{name}")
@@ -372,9 +380,25 @@ def test_train_and_score(hub: Hub) -> None:
         assert [r["rank_in_office"] for r in own] == list(range(1, 31))
         found = [r["p_proc"] for r in own]
         assert found == sorted(found, reverse=True)
-    back = hub.rows(f"vault/returned/{APPLIED}/scores_snap_churn")
+    returned = Path(hub.deployment.settings.lake, f"vault/returned/{APPLIED}/scores_snap_churn")
+    assert not returned.exists(), "to give back is the hub's work, not who scores'"
+    assert hub.give_back(day, dry_run=True).status == "would return" and not returned.exists()
+    assert "no scores as of 2024-09-10" in hub.give_back(date(2024, 9, 10)).message
+    done = hub.give_back(day)
+    assert (done.status, done.rows) == ("returned", CASES)
+    back = hub.rows(done.table)
     by_own = {row["case_id"]: row["p_proc"] for row in back}
     assert by_own == {hub.cases[r["study_case_id"]]: r["p_proc"] for r in scores}
+    assert hub.give_back(day).status == "nothing to do"
+    with pytest.raises(RefusedError, match=f"{TRAINED} clause 4.*own ids"):
+        hub.give_back(day, agreement=TRAINED)
+    scorer = hub.run("score", day)
+    scorer.lake.zones.open_study(APPLIED)
+    with pytest.raises(RefusedError, match="score has the role recipient.*the zone vault"):
+        returning.return_scores(
+            scorer, hub.spec, hub.deployment.contracts, hub.register, agreement=APPLIED
+        )
+    assert hub.rows(done.table) == back
 
     assert hub.score(day).status == "nothing to do"
     assert hub.score(day - timedelta(days=2)).rows == CASES
@@ -389,4 +413,4 @@ def test_train_and_score(hub: Hub) -> None:
         hub.score(day, now=datetime(2031, 1, 1, tzinfo=UTC))
     log = hub.rows(ACCESS_LOG.name)
     refused = [row for row in log if row["decision"] == "refused"]
-    assert [row["agreement"] for row in refused] == [TRAINED, APPLIED]
+    assert sorted(row["agreement"] for row in refused) == [TRAINED, TRAINED, APPLIED]

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import get_args
 
 from pyspark.sql.types import DataType, StructField, StructType
 
-ZONES = ("curated", "vault", "index", "studies", "products", "ops")
+from concord.settings import Zone
+
+ZONES: tuple[str, ...] = get_args(Zone)
 
 # Delta features that make other readers fail or, worse, return NULLs stay off everywhere,
 # whatever a cluster's defaults say (docs/decisions/0003).

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,12 @@ def join(root: str, *parts: str) -> str:
 class Storage:
     """The file operations that Concord needs, over one Spark session's Hadoop configuration.
 
-    Every method raises InfrastructureError (exit 20) when the store fails.
+    Every method raises InfrastructureError (exit 20) when the store fails, and what `check` raises
+    of a path that is not to be read, or (True) written.
     """
 
-    def __init__(self, spark: SparkSession) -> None:
+    def __init__(self, spark: SparkSession, check: Callable[[str, bool], None] | None = None):
+        self._check = check
         self._jvm: Any = spark._jvm
         # By its whole name: step by step, Java looks for a class `org`, `org.apache`, ... in every
         # jar, a millisecond for each file that is asked for.
@@ -107,6 +109,7 @@ class Storage:
         (a killed writer would leave an empty one), so a rename does it there; on other stores a
         file appears when it is closed.
         """
+        self._may(path, write=True)
         local = self.local_path(path)
         if local is not None:
             mine = local.with_name(f".{local.name}.{os.getpid()}-{threading.get_ident()}")
@@ -138,6 +141,7 @@ class Storage:
         is used there. Elsewhere Delta's LogStore of the scheme does it, the same primitive that
         Delta's commits stand on; it writes lines of text, so the file ends with a newline.
         """
+        self._may(path, write=True)
         local = self.local_path(path)
         if local is not None:
             try:
@@ -202,6 +206,7 @@ class Storage:
 
     def copy(self, source: str, target: str) -> None:
         """Copy one file, replacing the target. The bytes stay inside the JVM."""
+        self._may(target, write=True)
         from_fs, from_path = self._open(source)
         to_fs, to_path = self._open(target)
         utils = self._jvm.org.apache.hadoop.fs.FileUtil
@@ -215,6 +220,7 @@ class Storage:
 
     def delete(self, path: str) -> None:
         """Delete a file or a folder with all below it; nothing happens when it is absent."""
+        self._may(path, write=True)
         fs, target = self._open(path)
         _try(path, lambda: fs.delete(target, True))
 
@@ -226,7 +232,12 @@ class Storage:
         default = str(self._conf.get("fs.defaultFS", "file:///"))
         return Path(path) if not parts.scheme and default.startswith("file:") else None
 
+    def _may(self, path: str, *, write: bool) -> None:
+        if self._check is not None:
+            self._check(path, write)
+
     def _open(self, path: str) -> tuple[Any, Any]:
+        self._may(path, write=False)
         target = self._path(path)
         return _try(path, lambda: target.getFileSystem(self._conf)), target
 

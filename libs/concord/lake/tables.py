@@ -25,6 +25,7 @@ from concord.lake import scd2
 from concord.lake.locks import Locks
 from concord.lake.registry import REQUIRED_LABELS, Table
 from concord.lake.storage import Storage, join
+from concord.lake.zones import Zones
 
 HISTORY_LOOKBACK = 1000
 # Delta writes a commit's origin (commitInfo) as the first line of its log file.
@@ -141,25 +142,42 @@ class Commit:
 
 
 class Lake:
-    """One lake as one job uses it."""
+    """One lake as one job uses it.
 
-    def __init__(self, spark: SparkSession, root: str, *, locks: Locks, lock_wait: float) -> None:
+    Whatever names or opens a table or a file raises RefusedError (14) outside the job's `zones`.
+    """
+
+    def __init__(
+        self, spark: SparkSession, root: str, *, locks: Locks, lock_wait: float, zones: Zones
+    ) -> None:
         self.spark = spark
         self.root = root
-        self.storage = Storage(spark)
+        self.storage = Storage(spark, self._check)
         self.locks = locks
         self.lock_wait = lock_wait
+        self.zones = zones
         self._up_to_date: dict[str, Mapping[str, str]] = {}
 
     def with_session(self, spark: SparkSession) -> Lake:
         """The same lake over another session of the same application (one per thread)."""
-        lake = Lake(spark, self.root, locks=self.locks, lock_wait=self.lock_wait)
+        lake = Lake(spark, self.root, locks=self.locks, lock_wait=self.lock_wait, zones=self.zones)
         # To look at a table costs two queries, and a delivery's writers have a session each.
         lake._up_to_date = self._up_to_date
         return lake
 
-    def path(self, table: Table | str) -> str:
-        return join(self.root, table if isinstance(table, str) else table.name)
+    def path(self, table: Table | str, *, write: bool = False) -> str:
+        """Where a table or folder stands. `write` says that the caller is about to change it."""
+        name = table if isinstance(table, str) else table.name
+        self.zones.check(name, write=write)
+        return join(self.root, name)
+
+    def _check(self, path: str, write: bool) -> None:
+        """`path` as the store spells it: a root without a scheme comes back with one."""
+        place, root = path, self.root
+        if "://" not in root or root.startswith("file:"):
+            place, root = (re.sub(r"^[\w.+-]+:(//[^/]*)?", "", each) for each in (place, root))
+        below = place.removeprefix(root.rstrip("/") + "/")
+        self.zones.check(None if below == place else below, write=write)
 
     def exists(self, table: Table) -> bool:
         return is_table(self.storage, self.path(table))
@@ -187,6 +205,7 @@ class Lake:
 
         Looked at once per job: the caller holds the table's lock.
         """
+        self.path(table, write=True)
         wanted = {**table.delta_properties, **labels}
         if self._up_to_date.get(table.name) == wanted:
             return
@@ -264,6 +283,7 @@ class Lake:
         InfrastructureError when the store fails; neither repeats a row's values. A table outside
         ops is not written without labels, and they stand before the first row does.
         """
+        self.path(table, write=True)
         lacking = [name for name in REQUIRED_LABELS if not labels.get(name)]
         if lacking and table.zone != "ops":
             raise ConcordError(
@@ -311,6 +331,7 @@ class Lake:
 
         Its rows carry their own keys: nothing is lost by not reading the history back.
         """
+        self.path(table, write=True)
         with self.locks.hold([table.name], wait_seconds=self.lock_wait):
             note = stamp.encode(None)
             with self._noted(note):
@@ -369,6 +390,7 @@ class Lake:
 
         The log goes last: until then what is left can still say what it was.
         """
+        self.path(name, write=True)
         self._up_to_date.pop(name, None)
         for entry in self.storage.list(self.path(name)):
             if entry.name != LOG:
