@@ -209,7 +209,8 @@ Zone = Literal["curated", "vault", "index", "studies", "products", "ops"]
 # The commands that open the lake, by the first word of a job's name.
 JobName = Literal[
     "ingest", "index", "study", "return", "rotate", "expire", "maintain", "review", "agreement",
-    "audit", "labels", "catalog", "show", "lineage", "demo", "train", "score", "publish", "model", "read",
+    "audit", "labels", "catalog", "show", "lineage", "demo", "train", "score", "publish", "model",
+    "read",
 ]  # fmt: skip
 
 

@@ -30,9 +30,9 @@ from concord.lake.tables import Lake, Overwrite, Transaction
 from concord.lake.zones import Zones
 from concord.privacy import hashing
 from concord.privacy.records import SEPARATOR
-from concord.privacy.wrapping import agreement_key
 from concord.reporting import Reporter
 from concord.settings import Keys
+from concord.studies.keys import study_key
 from concord.studies.tables import StudyTable, of_agreement
 from concord_models import return_scores as returning
 from concord_models import score as scoring
@@ -140,7 +140,7 @@ class Hub:
     spark: SparkSession
     deployment: Deployment
     spec: ModelSpec
-    cases: Mapping[str, str]
+    cases: dict[str, str]
 
     def run(self, job: str, as_of: date, *, now: datetime | None = None, **changes: Any) -> Run:
         settings = self.deployment.settings
@@ -191,13 +191,13 @@ def hub(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Hub:
     few = spec.splits.model_copy(update={"test_months": 1, "validation_months": 1})
     small = spec.search.model_copy(update={"trials": 2, "rounds": 20, "early_stopping": 5})
     spec = spec.model_copy(update={"splits": few, "search": small, "workers": 1})
-    key = agreement_key(keys, APPLIED, create=True)
-    pseudonyms = {}
+    made = Hub(spark, deployment, spec, {})
+    key = study_key(made.run("study", date(2024, 12, 31)).lake, keys, APPLIED, create=True)
+    pseudonyms = made.cases
     for number in range(CASES):
         record = f"record-{number}"
         message = f"entity{SEPARATOR}case{SEPARATOR}{record}".encode()
-        pseudonyms[hashing.digest(key.fetch(), message)] = f"AGENCY{number:04d}"
-    made = Hub(spark, deployment, spec, pseudonyms)
+        pseudonyms["1-" + hashing.digest(key.fetch(), message)] = f"AGENCY{number:04d}"
     run = made.run("study", date(2024, 12, 31))
     for agreement in (TRAINED, APPLIED):
         dula = deployment.dulas[agreement]
@@ -212,7 +212,7 @@ def hub(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Hub:
                     transaction=Transaction(f"study/{table.table.name}", 0),
                     labels={**LABELS, "concord.agreement_digest": digest(dula)},
                 )  # fmt: skip
-        request = training._request(run, spec, dula)
+        request = training.request(run, spec, dula)
         decision = access_log.ask(run, made.register, replace(request, use="study"))
         access_log.record_reads(run, [access_log.Read(request, decision, run.run_id, 1)])
     contract = deployment.contracts["dta_snap"]
@@ -345,8 +345,15 @@ def test_train_and_score(hub: Hub) -> None:
     )
     assert len(nested) == 2
     assert {a.path for a in store.client.list_artifacts(done.run)} >= {
-        "calibration.png", "recall_by_group.json", "measures.json", "model.json"
+        "calibration.png", "recall_by_group.json", "measures.json", "model.json",
+        "backtest.json", "stability.png",
     }  # fmt: skip
+    past = store.mlflow.artifacts.load_dict(f"runs:/{done.run}/backtest.json")
+    assert past["chosen"]["rule"] == run.data.params["selection_rule"]
+    assert run.data.params["selected"] in past["measures"] and len(past["splits"]) > 1
+    assert run.data.params["winner"] == (
+        "logistic" if "logistic" in past["chosen"]["candidate"] else "xgboost"
+    )
     served = store.mlflow.pyfunc.load_model(champion.uri)
     row = pd.DataFrame([dict.fromkeys(hub.spec.features, np.nan)])
     assert 0 < served.predict(row)["p_proc"][0] < 1
