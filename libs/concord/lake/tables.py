@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import pyarrow as pa
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from concord.errors import ConcordError, InfrastructureError
-from concord.lake import scd2
+from concord.lake import log, scd2
 from concord.lake.locks import Locks
 from concord.lake.registry import REQUIRED_LABELS, Table
 from concord.lake.storage import Storage, join
@@ -29,7 +31,7 @@ from concord.lake.storage import Storage, join
 HISTORY_LOOKBACK = 1000
 # Delta writes a commit's origin (commitInfo) as the first line of its log file.
 COMMIT_INFO_BYTES = 1 << 16
-LOG = "_delta_log"
+LOG = log.LOG
 # A file for each table that is being made, of which a kill can leave files without a log.
 MAKING = "ops/_making"
 COMMIT_FILE = re.compile(r"\d{20}\.json")
@@ -173,14 +175,34 @@ class Lake:
             reader = reader.option("versionAsOf", version)
         return reader.load(self.path(table))
 
+    def rows(self, table: Table, *columns: str) -> list[dict[str, Any]]:
+        """The rows of a table that jobs keep of themselves, read without a query; or some columns
+        of them. None where it was never written. Times are in UTC."""
+        schema = _arrow_schema(table)
+        some = pa.schema([schema.field(name) for name in columns or table.column_names])
+        try:
+            found = log.rows(self.storage, self.path(table), some)
+        except (InfrastructureError, ValueError, LookupError, pa.ArrowException) as error:
+            why = error if isinstance(error, InfrastructureError) else type(error).__name__
+            raise InfrastructureError(
+                f"{table.name}: reading failed with {why}. Check that its files are whole and may "
+                "be read, then run this again"
+            ) from None
+        return found.to_pylist(maps_as_pydicts="strict")
+
     def version(self, table: Table) -> int | None:
         """The table's latest version, None when it was never written."""
         return next((commit.version for commit in commits(self.storage, self.path(table))), None)
 
     def properties(self, name: str) -> dict[str, str]:
         """A table's properties, its labels among them; it must be there."""
-        shown = self.spark.sql(f"SHOW TBLPROPERTIES delta.`{self.path(name)}`").collect()
-        return {row["key"]: row["value"] for row in shown}
+        return dict(self._state(name).properties)
+
+    def _state(self, name: str) -> log.State:
+        held = log.state(self.storage, self.path(name))
+        if held is None:
+            raise InfrastructureError(f"{name}: there is no table at {self.path(name)}")
+        return held
 
     def create(self, table: Table, labels: Mapping[str, str]) -> None:
         """Make the table if absent; bring columns, properties and labels up to what is declared.
@@ -234,8 +256,8 @@ class Lake:
 
     def _bring_up(self, table: Table, wanted: Mapping[str, str]) -> None:
         place = f"delta.`{self.path(table)}`"
-        present = self.properties(table.name)
-        have = set(self.spark.read.format("delta").load(self.path(table)).columns)
+        held = self._state(table.name)
+        present, have = held.properties, {column["name"] for column in held.columns}
         if not have >= set(table.column_names):
             # An empty append brings the new columns with their comments and labels; ADD COLUMNS
             # would lose the labels.
@@ -306,30 +328,37 @@ class Lake:
             )
         return Written(table.name, before, applied=False)
 
-    def append(self, rows: DataFrame, table: Table, *, stamp: Stamp) -> None:
+    def append(self, rows: Sequence[Mapping[str, Any]], table: Table, *, stamp: Stamp) -> None:
         """Append to an ops table. Waits its turn instead of refusing.
 
         Its rows carry their own keys: nothing is lost by not reading the history back.
         """
         with self.locks.hold([table.name], wait_seconds=self.lock_wait):
-            note = stamp.encode(None)
-            with self._noted(note):
-                new = self._is_new(table)
-                if not new:
-                    self.create(table, {})
-                try:
-                    chosen = rows.select(*table.column_names)
-                    if new:
-                        self._make(chosen, table, table.delta_properties, None)
-                    else:
-                        self._save(chosen, table, Append(), note, None)
-                except ConcordError:
-                    raise
-                except Exception as error:
-                    raise InfrastructureError(
-                        f"{table.name}: writing failed with {described(error)}; check space and "
-                        "permissions of the lake root, then run this again"
-                    ) from None
+            self.add(rows, table, stamp=stamp)
+
+    def add(self, rows: Sequence[Mapping[str, Any]], table: Table, *, stamp: Stamp) -> None:
+        """`append` for a caller who holds the table's lock. By a query only where it must be."""
+        note = stamp.encode(None)
+        with self._noted(note):
+            new = self._is_new(table)
+            if not new:
+                self.create(table, {})
+            try:
+                content = log.arrow(rows, _arrow_schema(table))
+                engine = f"Concord/{stamp.code_version}"
+                if not new and log.add(self.storage, self.path(table), content, note, engine):
+                    return
+                frame = self.spark.createDataFrame(content).coalesce(1)
+                if new:
+                    self._make(frame, table, table.delta_properties, None)
+                else:
+                    self._save(frame, table, Append(), note, None)
+            except Exception as error:
+                why = error if isinstance(error, InfrastructureError) else described(error)
+                raise InfrastructureError(
+                    f"{table.name}: writing failed with {why}; check space and permissions of the "
+                    "lake root, then run this again"
+                ) from None
 
     @contextmanager
     def _noted(self, note: str) -> Iterator[None]:
@@ -442,6 +471,10 @@ def _options(transaction: Transaction | None) -> dict[str, str]:
     if transaction is None:
         return {}
     return {"txnAppId": transaction.application, "txnVersion": str(transaction.version)}
+
+
+def _arrow_schema(table: Table) -> pa.Schema:
+    return to_arrow_schema(table.schema, timezone="UTC")
 
 
 def _of_session(rows: DataFrame, spark: SparkSession) -> DataFrame:

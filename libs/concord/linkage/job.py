@@ -107,8 +107,8 @@ def input_versions(
     lake: Lake, contracts: Mapping[str, Contract], model: PersonIndex
 ) -> tuple[Input, ...]:
     """What a run would read now, by the ledger of deliveries."""
-    loaded = lake.read(DELIVERIES).where("status = 'loaded'").select("status", "versions")
-    return tuple(inputs.inputs(inputs.matched(contracts, model.leave_out), loaded.collect()))
+    loaded = [row for row in lake.rows(DELIVERIES) if row["status"] == "loaded"]
+    return tuple(inputs.inputs(inputs.matched(contracts, model.leave_out), loaded))
 
 
 def decided(lake: Lake) -> dict[str, int]:

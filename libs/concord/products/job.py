@@ -342,10 +342,9 @@ class _Product:
         said = lake.made_from(target)
         if not said:
             return
-        logged = lake.read(ACCESS_LOG).where(
-            f"agreement = '{self.dula.id}' AND decision = 'read' AND run_id = '{said['run_id']}'"
-        )
-        if logged.isEmpty():
+        logged = lake.rows(ACCESS_LOG, "agreement", "decision", "run_id")
+        mine = {"agreement": self.dula.id, "decision": "read", "run_id": said["run_id"]}
+        if mine not in logged:
             rows = int(said["rows"] or 0)
             read = access_log.Read(self.request, self.decision, said["run_id"], rows)
             access_log.record_reads(self.run, [read])
