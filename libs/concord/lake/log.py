@@ -1,5 +1,5 @@
 """A table's present state, from its Delta log alone: no query, so the whole lake in a moment. And
-the rows of a small table, read and added to with no query either: what a job notes of itself is a
+the rows of a small table, read and written with no query either: what a job notes of itself is a
 row or two, for which Spark would make three jobs.
 
 The protocol's replay (https://github.com/delta-io/delta/blob/master/PROTOCOL.md): the newest
@@ -30,6 +30,17 @@ FILE = re.compile(r"(\d{20})\.(json|checkpoint(?:\.\d{10}\.\d{10})?\.parquet)")
 # only adds rows has nothing to heed (the protocol's "Requirements for Writers").
 CHECKPOINT_EVERY = 10
 PLAIN_WRITER = 2
+# Properties that ask nothing of a writer; a table with others is made by Delta.
+PLAIN = frozenset(
+    {
+        "delta.dataSkippingStatsColumns",
+        "delta.logRetentionDuration",
+        "delta.deletedFileRetentionDuration",
+        "comment",
+    }
+)
+# More is for Spark: to a store that is not a local disk it goes by way of Java.
+MOST_BYTES = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -42,8 +53,8 @@ class State:
     properties: Mapping[str, str]
     columns: tuple[Mapping[str, Any], ...]  # as Spark writes a schema as JSON
     files: tuple[str, ...]  # as the log names them
-    partitioned: bool
-    writer: int  # the protocol's minWriterVersion
+    transactions: Mapping[str, int]  # the newest version by txnAppId
+    plain: bool  # whether a commit of rows has nothing to heed but the files
 
     def label(self, name: str, otherwise: str = "") -> str:
         return self.properties.get(name, otherwise)
@@ -61,6 +72,7 @@ def state(storage: Storage, path: str) -> State | None:
     files: dict[str, int | None] = {}
     order = [name for name in checkpoints if versions[name] == start]
     order += sorted(name for name in names if name.endswith(".json") and versions[name] > start)
+    transactions: dict[str, int] = {}
     for name in order:
         content = storage.read(join(path, LOG, name))
         for kind, action in _actions(name, content):
@@ -68,6 +80,8 @@ def state(storage: Storage, path: str) -> State | None:
                 last[kind] = action
             elif kind == "remove":
                 files.pop(action["path"], None)
+            elif kind == "txn":
+                transactions[action["appId"]] = action["version"]
             else:
                 files[action["path"]] = json.loads(action.get("stats") or "{}").get("numRecords")
     counts, metadata = list(files.values()), last["metaData"]
@@ -79,20 +93,24 @@ def state(storage: Storage, path: str) -> State | None:
         dict(metadata.get("configuration") or {}),
         tuple(schema["fields"]),
         tuple(files),
-        bool(metadata.get("partitionColumns")),
-        last["protocol"].get("minWriterVersion", 0),
+        transactions,
+        last["protocol"].get("minWriterVersion", PLAIN_WRITER + 1) <= PLAIN_WRITER
+        and not metadata.get("partitionColumns")
+        and all(
+            f["nullable"] and "delta.invariants" not in f["metadata"] for f in schema["fields"]
+        ),
     )
 
 
 def _actions(name: str, content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
     """The actions of one file of the log that say what the table is and holds."""
-    wanted = ("protocol", "metaData", "add", "remove")
+    wanted = ("protocol", "metaData", "txn", "add", "remove")
     if name.endswith(".json"):
         for line in content.splitlines():
             action = json.loads(line)
             yield from ((kind, action[kind]) for kind in wanted if kind in action)
         return
-    lasting = ["protocol", "metaData", "add"]
+    lasting = ["protocol", "metaData", "txn", "add"]
     for row in pq.read_table(io.BytesIO(content), columns=lasting).to_pylist(
         maps_as_pydicts="strict"
     ):
@@ -117,33 +135,93 @@ def rows(storage: Storage, path: str, schema: pa.Schema) -> pa.Table:
     return pa.concat_tables(parts) if parts else schema.empty_table()
 
 
-def add(storage: Storage, path: str, new: pa.Table, note: str, engine: str) -> bool:
-    """Adds rows in one commit, with `note` as its userMetadata; False, and nothing done, where that
-    is for Delta's own writer: when a checkpoint is due, and for a table that asks more of a writer.
+@dataclass(frozen=True)
+class Commit:
+    """A commit of rows: `note` is its userMetadata, `engine` who made it, `transaction` its
+    txnAppId and txnVersion. `replaces`: all rows that there were."""
 
-    The commit is made by the LogStore that Delta's are made by, and by nobody else's leave: of two
-    writers of one version one fails.
+    note: str
+    engine: str
+    transaction: tuple[str, int] | None = None
+    replaces: bool = False
+
+
+def make(
+    storage: Storage, path: str, rows: pa.Table, schema: str, properties: Mapping[str, str],
+    commit: Commit,
+) -> bool:  # fmt: skip
+    """Makes a table with its first rows, `schema` as Spark writes it as JSON; `comment` among the
+    properties is its description. False, and nothing done, where that is for Delta: for a table
+    with a feature, or where something stands already."""
+    asks = {name for name in properties if name.startswith("delta.")} - PLAIN
+    if any(properties[name] not in {"none", "false", "classic"} for name in asks):
+        return False
+    if rows.nbytes > MOST_BYTES or storage.list(path):
+        return False
+    metadata: dict[str, Any] = {
+        "id": str(uuid.uuid4()),
+        "description": properties.get("comment"),
+        "format": {"provider": "parquet", "options": {}},
+        "schemaString": schema,
+        "partitionColumns": [],
+        "configuration": {k: v for k, v in properties.items() if k != "comment"},
+        "createdTime": int(time.time() * 1000),
+    }
+    protocol = {"minReaderVersion": 1, "minWriterVersion": PLAIN_WRITER}
+    first: list[dict[str, Any]] = [{"protocol": protocol}, {"metaData": metadata}]
+    return _commit(storage, path, 0, "CREATE TABLE AS SELECT", rows, commit, first)
+
+
+def write(storage: Storage, path: str, rows: pa.Table, commit: Commit) -> bool:
+    """Adds rows to a table, or replaces its rows, in one commit. A transaction that is at or below
+    the one recorded is skipped, as Delta does.
+
+    False, and nothing done, where the commit is for Delta's own writer: when a checkpoint is due,
+    for many rows, and for a table that asks more of a writer; or when somebody else was first.
     """
     held = state(storage, path)
-    if held is None or held.partitioned or held.writer > PLAIN_WRITER:
+    if held is None or not held.plain or rows.nbytes > MOST_BYTES:
         return False
-    version, now = held.version + 1, int(time.time() * 1000)
+    if commit.replaces and held.properties.get("delta.appendOnly") == "true":
+        return False
+    if commit.transaction:
+        application, number = commit.transaction
+        if held.transactions.get(application, number - 1) >= number:
+            return True
+    version = held.version + 1
     if version % CHECKPOINT_EVERY == 0:
         return False
-    content = io.BytesIO()
-    pq.write_table(new, content, compression="snappy", store_schema=False)
+    now = int(time.time() * 1000)
+    gone = [
+        {"remove": {"path": name, "deletionTimestamp": now, "dataChange": True}}
+        for name in (held.files if commit.replaces else ())
+    ]
+    return _commit(storage, path, version, "WRITE", rows, commit, gone)
+
+
+def _commit(
+    storage: Storage, path: str, version: int, operation: str, rows: pa.Table, commit: Commit,
+    actions: Sequence[Mapping[str, Any]],
+) -> bool:  # fmt: skip
+    """The rows' file, and then the commit, made by the LogStore that Delta's are made by: of two
+    writers of one version one fails."""
+    now, content = int(time.time() * 1000), io.BytesIO()
+    pq.write_table(rows, content, compression="snappy", store_schema=False)
     name, size = f"part-00000-{uuid.uuid4()}-c000.snappy.parquet", content.tell()
     storage.write(join(path, name), content.getvalue())
-    told = {"numFiles": "1", "numOutputRows": str(new.num_rows), "numOutputBytes": str(size)}
-    info = {
+    told = {
         "timestamp": now,
-        "operation": "WRITE",
-        "operationParameters": {"mode": "Append", "partitionBy": "[]"},
+        "operation": operation,
+        "operationParameters": {"mode": "Overwrite" if commit.replaces else "Append"},
         "isolationLevel": "Serializable",
-        "isBlindAppend": True,
-        "operationMetrics": told,
-        "userMetadata": note,
-        "engineInfo": engine,
+        "isBlindAppend": not commit.replaces,
+        "operationMetrics": {
+            "numFiles": "1",
+            "numOutputRows": str(rows.num_rows),
+            "numOutputBytes": str(size),
+        },
+        "userMetadata": commit.note,
+        "engineInfo": commit.engine,
     }
     added = {
         "path": name,
@@ -151,15 +229,15 @@ def add(storage: Storage, path: str, new: pa.Table, note: str, engine: str) -> b
         "size": size,
         "modificationTime": now,
         "dataChange": True,
-        "stats": json.dumps({"numRecords": new.num_rows}),
+        "stats": json.dumps({"numRecords": rows.num_rows}),
     }
-    lines = [json.dumps({"commitInfo": info}), json.dumps({"add": added})]
-    if storage.commit(join(path, LOG, f"{version:020d}.json"), lines):
+    whole = [{"commitInfo": told}, *actions]
+    if commit.transaction:
+        application, number = commit.transaction
+        whole.append({"txn": {"appId": application, "version": number, "lastUpdated": now}})
+    whole.append({"add": added})
+    place = join(path, LOG, f"{version:020d}.json")
+    if storage.commit(place, [json.dumps(action) for action in whole]):
         return True
     storage.delete(join(path, name))
     return False
-
-
-def arrow(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows as a table; what a row does not name is NULL."""
-    return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)

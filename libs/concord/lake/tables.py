@@ -92,6 +92,11 @@ class Stamp:
     agreements: tuple[str, ...] = ()
     inputs: str = ""
 
+    @property
+    def engine(self) -> str:
+        """Who makes the commits that Spark does not make."""
+        return f"Concord/{self.code_version}"
+
     def encode(self, transaction: Transaction | None) -> str:
         content: dict[str, Any] = {
             "run_id": self.run_id,
@@ -230,6 +235,25 @@ class Lake:
     ) -> None:
         """Makes the table with its first rows, in one commit: an empty one to be written to next
         would cost as much again, and Delta a query about its state."""
+        with self._making(table, properties):
+            as_declared = [
+                F.col(f"`{field.name}`")
+                .cast(field.dataType)
+                .alias(field.name, metadata=field.metadata)
+                for field in table.schema
+            ]
+            chosen = _of_session(rows.select(*as_declared), self.spark)
+            writer = chosen.writeTo(f"delta.`{self.path(table)}`").using("delta")
+            for name, value in {**properties, "comment": table.description}.items():
+                writer = writer.tableProperty(name, value)
+            for name, value in _options(transaction).items():
+                writer = writer.option(name, value)
+            if table.partition_by:
+                writer = writer.partitionedBy(*[F.col(name) for name in table.partition_by])
+            writer.create()
+
+    @contextmanager
+    def _making(self, table: Table, properties: Mapping[str, str]) -> Iterator[None]:
         path, making = self.path(table), join(self.root, MAKING, table.name)
         if self.storage.exists(making):
             # What was cut short leaves files without a log.
@@ -238,21 +262,30 @@ class Lake:
         self.storage.delete(join(path, LOG))
         if not self.storage.list(path):
             self.storage.write(making, b"")
-        as_declared = [
-            F.col(f"`{field.name}`").cast(field.dataType).alias(field.name, metadata=field.metadata)
-            for field in table.schema
-        ]
-        chosen = _of_session(rows.select(*as_declared), self.spark)
-        writer = chosen.writeTo(f"delta.`{path}`").using("delta")
-        for name, value in {**properties, "comment": table.description}.items():
-            writer = writer.tableProperty(name, value)
-        for name, value in _options(transaction).items():
-            writer = writer.option(name, value)
-        if table.partition_by:
-            writer = writer.partitionedBy(*[F.col(name) for name in table.partition_by])
-        writer.create()
+        yield
         self.storage.delete(making)
         self._up_to_date[table.name] = properties
+
+    def _by_driver(
+        self,
+        rows: pa.Table,
+        table: Table,
+        properties: Mapping[str, str] | None,
+        commit: log.Commit,
+    ) -> bool:
+        """Writes rows that the driver holds, without a query; with `properties` it makes the table.
+        False where it takes Delta's own writer."""
+        path = self.path(table)
+        if properties is None:
+            return log.write(self.storage, path, rows, commit)
+        if table.partition_by:
+            return False
+        with self._making(table, properties):
+            named = {**properties, "comment": table.description}
+            made = log.make(self.storage, path, rows, table.schema.json(), named, commit)
+        if not made:
+            del self._up_to_date[table.name]
+        return made
 
     def _bring_up(self, table: Table, wanted: Mapping[str, str]) -> None:
         place = f"delta.`{self.path(table)}`"
@@ -271,15 +304,20 @@ class Lake:
 
     def write(
         self,
-        rows: DataFrame,
+        rows: DataFrame | pa.Table,
         table: Table,
         how: How,
         *,
         stamp: Stamp,
         transaction: Transaction | None,
         labels: Mapping[str, str],
+        few: bool = False,
     ) -> Written:
         """Write rows to a table whose lock the caller holds.
+
+        Rows that the driver holds, or `few` that it then fetches, are written by it if they are all
+        that a commit adds or all that it leaves: to tens of rows Spark's and Delta's jobs take
+        seconds.
 
         The rows' columns must be the table's (with `_operation` besides for Changes). Raises
         ConcordError when Delta skipped the transaction although it was never applied here, and
@@ -293,22 +331,36 @@ class Lake:
                 "say under which agreement it is shared"
             )
         note = stamp.encode(transaction)
+        content = None
+        if isinstance(how, Append | Overwrite) and (few or isinstance(rows, pa.Table)):
+            content = self._fetched(rows, table)
         # Who replaces a table counts its rows by `observe`, which a table's making does not serve.
-        new = not isinstance(how, Overwrite) and self._is_new(table)
+        observed = isinstance(how, Overwrite) and content is None
+        new = not observed and self._is_new(table)
         if not new:
             with self._noted(stamp.encode(None)):
                 self.create(table, labels)
-        columns = [*table.column_names, *([scd2.OPERATION] if isinstance(how, Changes) else [])]
-        chosen = rows.select(*columns)
+        wanted = {**table.delta_properties, **labels}
         try:
-            if new:
-                wanted = {**table.delta_properties, **labels}
-                with self._noted(note):
-                    self._make(_first(chosen, how), table, wanted, transaction)
-            elif isinstance(how, Merge | Changes):
-                self._merge(chosen, table, how, note, transaction)
+            if content is not None and self._by_driver(
+                content, table, wanted if new else None,
+                log.Commit(note, stamp.engine, _numbered(transaction), isinstance(how, Overwrite)),
+            ):  # fmt: skip
+                pass
             else:
-                self._save(chosen, table, how, note, transaction)
+                if content is not None or isinstance(rows, pa.Table):
+                    rows = self.spark.createDataFrame(rows if content is None else content)
+                    rows = rows.coalesce(1)
+                columns = [*table.column_names]
+                columns += [scd2.OPERATION] if isinstance(how, Changes) else []
+                chosen = rows.select(*columns)
+                if new:
+                    with self._noted(note):
+                        self._make(_first(chosen, how), table, wanted, transaction)
+                elif isinstance(how, Merge | Changes):
+                    self._merge(chosen, table, how, note, transaction)
+                else:
+                    self._save(chosen, table, how, note, transaction)
         except ConcordError:
             raise
         except Exception as error:
@@ -328,6 +380,18 @@ class Lake:
             )
         return Written(table.name, before, applied=False)
 
+    def _fetched(self, rows: DataFrame | pa.Table, table: Table) -> pa.Table:
+        try:
+            held = (
+                rows if isinstance(rows, pa.Table) else rows.select(*table.column_names).toArrow()
+            )
+            return held.select(table.column_names).cast(_arrow_schema(table))
+        except Exception as error:
+            raise InfrastructureError(
+                f"{table.name}: its rows could not be made, with {described(error)}; the table is "
+                "as it was"
+            ) from None
+
     def append(self, rows: Sequence[Mapping[str, Any]], table: Table, *, stamp: Stamp) -> None:
         """Append to an ops table. Waits its turn instead of refusing.
 
@@ -344,9 +408,9 @@ class Lake:
             if not new:
                 self.create(table, {})
             try:
-                content = log.arrow(rows, _arrow_schema(table))
-                engine = f"Concord/{stamp.code_version}"
-                if not new and log.add(self.storage, self.path(table), content, note, engine):
+                content = pa.Table.from_pylist([dict(row) for row in rows], _arrow_schema(table))
+                made = table.delta_properties if new else None
+                if self._by_driver(content, table, made, log.Commit(note, stamp.engine)):
                     return
                 frame = self.spark.createDataFrame(content).coalesce(1)
                 if new:
@@ -475,6 +539,10 @@ def _options(transaction: Transaction | None) -> dict[str, str]:
 
 def _arrow_schema(table: Table) -> pa.Schema:
     return to_arrow_schema(table.schema, timezone="UTC")
+
+
+def _numbered(transaction: Transaction | None) -> tuple[str, int] | None:
+    return (transaction.application, transaction.version) if transaction else None
 
 
 def _of_session(rows: DataFrame, spark: SparkSession) -> DataFrame:
