@@ -39,8 +39,20 @@ PLAIN = frozenset(
         "comment",
     }
 )
-# More is for Spark: to a store that is not a local disk it goes by way of Java.
+# More is for Spark: it goes from and to the store by way of Java. Bytes in memory; bytes and
+# number of a table's files.
 MOST_BYTES = 8_000_000
+MOST_STORED, MOST_FILES = 1_000_000, 50
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a table, by the name that the log has for it."""
+
+    name: str
+    rows: int | None
+    bytes: int
+    partition: Mapping[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,8 @@ class State:
     description: str
     properties: Mapping[str, str]
     columns: tuple[Mapping[str, Any], ...]  # as Spark writes a schema as JSON
-    files: tuple[str, ...]  # as the log names them
+    files: tuple[File, ...]
+    partitions: tuple[str, ...]  # columns
     transactions: Mapping[str, int]  # the newest version by txnAppId
     plain: bool  # whether a commit of rows has nothing to heed but the files
 
@@ -60,18 +73,25 @@ class State:
         return self.properties.get(name, otherwise)
 
 
-def state(storage: Storage, path: str) -> State | None:
-    """What the log at `path` adds up to; None where no table stands."""
+def state(storage: Storage, path: str, version: int | None = None) -> State | None:
+    """What the log at `path` adds up to, up to a version or the newest; None where no table stands,
+    or where the log does not reach back."""
     names = [entry.name for entry in storage.list(join(path, LOG)) if FILE.fullmatch(entry.name)]
     versions = {name: int(name[:20]) for name in names}
+    if version is not None:
+        versions = {name: number for name, number in versions.items() if number <= version}
+        names = [*versions]
     if not versions:
         return None
     checkpoints = [name for name in names if name.endswith(".parquet")]
     start = max((versions[name] for name in checkpoints), default=-1)
     last: dict[str, dict[str, Any]] = {"metaData": {}, "protocol": {}}
-    files: dict[str, int | None] = {}
+    files: dict[str, File] = {}
     order = [name for name in checkpoints if versions[name] == start]
-    order += sorted(name for name in names if name.endswith(".json") and versions[name] > start)
+    later = sorted(name for name in names if name.endswith(".json") and versions[name] > start)
+    if [versions[name] for name in later] != list(range(start + 1, start + 1 + len(later))):
+        return None
+    order += later
     transactions: dict[str, int] = {}
     for name in order:
         content = storage.read(join(path, LOG, name))
@@ -83,8 +103,10 @@ def state(storage: Storage, path: str) -> State | None:
             elif kind == "txn":
                 transactions[action["appId"]] = action["version"]
             else:
-                files[action["path"]] = json.loads(action.get("stats") or "{}").get("numRecords")
-    counts, metadata = list(files.values()), last["metaData"]
+                counted = json.loads(action.get("stats") or "{}").get("numRecords")
+                name, partition = action["path"], action.get("partitionValues") or {}
+                files[name] = File(name, counted, action["size"], partition)
+    counts, metadata = [file.rows for file in files.values()], last["metaData"]
     schema = json.loads(metadata.get("schemaString") or '{"fields": []}')
     return State(
         max(versions.values()),
@@ -92,7 +114,8 @@ def state(storage: Storage, path: str) -> State | None:
         metadata.get("description") or "",
         dict(metadata.get("configuration") or {}),
         tuple(schema["fields"]),
-        tuple(files),
+        tuple(files.values()),
+        tuple(metadata.get("partitionColumns") or ()),
         transactions,
         last["protocol"].get("minWriterVersion", PLAIN_WRITER + 1) <= PLAIN_WRITER
         and not metadata.get("partitionColumns")
@@ -117,21 +140,27 @@ def _actions(name: str, content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from ((kind, row[kind]) for kind in lasting if row[kind])
 
 
-def rows(storage: Storage, path: str, schema: pa.Schema) -> pa.Table:
-    """The rows of a small table without partitions, in the schema's columns."""
-    held = state(storage, path)
+def small(held: State) -> bool:
+    """Whether a table is so small that to read it takes no query."""
+    stored = sum(file.bytes for file in held.files)
+    return stored <= MOST_STORED and len(held.files) <= MOST_FILES
+
+
+def rows(storage: Storage, path: str, held: State | None, schema: pa.Schema) -> pa.Table:
+    """The rows of a table whose partitions are texts, in the schema's columns."""
     parts = []
-    for name in held.files if held else ():
-        place = name if ":" in name else join(path, unquote(name))
+    for file in held.files if held else ():
+        place = file.name if ":" in file.name else join(path, unquote(file.name))
         # Spark writes times as Parquet's INT96, of which Arrow would make nanoseconds.
         part = pq.read_table(io.BytesIO(storage.read(place)), coerce_int96_timestamp_unit="us")
-        there = {
-            field.name: part[field.name].cast(field.type)
-            if field.name in part.column_names
-            else pa.nulls(part.num_rows, field.type)
-            for field in schema
-        }
-        parts.append(pa.table(there, schema=schema))
+
+        def column(field: pa.Field, file: File = file, part: pa.Table = part) -> Any:
+            if field.name in part.column_names:
+                return part[field.name].cast(field.type)
+            value = pa.scalar(file.partition.get(field.name), field.type)
+            return pa.repeat(value, part.num_rows)
+
+        parts.append(pa.table([column(field) for field in schema], schema=schema))
     return pa.concat_tables(parts) if parts else schema.empty_table()
 
 
@@ -193,8 +222,8 @@ def write(storage: Storage, path: str, rows: pa.Table, commit: Commit) -> bool:
         return False
     now = int(time.time() * 1000)
     gone = [
-        {"remove": {"path": name, "deletionTimestamp": now, "dataChange": True}}
-        for name in (held.files if commit.replaces else ())
+        {"remove": {"path": file.name, "deletionTimestamp": now, "dataChange": True}}
+        for file in (held.files if commit.replaces else ())
     ]
     return _commit(storage, path, version, "WRITE", rows, commit, gone)
 

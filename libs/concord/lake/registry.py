@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+import pyarrow as pa
+from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import DataType, StructField, StructType
 
 ZONES = ("curated", "vault", "index", "studies", "products", "ops")
@@ -105,6 +107,11 @@ class Table:
                 for column in self.columns
             ]
         )
+
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        """The same columns as Arrow's, times in UTC."""
+        return to_arrow_schema(self.schema, timezone="UTC")
 
     @property
     def delta_properties(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ import json
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -21,6 +21,7 @@ from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StringType, StructType
 
 from concord.errors import ConcordError, InfrastructureError
 from concord.lake import log, scd2
@@ -175,18 +176,34 @@ class Lake:
         """The table's rows, at a version or the latest; an empty frame if it was never written."""
         if not self.exists(table):
             return self.spark.createDataFrame([], table.schema)
+        return self.frame(table.name, version=version)
+
+    def frame(self, name: str, *, version: int | None = None) -> DataFrame:
+        """The rows of a table that is there."""
+        path = self.path(name)
+        held = log.state(self.storage, path, version)
+        if held and log.small(held):
+            schema = StructType.fromJson({"type": "struct", "fields": list(held.columns)})
+            if all(schema[column].dataType == StringType() for column in held.partitions):
+                types = to_arrow_schema(schema, timezone="UTC")
+                # Of a version that is new to it Spark makes three jobs before it reads a row. What
+                # cannot be read here it shall judge.
+                with suppress(pa.ArrowException, InfrastructureError):
+                    rows = log.rows(self.storage, path, held, types)
+                    return self.spark.createDataFrame(rows, schema)
         reader = self.spark.read.format("delta")
         if version is not None:
             reader = reader.option("versionAsOf", version)
-        return reader.load(self.path(table))
+        return reader.load(path)
 
     def rows(self, table: Table, *columns: str) -> list[dict[str, Any]]:
         """The rows of a table that jobs keep of themselves, read without a query; or some columns
         of them. None where it was never written. Times are in UTC."""
-        schema = _arrow_schema(table)
+        schema = table.arrow_schema
         some = pa.schema([schema.field(name) for name in columns or table.column_names])
         try:
-            found = log.rows(self.storage, self.path(table), some)
+            path = self.path(table)
+            found = log.rows(self.storage, path, log.state(self.storage, path), some)
         except (InfrastructureError, ValueError, LookupError, pa.ArrowException) as error:
             why = error if isinstance(error, InfrastructureError) else type(error).__name__
             raise InfrastructureError(
@@ -385,7 +402,7 @@ class Lake:
             held = (
                 rows if isinstance(rows, pa.Table) else rows.select(*table.column_names).toArrow()
             )
-            return held.select(table.column_names).cast(_arrow_schema(table))
+            return held.select(table.column_names).cast(table.arrow_schema)
         except Exception as error:
             raise InfrastructureError(
                 f"{table.name}: its rows could not be made, with {described(error)}; the table is "
@@ -408,7 +425,7 @@ class Lake:
             if not new:
                 self.create(table, {})
             try:
-                content = pa.Table.from_pylist([dict(row) for row in rows], _arrow_schema(table))
+                content = pa.Table.from_pylist([dict(row) for row in rows], table.arrow_schema)
                 made = table.delta_properties if new else None
                 if self._by_driver(content, table, made, log.Commit(note, stamp.engine)):
                     return
@@ -535,10 +552,6 @@ def _options(transaction: Transaction | None) -> dict[str, str]:
     if transaction is None:
         return {}
     return {"txnAppId": transaction.application, "txnVersion": str(transaction.version)}
-
-
-def _arrow_schema(table: Table) -> pa.Schema:
-    return to_arrow_schema(table.schema, timezone="UTC")
 
 
 def _numbered(transaction: Transaction | None) -> tuple[str, int] | None:

@@ -176,8 +176,7 @@ def extended(here: Index, since: Base, change: Delivered) -> Extension:
     mine = _of(here, change.ids)
     records = before.join(mine, "record_id", "left_anti").unionByName(change.fresh)
     if not here.run.dry_run:
-        told = spark.createDataFrame(change.placeholders, tables.PLACEHOLDERS.schema)
-        here.remake(told.coalesce(1), tables.PLACEHOLDERS)
+        here.remake(change.placeholders, tables.PLACEHOLDERS)
         written = here.remake(records, tables.RECORDS)
         records = lake.read(tables.RECORDS, version=written.version)
     origin = groups.facts(records)

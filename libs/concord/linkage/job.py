@@ -219,7 +219,7 @@ def _index(here: Index, how: How, digest: str) -> Outcome:
             queue = _waiting(here, extension, after, taken)
             here.remake(queue, tables.REVIEW_QUEUE)
             weights = link_weights.link_weights(origin, grouped.of, as_of=run.as_of)
-            here.remake(lake.spark.createDataFrame(weights).coalesce(1), tables.LINK_WEIGHTS)
+            here.remake(weights, tables.LINK_WEIGHTS)
             counted = history.told(here)
             rows = [*found, *report.changes(counted, before=persons)]
             told = report.rows(run.run_id, run.as_of, here.model, rows)
@@ -334,11 +334,11 @@ def _decisions(here: Index) -> list[Decision]:
 def _records(here: Index) -> tuple[DataFrame, pa.Table]:
     """The feeds' records in comparable form, as written; of a dry run, as they would be. And the
     placeholders that were found in them."""
-    feeds, spark = inputs.identifiers(here.lake, here.found), here.lake.spark
+    feeds = inputs.identifiers(here.lake, here.found)
     with searched(feeds, here.model, here.shares) as (found, told):
         if here.run.dry_run:
             return found, told
-        here.remake(spark.createDataFrame(told).coalesce(1), tables.PLACEHOLDERS)
+        here.remake(told, tables.PLACEHOLDERS)
         written = here.remake(found, tables.RECORDS)
     return here.lake.read(tables.RECORDS, version=written.version), told
 

@@ -135,8 +135,7 @@ def crosswalk(lake: Lake, as_of: date) -> Crosswalk | None:
 
 
 def read_crosswalk(lake: Lake, version: int) -> DataFrame:
-    reader = lake.spark.read.format("delta").option("versionAsOf", version)
-    return reader.load(lake.path(CROSSWALK))
+    return lake.frame(CROSSWALK, version=version)
 
 
 def holds_on(day: date) -> Column:
