@@ -26,10 +26,11 @@ from concord.lake.storage import Storage, join
 
 LOG = "_delta_log"
 FILE = re.compile(r"(\d{20})\.(json|checkpoint(?:\.\d{10}\.\d{10})?\.parquet)")
-# Delta's default for delta.checkpointInterval, and the writer version up to which a commit that
-# only adds rows has nothing to heed (the protocol's "Requirements for Writers").
+# Delta's default for delta.checkpointInterval, and the versions up to which who reads, and who only
+# adds rows or replaces all, has nothing to heed but the files (the protocol's "Requirements for
+# Readers" and "for Writers").
 CHECKPOINT_EVERY = 10
-PLAIN_WRITER = 2
+PLAIN_READER, PLAIN_WRITER = 1, 2
 # Properties that ask nothing of a writer; a table with others is made by Delta.
 PLAIN = frozenset(
     {
@@ -67,6 +68,7 @@ class State:
     files: tuple[File, ...]
     partitions: tuple[str, ...]  # columns
     transactions: Mapping[str, int]  # the newest version by txnAppId
+    reader: int  # the protocol's minReaderVersion
     plain: bool  # whether a commit of rows has nothing to heed but the files
 
     def label(self, name: str, otherwise: str = "") -> str:
@@ -117,6 +119,7 @@ def state(storage: Storage, path: str, version: int | None = None) -> State | No
         tuple(files.values()),
         tuple(metadata.get("partitionColumns") or ()),
         transactions,
+        last["protocol"].get("minReaderVersion", PLAIN_READER + 1),
         last["protocol"].get("minWriterVersion", PLAIN_WRITER + 1) <= PLAIN_WRITER
         and not metadata.get("partitionColumns")
         and all(
@@ -143,7 +146,8 @@ def _actions(name: str, content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
 def small(held: State) -> bool:
     """Whether a table is so small that to read it takes no query."""
     stored = sum(file.bytes for file in held.files)
-    return stored <= MOST_STORED and len(held.files) <= MOST_FILES
+    few = stored <= MOST_STORED and len(held.files) <= MOST_FILES
+    return few and held.reader <= PLAIN_READER
 
 
 def rows(storage: Storage, path: str, held: State | None, schema: pa.Schema) -> pa.Table:
@@ -196,7 +200,7 @@ def make(
         "configuration": {k: v for k, v in properties.items() if k != "comment"},
         "createdTime": int(time.time() * 1000),
     }
-    protocol = {"minReaderVersion": 1, "minWriterVersion": PLAIN_WRITER}
+    protocol = {"minReaderVersion": PLAIN_READER, "minWriterVersion": PLAIN_WRITER}
     first: list[dict[str, Any]] = [{"protocol": protocol}, {"metaData": metadata}]
     return _commit(storage, path, 0, "CREATE TABLE AS SELECT", rows, commit, first)
 
