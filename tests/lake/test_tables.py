@@ -260,7 +260,7 @@ def test_who_comes_second_to_a_version_commits_the_next_one(
     def late(path: str, lines: Sequence[str]) -> bool:
         if not met:
             met.append(path)
-            write(lake_at(lake.spark, Path(lake.root)), [client(2)], Append())
+            write(lake_at(lake.spark, Path(lake.root)), [client(2)], Append(), few=True)
         return commit(path, lines)
 
     monkeypatch.setattr(lake.storage, "commit", late)
