@@ -53,19 +53,23 @@ class Storage:
         self._path = self._class("org.apache.hadoop.fs.Path")
         self._io = self._class("org.apache.commons.io.IOUtils")
         self._conf: Any = spark._jsc.hadoopConfiguration()
+        self._local = str(self._conf.get("fs.defaultFS", "file:///")).startswith("file:")
         self._spark_conf: Any = spark._jsc.getConf()
 
     def _class(self, name: str) -> Any:
         return getattr(self._jvm, name)
 
     def exists(self, path: str) -> bool:
+        local = self._here(path)
+        if local is not None:
+            return local.exists()
         fs, target = self._open(path)
         return bool(_try(path, lambda: fs.exists(target)))
 
     def list(self, path: str) -> list[FileInfo]:
         """Entries of a folder by name; empty when it does not exist."""
-        local = self.local_path(path)
-        if local is not None and "%" not in path and local.is_dir():
+        local = self._here(path)
+        if local is not None and not local.is_file():
             return _entries(local)
         fs, target = self._open(path)
         if not _try(path, lambda: fs.exists(target)):
@@ -94,6 +98,13 @@ class Storage:
 
     def read(self, path: str, limit: int | None = None) -> bytes:
         """The file's bytes, or its first `limit`. For small files: the bytes cross to Python."""
+        local = self._here(path)
+        if local is not None:
+            try:
+                with local.open("rb") as file:
+                    return file.read(limit)
+            except OSError as error:
+                raise InfrastructureError(f"{path}: {error.strerror}") from None
         fs, target = self._open(path)
 
         def get() -> bytes:
@@ -237,8 +248,11 @@ class Storage:
         parts = urlparse(path)
         if parts.scheme == "file":
             return Path(unquote(parts.path))
-        default = str(self._conf.get("fs.defaultFS", "file:///"))
-        return Path(path) if not parts.scheme and default.startswith("file:") else None
+        return Path(path) if not parts.scheme and self._local else None
+
+    def _here(self, path: str) -> Path | None:
+        """`local_path` of what both call the same: there it takes no question to Java."""
+        return None if "%" in path else self.local_path(path)
 
     def _open(self, path: str) -> tuple[Any, Any]:
         target = self._path(path)
@@ -268,6 +282,8 @@ def _entries(folder: Path) -> list[FileInfo]:
                             is_folder=entry.is_dir(),
                         )
                     )
+    except FileNotFoundError:
+        return []
     except OSError as error:
         raise InfrastructureError(f"{folder}: {error.strerror}") from None
     return sorted(found, key=lambda entry: entry.name)
