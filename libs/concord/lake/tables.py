@@ -198,7 +198,7 @@ class Lake:
 
     def rows(self, table: Table, *columns: str) -> list[dict[str, Any]]:
         """The rows of a table that jobs keep of themselves, read without a query; or some columns
-        of them. None where it was never written. Times are in UTC."""
+        of them; no rows where it was never written. Times are in UTC."""
         schema = table.arrow_schema
         some = pa.schema([schema.field(name) for name in columns or table.column_names])
         try:
