@@ -94,8 +94,7 @@ class Archive:
         row |= {"delivery_id": f"d{self.loaded}", "event": self.loaded, "feed": feed}
         row |= {"status": "loaded" if complete else "loading"}
         row["versions"] = [{"table": table.name, "version": written.version}]
-        frame = self.spark.createDataFrame([row], DELIVERIES.schema)
-        self.lake.append(frame, DELIVERIES, stamp=stamp)
+        self.lake.append([row], DELIVERIES, stamp=stamp)
 
     def identifiers(self, feed: str) -> LakeTable:
         table = ingest_tables.identifiers(self.contracts[feed])

@@ -352,7 +352,7 @@ def _show(spark: SparkSession, deployment: Deployment) -> None:
         )
     console.print(grid)
 
-    ledger = lake.read(DELIVERIES).collect()
+    ledger = lake.rows(DELIVERIES)
     grid = _grid("What was rejected, and why", "feed", "delivery", "reason")
     for contract in contracts:
         state = fold(row for row in ledger if row["feed"] == contract.feed)

@@ -147,7 +147,7 @@ TRIES: dict[str, tuple[Code, str]] = {
         "write what lies outside the lake"),
     "rows into the vault": (lambda r: append(r.lake, SCRATCH), "write the zone vault"),
     "rows into the index, as into a ledger": (
-        lambda r: r.lake.append(r.lake.spark.createDataFrame([(2,)], "n int"), CROSSWALK,
+        lambda r: r.lake.append([{"n": 2}], CROSSWALK,
                                 stamp=r.stamp),
         "write the zone index"),
     "a new table": (

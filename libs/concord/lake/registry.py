@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import get_args
 
+import pyarrow as pa
+from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import DataType, StructField, StructType
 
 from concord.settings import Zone
@@ -108,6 +110,11 @@ class Table:
                 for column in self.columns
             ]
         )
+
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        """The same columns as Arrow's, times in UTC."""
+        return to_arrow_schema(self.schema, timezone="UTC")
 
     @property
     def delta_properties(self) -> dict[str, str]:

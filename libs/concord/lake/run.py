@@ -203,6 +203,4 @@ def _record_end(run: Run, row: Mapping[str, Any], exit_code: int) -> None:
 
 
 def _record(run: Run, row: Mapping[str, Any]) -> None:
-    whole = {name: row.get(name) for name in RUNS.column_names}
-    frame = run.lake.spark.createDataFrame([whole], RUNS.schema)
-    run.lake.append(frame, RUNS, stamp=run.stamp)
+    run.lake.append([row], RUNS, stamp=run.stamp)
