@@ -39,7 +39,8 @@ def test_it_says_what_the_model_is_for_and_how_well_it_does(made: Card) -> None:
     text = made.markdown()
     for words in (
         "DULA-2026-0001", "program-evaluation", "expires: 2030-12-31",
-        "| train | 2024-01-05 | 12,345 |", "| champion | 0.765 | 0.300 |", "| language | eng & <more> | 40 | 0.500 | 0.350 | 0.650 |",
+        "| train | 2024-01-05 | 12,345 |", "| champion | 0.765 | 0.300 |",
+        "| language | eng & <more> | 40 | 0.500 | 0.350 | 0.650 |",
         "no ground for a decision against anybody", "days_since_mailed: days since",
     ):  # fmt: skip
         assert words in text, words
