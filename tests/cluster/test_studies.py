@@ -108,7 +108,7 @@ def test_a_killed_study_goes_on_and_its_key_is_seen_nowhere(
 
     # The same wrapper, opened here by the same key from a variable of this process.
     monkeypatch.setenv("CONCORD_WRAPPING_KEY", base64.b64encode(WRAPPING).decode())
-    key = agreement_key(Keys(provider="environment", path=site.home / "keys"), GOOD)
+    key = agreement_key(Keys(provider="environment", path=site.home.parent / "keys"), GOOD)
     secrets = [
         form
         for secret in (key.fetch(), WRAPPING)
