@@ -73,7 +73,7 @@ def rows(world: World, name: str) -> Rows:
             if (case, number) in world.reported:
                 found["checkins"].append(
                     {**own, "report_month": month, "due_on": last_day(month),
-                     "kind": world.reported[case, number]}
+                     "kind": world.reported[case, number], "closure_reason": reason}
                 )  # fmt: skip
     for number, where in enumerate(world.people):
         for month, case in enumerate(where):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from concord_models.churn import definitions
+from concord_models.churn import cohort, definitions
 from concord_models.churn.definitions import DEFINITIONS, RULES, CertificationRule
 from tests.spark import churn_oracle as oracle
 from tests.spark.churn_oracle import MONTHS, World, last_day
@@ -29,7 +29,8 @@ SCHEMAS = {
     "opened_on date, closed_on date, closure_reason string, _known_on date",
     "dta_snap.persons": "study_case_id string, study_person_id string, month date, _known_on date",
     "dta_snap.checkins": "study_case_id string, report_month date, kind string, due_on date, "
-    "form_received_on date, decision string, reinstated_on date, _known_on date",
+    "form_received_on date, decision string, closure_reason string, reinstated_on date, "
+    "_known_on date",
 }
 
 
@@ -352,6 +353,40 @@ def test_the_rate_of_check_ins_waits_for_the_window(households: Any) -> None:
         rates[name] = [tuple(row) for row in told.collect()]
     assert rates["ma_30d"] == [(date(2024, 3, 1), 3, 1, pytest.approx(1 / 3))]
     assert rates["ca_90d"] == [(date(2024, 3, 1), 3, 2, pytest.approx(2 / 3))]
+
+
+def test_a_label_of_return_is_mature_with_its_window(households: Any) -> None:
+    tables, found = households
+    names = ("within the month", "after 31 days", "never back", "approved", "due late")
+    closed = cohort.labels(
+        only(tables["dta_snap.checkins"], *names),
+        closure_reasons=[PROCEDURAL], mature_after_days=0, as_of=AS_OF,
+    ).cache()  # fmt: skip
+    known = {row["label_known_on"] for row in closed.collect()}
+    assert known == {date(2024, 4, 3), date(2024, 10, 3)}
+
+    def labels(name: str, as_of: date = AS_OF) -> dict[str, tuple[int, date]]:
+        definition = DEFINITIONS[name]
+        churn = definitions.events(definition, found)
+        made = cohort.churn_labels(closed, churn, tables["dta_snap.cases"], definition, as_of=as_of)
+        return {
+            list(EDGES)[int(row["study_case_id"].partition("/")[0])]: (
+                row["label"], row["label_known_on"]
+            )
+            for row in made.collect()
+        }  # fmt: skip
+
+    # What falls due in March: thirty days end in April, ninety in June. September's is open.
+    april, june = date(2024, 5, 3), date(2024, 7, 3)
+    assert labels("ma_30d") == {
+        "within the month": (1, april), "after 31 days": (0, april), "never back": (0, april),
+        "approved": (0, april),
+    }  # fmt: skip
+    assert labels("ca_90d") == {
+        "within the month": (1, june), "after 31 days": (1, june), "never back": (0, june),
+        "approved": (0, june),
+    }  # fmt: skip
+    assert labels("ma_30d", date(2024, 5, 2)) == {}
 
 
 def test_what_is_known_on_a_day_decides(households: Any) -> None:
