@@ -63,7 +63,8 @@ def evidence(tables: Mapping[str, DataFrame], exits: DataFrame, *, as_of: date) 
     """One row per check-in that ended in a closure for want of paperwork or of a decision.
 
     `tables` are the study's, by `<feed>.<table>`; `exits` is definitions.exits of them as of the
-    same day. Only check-ins whose following month is reported: what happens in it is evidence.
+    same day. Only check-ins of months served whose following month is reported: what happens in it
+    is evidence.
 
     study_case_id, due_on
     procedural             closed because the check-in was not completed
@@ -76,7 +77,8 @@ def evidence(tables: Mapping[str, DataFrame], exits: DataFrame, *, as_of: date) 
     gap                    days from the closure to the return, or NULL
     earnings_down, claimed, resized, disabled, moved     material changes around the due day
     mail_back              a letter came back in the ninety days before
-    over_limit             wages of the quarter after the end above the limit for the household
+    over_limit             wages of the quarter after the end above the limit for the household, and
+                           not those of the quarter before
     purchases              card purchases in the 75 days before the due day
     """
     known = {name: frame.where(F.col(KNOWN_ON) <= F.lit(as_of)) for name, frame in tables.items()}
@@ -110,7 +112,9 @@ def evidence(tables: Mapping[str, DataFrame], exits: DataFrame, *, as_of: date) 
             F.coalesce(name, no).alias(name)
             for name in ("earnings_down", "claimed", "resized", "disabled", "moved", "mail_back")
         ],
-        F.coalesce(F.col("_wages") / 3 > limit, no).alias("over_limit"),
+        F.coalesce((F.col("_after") / 3 > limit) & ~(F.col("_before") / 3 > limit), no).alias(
+            "over_limit"
+        ),
         F.coalesce("purchases", F.lit(0)).alias("purchases"),
     )
 
@@ -130,9 +134,7 @@ def _closed(reports: DataFrame, exits: DataFrame) -> DataFrame:
         "late",
         F.date_diff("returned_on", "closed_on").alias("gap"),
     )
-    joined = closed.withColumn("_month", F.trunc(DUE, "month")).join(
-        ended, [CASE, "_month"], "left"
-    )
+    joined = closed.withColumn("_month", F.trunc(DUE, "month")).join(ended, [CASE, "_month"])
     due = F.col(DUE)
 
     def by_due(day: str) -> Column:
@@ -233,13 +235,18 @@ def _claims(people: DataFrame, claims: DataFrame) -> DataFrame:
 
 
 def _wages(people: DataFrame, wages: DataFrame) -> DataFrame:
-    """Dollars that the household's people earned in the quarter that begins with, or holds, the day
-    after the end."""
+    """Dollars that the household's people earned in the quarter of the day after the end, and in
+    the one before it; 0 where no wages are reported."""
     day = F.date_add(DUE, 1)
-    quarter = F.concat(F.year(day), F.lit("Q"), F.quarter(day))
+    after, before = (
+        F.concat(F.year(of), F.lit("Q"), F.quarter(of)) for of in (day, F.add_months(day, -3))
+    )
     own = people.select(CASE, DUE, PERSON).distinct().join(wages, PERSON)
-    paid = F.sum(F.col("wages").cast("double")).alias("_wages")
-    return own.where(F.col("quarter") == quarter).groupBy(CASE, DUE).agg(paid)
+    paid, quarter = F.col("wages").cast("double"), F.col("quarter")
+    return own.groupBy(CASE, DUE).agg(
+        F.sum(F.when(quarter == after, paid).otherwise(0)).alias("_after"),
+        F.sum(F.when(quarter == before, paid).otherwise(0)).alias("_before"),
+    )
 
 
 # --- assignment ----------------------------------------------------------------------------------
@@ -272,8 +279,12 @@ def _material(found: pd.DataFrame) -> pd.Series:
 
 
 def indicators(found: pd.DataFrame) -> Floats:
-    """What the mixture sees of each row of `evidence`: zeros and ones, a column an observation."""
-    engaged, gap = found["engaged"], found["gap"]
+    """What the mixture sees of each row of `evidence`: zeros and ones, a column an observation.
+
+    Not the gap: the return follows from a behaviour, and with it the classes become who came back
+    when.
+    """
+    engaged = found["engaged"]
     columns = (
         found["complete"],
         found["decided_late"],
@@ -282,8 +293,6 @@ def indicators(found: pd.DataFrame) -> Floats:
         engaged.between(0, LATE_DAYS),
         (-engaged).between(1, 1 + AFTER_DAYS),
         found["declined"] <= 1 + AFTER_DAYS,
-        gap <= GAP_DAYS,
-        gap > GAP_DAYS,
         found["earnings_down"] | found["claimed"] | found["over_limit"],
         found["resized"] | found["disabled"] | found["moved"],
         found["mail_back"],
