@@ -15,13 +15,14 @@ from typing import Literal
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from concord.products.populations import PROCEDURAL
 from concord.studies.tables import KNOWN_ON
 
 CASE, PERSON, MONTH = "study_case_id", "study_person_id", "month"
 ISSUANCES, CASES = "dta_snap.issuances", "dta_snap.cases"
 PERSONS, CHECKINS = "dta_snap.persons", "dta_snap.checkins"
 INTERIM, RECERTIFICATION = "interim_report", "recertification"
-PROCEDURAL, AGENCY = "checkin_not_completed", "agency_delay"
+AGENCY = "agency_delay"
 # Who died or was disqualified (7 CFR 273.16) left, and did not churn. An agency without a code for
 # the second, as the contract has none today, can not tell it.
 NOT_CHURN = ("deceased", "disqualified")

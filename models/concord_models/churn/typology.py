@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from concord.products.populations import PROCEDURAL
 from concord.studies.tables import KNOWN_ON
 from concord_models.churn.cohort import CASE, DUE
-from concord_models.churn.definitions import AGENCY, MONTH, PERSON, PROCEDURAL, RECERTIFICATION
+from concord_models.churn.definitions import AGENCY, MONTH, PERSON, RECERTIFICATION
 
 Floats = NDArray[np.float64]
 UNDETERMINED = "U_undetermined"
