@@ -17,6 +17,7 @@ from concord.lake.registry import DELIVERIES
 from concord.lake.registry import Table as LakeTable
 from concord.lake.run import running
 from concord.lake.tables import Lake, Overwrite, Stamp, Transaction
+from concord.lake.zones import Zones
 from concord.linkage import tables
 from concord.linkage.identity import Event, replay
 from concord.linkage.job import How, Outcome, index
@@ -69,7 +70,7 @@ class Archive:
     @property
     def lake(self) -> Lake:
         locks = Locks.of(self.spark, self.settings.lake, 60, job="t", run_id="t", actor="t")
-        return Lake(self.spark, self.settings.lake, locks=locks, lock_wait=5)
+        return Lake(self.spark, self.settings.lake, locks=locks, lock_wait=5, zones=Zones("index"))
 
     def load(self, feed: str, people: Sequence[Person], *, complete: bool = True) -> None:
         """Replaces a feed's identifiers; not `complete`: the delivery is still being published."""
@@ -93,8 +94,7 @@ class Archive:
         row |= {"delivery_id": f"d{self.loaded}", "event": self.loaded, "feed": feed}
         row |= {"status": "loaded" if complete else "loading"}
         row["versions"] = [{"table": table.name, "version": written.version}]
-        frame = self.spark.createDataFrame([row], DELIVERIES.schema)
-        self.lake.append(frame, DELIVERIES, stamp=stamp)
+        self.lake.append([row], DELIVERIES, stamp=stamp)
 
     def identifiers(self, feed: str) -> LakeTable:
         table = ingest_tables.identifiers(self.contracts[feed])

@@ -34,7 +34,6 @@ from concord.jobs import Options, job
 from concord.lake import catalog as lake_catalog
 from concord.lake import run as runs
 from concord.lake.lineage import lineage as trace
-from concord.lake.locks import Locks
 from concord.lake.maintain import maintain as maintain_tables
 from concord.lake.registry import DELIVERIES
 from concord.lake.run import Run
@@ -203,7 +202,7 @@ def index(
     if estimate or plan or report is not None:
         spark = start(deployment.settings, application="concord index")
         try:
-            there = _lake(spark, deployment, "index")
+            there = runs.lake_of(deployment.settings, "index", spark)
             if plan:
                 show_plan(planned(there, deployment.contracts, deployment.register(there), model))
             elif report is not None:
@@ -219,7 +218,7 @@ def index(
     asked = [name for name, on in (("rescore", rescore), ("whole", whole)) if on]
 
     def inputs(spark: SparkSession) -> list[tuple[str, int]]:
-        there = _lake(spark, deployment, "index")
+        there = runs.lake_of(deployment.settings, "index", spark)
         read = input_versions(there, deployment.contracts, model)
         return [*((one.table.name, one.version) for one in read), *decided(there).items()]
 
@@ -449,8 +448,8 @@ def rotate(
         current.ended(f"{agreement} has key version {version}", 0, version=version)
 
 
-# In this order; `train` and `score` come with the models' package.
-JOBS = ("ingest", "index", "study", "train", "score", "publish")
+# In this order; `train`, `score` and `return` come with the models' package.
+JOBS = ("ingest", "index", "study", "train", "score", "return", "publish")
 # A delivery, a threshold, an agreement or a release that is wrong stops itself and nothing else.
 GO_ON = frozenset({0, 11, 12, 14, 15})
 
@@ -464,7 +463,7 @@ def run_all(
     dry_run: DryRunOption = False,
     json_logs: JsonLogsOption = False,
 ) -> None:
-    """Do all that is new, in one session: ingest, index, study, train, score, publish.
+    """Do all that is new, in one session: ingest, index, study, train, score, return, publish.
 
     Ends with the first exit code that is not 0. What a delivery, an agreement or a release does
     wrong (11, 12, 14, 15) lets the jobs after it go on; anything else stops the walk there.
@@ -475,10 +474,10 @@ def run_all(
     common += ["--dry-run"] if dry_run else []
     common += ["--json-logs"] if json_logs else []
     own = {"ingest": [["--landing", landing] if landing else []]}
-    own["score"] = [
-        ["--agreement", dula.id]
-        for dula in deployment.dulas.values()
-        if "score" in dula.uses.allowed
+    scoring = [dula for dula in deployment.dulas.values() if "score" in dula.uses.allowed]
+    own["score"] = [["--agreement", dula.id] for dula in scoring]
+    own["return"] = [
+        ["--agreement", dula.id] for dula in scoring if dula.uses.returned_under_own_ids
     ]
     known = {command.name for command in app.registered_commands}
     known |= {command.callback.__name__ for command in app.registered_commands if command.callback}
@@ -547,7 +546,7 @@ def catalog(
     spark = start(deployment.settings, application="concord catalog")
     try:
         registry = deployment.registry
-        entries = lake_catalog.entries(spark, deployment.settings.lake)
+        entries = lake_catalog.entries(runs.lake_of(deployment.settings, "catalog", spark))
         if deployment.settings.catalog and not as_json:
             lake_catalog.register(
                 spark, deployment.settings.lake, registry, deployment.settings.catalog
@@ -575,7 +574,9 @@ def show(
     deployment = load_deployment(settings, lake=lake)
     spark = start(deployment.settings, application="concord show")
     try:
-        shown = lake_catalog.shown(spark, deployment.settings.lake, table, rows=rows)
+        shown = lake_catalog.shown(
+            runs.lake_of(deployment.settings, "show", spark), table, rows=rows
+        )
     finally:
         stop(spark)
     if as_json:
@@ -595,9 +596,7 @@ def lineage(
     deployment = load_deployment(settings, lake=lake)
     spark = start(deployment.settings, application="concord lineage")
     try:
-        root = deployment.settings.lake
-        locks = Locks.of(spark, root, 60, job="lineage", run_id="lineage", actor=runs.actor())
-        origin = trace(Lake(spark, root, locks=locks, lock_wait=0), table)
+        origin = trace(runs.lake_of(deployment.settings, "lineage", spark), table)
     finally:
         stop(spark)
     if as_json:
@@ -669,14 +668,6 @@ def exit_code_of(application: typer.Typer, arguments: Sequence[str] | None) -> i
 
 def _failed(code: int, kind: str, message: str) -> None:
     print(json.dumps({"exit_code": code, "error": kind, "message": message}), flush=True)
-
-
-def _lake(spark: SparkSession, deployment: Deployment, job: str) -> Lake:
-    """The deployment's lake, for reading before a run begins."""
-    given = deployment.settings
-    stale = given.locks.stale_after_seconds
-    locks = Locks.of(spark, given.lake, stale, job=job, run_id="", actor=runs.actor())
-    return Lake(spark, given.lake, locks=locks, lock_wait=given.locks.wait_seconds)
 
 
 def _landing_signatures(storage: Storage, deployment: Deployment) -> list[tuple[str, str, str]]:

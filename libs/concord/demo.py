@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import entry_points
@@ -25,6 +25,7 @@ from pyspark.sql import functions as F
 from rich.console import Console
 from rich.table import Table as Grid
 
+from concord.agreements import access_log
 from concord.agreements.dula import Dula
 from concord.agreements.mou import Mou
 from concord.agreements.rehearsal import Times, rehearse
@@ -34,11 +35,9 @@ from concord.ingest.job import Outcome, ingest
 from concord.ingest.ledger import fold
 from concord.lake import catalog
 from concord.lake import run as runs
-from concord.lake.locks import Locks
 from concord.lake.registry import DELIVERIES
 from concord.lake.run import running
 from concord.lake.session import start
-from concord.lake.tables import Lake
 from concord.linkage import inputs
 from concord.linkage import job as index_job
 from concord.linkage.index import Index
@@ -65,7 +64,7 @@ ENDED = "DULA-2023-0001"
 # machine all are above in one proportion.
 BUDGET = {
     "synthesize": 6, "start Spark": 4, "sign": 4, "ingest, all": 87, "index, all": 46, "study": 20,
-    "train": 40, "score": 9, "publish": 7, "end": 6, "show": 6, "judge": 2, "pages": 3,
+    "train": 40, "score": 7, "return": 2, "publish": 7, "end": 6, "show": 6, "judge": 2, "pages": 3,
 }  # fmt: skip
 
 console = Console(highlight=False)
@@ -180,26 +179,31 @@ def _sign(deployment: Deployment, spark: SparkSession, reporter: Reporter) -> No
     console.print(f"  agreements: {run.tally.message}")
 
 
+@contextmanager
 def _stage(
     deployment: Deployment,
     job: str,
     as_of: date,
     spark: SparkSession,
     reporter: Reporter,
-) -> AbstractContextManager[runs.Run]:
+) -> Iterator[runs.Run]:
     digest = deployment.index_digest if job == "index" else deployment.digest
-    return running(
-        deployment.settings,
-        job,
-        arguments={},
-        as_of=as_of,
-        run_id=runs.digest(f"demo {job}", as_of, digest),
-        config_digest=digest,
-        dry_run=False,
-        reporter=reporter,
-        spark=spark,
-        clock=_permitted(deployment),
-    )
+    with (
+        running(
+            deployment.settings,
+            job,
+            arguments={},
+            as_of=as_of,
+            run_id=runs.digest(f"demo {job}", as_of, digest),
+            config_digest=digest,
+            dry_run=False,
+            reporter=reporter,
+            spark=spark,
+            clock=_permitted(deployment),
+        ) as run,
+        access_log.kept_to_zones(run),
+    ):
+        yield run
 
 
 def _round(
@@ -335,12 +339,10 @@ def _pages(spark: SparkSession, deployment: Deployment, folder: Path, reporter: 
 
 def _show(spark: SparkSession, deployment: Deployment) -> None:
     contracts = deployment.contracts.values()
-    root = deployment.settings.lake
-    locks = Locks.of(spark, root, 60, job="demo", run_id="demo", actor=runs.actor())
-    lake = Lake(spark, root, locks=locks, lock_wait=0)
+    lake = runs.lake_of(deployment.settings, "demo", spark)
 
     grid = _grid("What is in the lake", "table", "rows", "version", "agreement", "classification")
-    for entry in catalog.entries(spark, root):
+    for entry in catalog.entries(lake):
         grid.add_row(
             entry.table,
             f"{entry.rows:,}",
@@ -350,7 +352,7 @@ def _show(spark: SparkSession, deployment: Deployment) -> None:
         )
     console.print(grid)
 
-    ledger = lake.read(DELIVERIES).collect()
+    ledger = lake.rows(DELIVERIES)
     grid = _grid("What was rejected, and why", "feed", "delivery", "reason")
     for contract in contracts:
         state = fold(row for row in ledger if row["feed"] == contract.feed)

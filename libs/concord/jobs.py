@@ -11,6 +11,7 @@ from typing import Any
 import typer
 from pyspark.sql import SparkSession
 
+from concord.agreements import access_log
 from concord.deployment import Deployment
 from concord.lake import run as runs
 from concord.lake.run import Run, real_clock, running
@@ -68,17 +69,20 @@ def job(
     spark = start(deployment.settings, application=f"concord {name}")
     try:
         run_id = options.run_id or runs.digest(name, given, options.day, digest, inputs(spark))
-        with running(
-            deployment.settings,
-            name,
-            arguments=given,
-            as_of=options.day,
-            run_id=run_id,
-            config_digest=digest,
-            dry_run=options.dry_run,
-            reporter=reporter,
-            spark=spark,
-        ) as run:
+        with (
+            running(
+                deployment.settings,
+                name,
+                arguments=given,
+                as_of=options.day,
+                run_id=run_id,
+                config_digest=digest,
+                dry_run=options.dry_run,
+                reporter=reporter,
+                spark=spark,
+            ) as run,
+            access_log.kept_to_zones(run),
+        ):
             current = Job(run, reporter)
             yield current
         told = {

@@ -109,7 +109,7 @@ def _wanted(
 ) -> dict[str, str]:
     """The labels that the table should have; none where nobody knows its agreement."""
     zone = name.partition("/")[0]
-    if zone in {"studies", "products"} or name.startswith("vault/returned/"):
+    if zone in {"studies", "products"} or name.startswith(("vault/returned/", "vault/rotated/")):
         return _by_dula(name, held, deployment, register, day)
     of = _contract(name, deployment.contracts)
     if of is not None:

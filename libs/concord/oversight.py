@@ -23,7 +23,6 @@ from concord.agreements.commands import app as agreement_app
 from concord.deployment import Deployment, load_deployment
 from concord.errors import AuditError, UsageError
 from concord.lake import run as runs
-from concord.lake.locks import Locks
 from concord.lake.session import start, stop
 from concord.lake.tables import Lake
 from concord.reporting import Reporter
@@ -124,10 +123,7 @@ def _there(settings: Path, lake: str | None, job_name: str) -> Iterator[tuple[De
     deployment = load_deployment(settings, lake=lake)
     spark = start(deployment.settings, application=f"concord {job_name}")
     try:
-        given = deployment.settings
-        stale = given.locks.stale_after_seconds
-        locks = Locks.of(spark, given.lake, stale, job=job_name, run_id="", actor=runs.actor())
-        yield deployment, Lake(spark, given.lake, locks=locks, lock_wait=given.locks.wait_seconds)
+        yield deployment, runs.lake_of(deployment.settings, job_name, spark)
     finally:
         stop(spark)
 

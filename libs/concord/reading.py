@@ -16,13 +16,13 @@ from pyspark.sql import DataFrame, SparkSession
 
 from concord.agreements import access_log
 from concord.agreements.canonical import digest
-from concord.agreements.decision import Request
+from concord.agreements.decision import Decision, Request
+from concord.agreements.dula import Dula
 from concord.agreements.labels import AGREEMENT_DIGEST
 from concord.agreements.register import Register
 from concord.deployment import Deployment, load_deployment
 from concord.errors import RefusedError, UsageError
 from concord.lake import run as runs
-from concord.lake.locks import Locks
 from concord.lake.log import state
 from concord.lake.run import Clock, Run, Tally, real_clock
 from concord.lake.session import start
@@ -57,7 +57,7 @@ def read(
     spark = SparkSession.getActiveSession() or start(
         deployment.settings, application="concord read"
     )
-    there = _lake(spark, deployment.settings)
+    there = runs.lake_of(deployment.settings, "read", spark)
     return under(
         there,
         deployment,
@@ -99,14 +99,21 @@ def under(
         as_of=min(today, dataset.period_until) if dataset else today,
         linkages=frozenset({frozenset({table, *linked_with})} if linked_with else ()),
     )
-    decision = access_log.ask(run, register, request)
+    with access_log.kept_to_zones(run):
+        return _read(run, deployment, dula, request, access_log.ask(run, register, request))
+
+
+def _read(
+    run: Run, deployment: Deployment, dula: Dula, request: Request, decision: Decision
+) -> DataFrame:
+    lake, (table,) = run.lake, request.tables
     (study,) = [s for s in of_agreement(dula, deployment.contracts) if s.dataset.table == table]
     held = state(lake.storage, lake.path(study.table))
     if held is None:
         raise UsageError(f"{study.table.name} is not there yet: run concord study first")
     if held.label(AGREEMENT_DIGEST) != digest(dula):
         raise RefusedError(
-            f"{agreement} clause {study.dataset.clause}: {study.table.name} was made under other "
+            f"{dula.id} clause {study.dataset.clause}: {study.table.name} was made under other "
             "terms than those in force; run concord study before anybody reads it"
         )
     read_rows = access_log.Read(request, decision, run.run_id, held.rows or 0)
@@ -147,9 +154,3 @@ def _run(lake: Lake, settings: Settings, agreement: str, table: str, clock: Cloc
 @lru_cache(maxsize=4)
 def _deployment(settings: Path, lake: str | None) -> Deployment:
     return load_deployment(settings, lake=lake)
-
-
-def _lake(spark: SparkSession, given: Settings) -> Lake:
-    stale = given.locks.stale_after_seconds
-    locks = Locks.of(spark, given.lake, stale, job="read", run_id="", actor=runs.actor())
-    return Lake(spark, given.lake, locks=locks, lock_wait=given.locks.wait_seconds)

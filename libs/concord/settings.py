@@ -6,10 +6,10 @@ all files collected, each with its file and line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -204,6 +204,53 @@ class Role(Typed):
     groups: tuple[str, ...] = ()
 
 
+# The folders of the lake that are its zones.
+Zone = Literal["curated", "vault", "index", "studies", "products", "ops"]
+# The commands that open the lake, by the first word of a job's name.
+JobName = Literal[
+    "ingest", "index", "study", "return", "rotate", "expire", "maintain", "review", "agreement",
+    "audit", "labels", "catalog", "show", "lineage", "demo", "train", "score", "publish", "model",
+    "read",
+]  # fmt: skip
+
+
+class JobRole(Typed):
+    """Jobs that may open the same zones of the lake; `read` is `concord.read` in a notebook.
+
+    A zone in `writes` is in `reads` too. What lies outside the lake, the landing area first of
+    all, goes with the vault, which keeps the same files.
+    """
+
+    jobs: tuple[JobName, ...]
+    reads: tuple[Zone, ...]
+    writes: tuple[Zone, ...]
+    studies: Literal["asked", "all"] = Field(
+        default="asked",
+        description="of the zone studies: asked, what an agreement is for that allowed the job's "
+        "own request; all, every study",
+    )
+
+
+# Least first: who trains and scores writes scores beside the study, who publishes a product, and
+# every job its runs and what it asked to ops.
+JOB_ROLES = {
+    "recipient": JobRole(
+        jobs=("train", "score", "publish", "model", "read"),
+        reads=("studies", "products", "ops"),
+        writes=("studies", "products", "ops"),
+    ),
+    "hub": JobRole(
+        jobs=(
+            "ingest", "index", "study", "return", "rotate", "expire", "maintain", "review",
+            "agreement", "audit", "labels", "catalog", "show", "lineage", "demo",
+        ),
+        reads=get_args(Zone),
+        writes=get_args(Zone),
+        studies="all",
+    ),
+}  # fmt: skip
+
+
 class SparkSettings(Typed):
     """How the session is built. `master` None leaves it to spark-submit."""
 
@@ -233,6 +280,10 @@ class Settings(BaseSettings):
     mlflow: str | None = None
     keys: Keys = Keys()
     roles: dict[str, Role] = {}
+    job_roles: dict[str, JobRole] = Field(
+        default=JOB_ROLES,
+        description="which jobs may open which zones; a job that no role names opens none",
+    )
     signers: Path | None = Field(
         default=None,
         description="the registry of keys that may sign agreements; None: signers.yaml in conf",
@@ -276,8 +327,31 @@ def load_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> Set
         settings = Settings(**data).model_copy(update=given)
     except ValidationError as error:
         raise ConfigError(problems_of(document, error)) from None
+    mistakes = [document.problem(*each) for each in _role_mistakes(settings.job_roles)]
+    if mistakes:
+        raise ConfigError(mistakes)
     roots = {name: absolute(getattr(settings, name)) for name in ("lake", "landing")}
     return settings.model_copy(update=roots)
+
+
+def _role_mistakes(roles: Mapping[str, JobRole]) -> Iterator[tuple[Location, str]]:
+    """What is wrong with the job roles though each of their words is known."""
+    of: dict[str, str] = {}
+    for name, role in roles.items():
+        place: Location = ("job_roles", name)
+        for number, job in enumerate(role.jobs):
+            if job in of:
+                yield (*place, "jobs", number), f"job {job} has the role {of[job]} already"
+            of.setdefault(job, name)
+        for kind, zones in (("reads", role.reads), ("writes", role.writes)):
+            for number, zone in enumerate(zones):
+                if zone in zones[:number]:
+                    yield (*place, kind, number), f"zone {zone} is named twice; drop one"
+                if zone not in role.reads:
+                    yield (*place, kind, number), f"zone {zone} is not in reads; add it there"
+            if "ops" not in zones:
+                message = f"{kind} lacks ops, where every job keeps its runs and what it asked"
+                yield (*place, kind), f"{message}; add it"
 
 
 def absolute(root: str) -> str:

@@ -1,4 +1,4 @@
-"""`concord train` and `concord score`: found by the command line through an entry point."""
+"""`concord train`, `score` and `return`: found by the command line through an entry point."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from concord.lake import catalog
 from concord.lake import run as runs
 from concord.settings import gather, load_settings
 from concord.studies.tables import of_agreement
-from concord_models.specification import ModelSpec, load_models, named
+from concord_models.specification import ModelSpec, load_models, named, write_schema
 
 ModelOption = Annotated[str, typer.Option(help="The model, as conf/models names it.")]
 
@@ -61,10 +61,62 @@ def _mistakes(conf: Path) -> list[ConfigError]:
     return []
 
 
+model_app = typer.Typer(help="Models' files: check them, and see what would be trained.")
+
+
 def register(app: typer.Typer) -> None:
     """Adds the commands to the command line."""
     app.command()(train)
     app.command()(score)
+    app.command(name="return")(return_scores)
+    app.add_typer(model_app, name="model")
+
+
+@model_app.command()
+def check(settings: SettingsOption = DEFAULT_SETTINGS) -> None:
+    """Check every file of conf/models: all mistakes at once, with file and line."""
+    for name, spec in load(settings).models.items():
+        print(f"{name}: version {spec.version}, identity {spec.identity}, under {spec.agreement}")
+
+
+@model_app.command()
+def schema(settings: SettingsOption = DEFAULT_SETTINGS) -> None:
+    """Write the JSON Schema by which editors complete and check a model's file."""
+    print(write_schema(load_settings(settings).conf / "schemas"))
+
+
+@model_app.command("plan")
+def plan_model(
+    model: ModelOption = "snap_churn",
+    draw: Annotated[
+        Path | None, typer.Option(help="Draw the timeline too: a file .png or .svg.")
+    ] = None,
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    as_of: AsOfOption = None,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Show the splits, the rows of each, and what would be trained; trains nothing."""
+    from concord_models import planning
+
+    loaded = load(settings, lake=lake)
+    spec = named(loaded.models, model)
+    deployment = loaded.deployment
+    with job(
+        "model plan",
+        deployment,
+        Options(as_of, None, False, json_logs),
+        arguments={"model": model},
+        inputs=lambda spark: runs.real_clock().isoformat(),
+        digest=loaded.digest,
+    ) as current:
+        register = deployment.register(current.run.lake)
+        made = planning.plan(current.run, spec, deployment.contracts, register)
+        for line in made.lines():
+            print(line)
+        if draw is not None:
+            planning.draw(made, draw)
+        current.ended(f"{len(made.splits)} splits", model=spec.name, identity=spec.identity)
 
 
 def train(
@@ -115,7 +167,7 @@ def score(
     dry_run: DryRunOption = False,
     json_logs: JsonLogsOption = False,
 ) -> None:
-    """Score check-ins that fall due soon, and return the scores to the agency by its own ids."""
+    """Score check-ins that fall due soon, under the study's pseudonyms."""
     from concord_models.score import score as apply
 
     loaded = load(settings, lake=lake)
@@ -144,9 +196,56 @@ def score(
             version=done.version,
             status=done.status,
             rows=done.rows,
-            tables=list(done.tables),
+            table=done.table,
             seconds=dict(done.seconds),
         )
+
+
+def return_scores(
+    agreement: Annotated[str, typer.Option(help="The DULA whose scores go back to the agency.")],
+    model: ModelOption = "snap_churn",
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    as_of: AsOfOption = None,
+    run_id: RunIdOption = None,
+    dry_run: DryRunOption = False,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Return the scores of a day to the agency, under its own case ids."""
+    from concord_models.return_scores import return_scores as give_back
+
+    loaded = load(settings, lake=lake)
+    spec = named(loaded.models, model)
+    deployment = loaded.deployment
+    with job(
+        "return",
+        deployment,
+        Options(as_of, run_id, dry_run, json_logs),
+        arguments={"model": model, "agreement": agreement},
+        inputs=lambda spark: _scored(spark, loaded, spec, agreement),
+        digest=loaded.digest,
+    ) as current:
+        done = give_back(
+            current.run,
+            spec,
+            deployment.contracts,
+            deployment.register(current.run.lake),
+            agreement=agreement,
+        )
+        current.reporter.say(f"return: {done.message}")
+        current.ended(
+            done.message, agreement=agreement, status=done.status, rows=done.rows, table=done.table
+        )
+
+
+def _scored(spark: Any, loaded: Models, spec: ModelSpec, agreement: str) -> dict[str, int]:
+    from concord_models.score_tables import scores_table
+
+    dula = loaded.deployment.dulas.get(agreement)
+    if dula is None:
+        return {}
+    name = scores_table(dula, spec).name
+    return catalog.versions(spark, loaded.deployment.settings.lake, [name])
 
 
 def _versions(spark: Any, loaded: Models, agreement: str) -> dict[str, int]:

@@ -1,4 +1,5 @@
-"""The models' part of the demonstration: train on one agreement's study, score under another's."""
+"""The models' part of the demonstration: train on one agreement's study, score under another's,
+return the scores to the agency."""
 
 from __future__ import annotations
 
@@ -11,10 +12,12 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 from rich.table import Table as Grid
 
+from concord.agreements import access_log
 from concord.deployment import Deployment
 from concord.lake import run as runs
 from concord.lake.run import Clock, Run, running
 from concord.reporting import Reporter
+from concord_models.return_scores import return_scores
 from concord_models.score import score
 from concord_models.specification import load_models
 from concord_models.train import Outcome, train
@@ -35,7 +38,8 @@ def show(
     clock: Clock,
     seconds: dict[str, float],
 ) -> None:
-    """Trains as of `as_of`, scores, and shows the test slice's measures beside the baselines'."""
+    """Trains as of `as_of`, scores, returns the scores, and shows the test slice's measures beside
+    the baselines'."""
     models = load_models(deployment.settings.conf, deployment.dulas)
     spec, contracts = models[MODEL], deployment.contracts
     console.print(f"\n[bold]train {spec.registered_name}[/], as of {as_of}")
@@ -55,6 +59,13 @@ def show(
         ),
     )  # fmt: skip
     console.print(f"  {scored.message}")
+    returned = _stage(
+        deployment, spark, reporter, "return", SCORED, clock, seconds,
+        lambda run: return_scores(
+            run, spec, contracts, deployment.register(run.lake), agreement=APPLIED
+        ),
+    )  # fmt: skip
+    console.print(f"  {returned.message}")
 
 
 def _stage(
@@ -68,18 +79,21 @@ def _stage(
     work: Callable[[Run], Any],
 ) -> Any:
     began = time.perf_counter()
-    with running(
-        deployment.settings,
-        job,
-        arguments={},
-        as_of=as_of,
-        run_id=runs.digest(f"demo {job}", as_of, deployment.digest),
-        config_digest=deployment.digest,
-        dry_run=False,
-        reporter=reporter,
-        spark=spark,
-        clock=clock,
-    ) as run:
+    with (
+        running(
+            deployment.settings,
+            job,
+            arguments={},
+            as_of=as_of,
+            run_id=runs.digest(f"demo {job}", as_of, deployment.digest),
+            config_digest=deployment.digest,
+            dry_run=False,
+            reporter=reporter,
+            spark=spark,
+            clock=clock,
+        ) as run,
+        access_log.kept_to_zones(run),
+    ):
         done = work(run)
         run.tally.message = done.message
     seconds[job] = round(time.perf_counter() - began, 1)

@@ -19,6 +19,7 @@ Ints = NDArray[np.int64]
 # A group with fewer closures than this is not told of by itself.
 LEAST_CELL = 11
 EPSILON = 1e-6
+GREATER_IS_BETTER = frozenset({"auc", "average_precision", "precision_at_k", "recall_at_k"})
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from concord_models.backtest import Backtest
 from concord_models.evaluation import Floats, Ints, bins_of
+from concord_models.temporal import Split
 
 
 def calibration_plot(label: Ints, before: Floats, after: Floats, bins: int, title: str) -> Any:
@@ -49,4 +51,59 @@ def recall_plot(rows: Sequence[dict[str, Any]], k: int, title: str) -> Any:
     axes.set(xlim=(0, 1), title=title)
     axes.set_xlabel(f"share of closures among the first {k} calls of an office")
     axes.grid(alpha=0.3, axis="x")
+    return figure
+
+
+def stability_plot(past: Backtest, metric: str) -> Any:
+    """A figure: the metric of each candidate at each split, the chosen one drawn strong, and the
+    base rate of each test."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    days: Any = [split.at for split in past.splits]
+    for name, measures in past.measures.items():
+        chosen = name == past.chosen.pick
+        values = [each[metric] for each in measures]
+        label = f"{name} (chosen by {past.chosen.rule})" if chosen else name
+        axes.plot(
+            days, values, marker="o", label=label, linewidth=2.5 if chosen else 1,
+            alpha=1 if chosen else 0.6,
+        )  # fmt: skip
+    rates = [each["base_rate"] for each in past.measures[past.chosen.pick]]
+    axes.plot(days, rates, linestyle=":", color="grey", label="base rate of the test")
+    axes.set_xlabel("trained with what was known on this day, tested on what came after")
+    axes.set_ylabel(metric.replace("_", " "))
+    axes.set_title("Candidates over time")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    figure.autofmt_xdate()
+    return figure
+
+
+def timeline_plot(splits: Sequence[Split], title: str) -> Any:
+    """A figure: when each split's training rows, their last labels and its test lie."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.4 + 0.3 * len(splits)), layout="constrained")
+    axes = figure.subplots()
+    for row, split in enumerate(splits):
+        for begin, end, color, label in (
+            (split.train_from, split.train_until, "#4477aa", "training rows"),
+            (split.train_until, split.at, "#bbbbbb", "their last labels end"),
+            (split.at, split.test_until, "#ee6677", "test rows"),
+        ):
+            left = float(date2num(begin))  # type: ignore[no-untyped-call]
+            width = float(date2num(end)) - left  # type: ignore[no-untyped-call]
+            axes.barh(row, width, left=left, color=color, label=label if row == 0 else None)
+    axes.set_yticks(range(len(splits)), [str(split.at) for split in splits])
+    axes.invert_yaxis()
+    axes.set_title(title)
+    axes.set_ylabel("trained on")
+    locator = AutoDateLocator()  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, fontsize="small")
     return figure

@@ -1,17 +1,16 @@
-"""The `score` job: the champion applied under another agreement, and given back to the agency.
+"""The `score` job: the champion applied under another agreement.
 
 Decided, with the model's own agreement → the study's tables at recorded versions → check-ins that
-fall due soon, features as of the day → scores, replaced for that day in one commit → the same under
-the agency's own case ids, in the vault. Scores order outreach; nothing adverse rests on them.
+fall due soon, features as of the day → scores, replaced for that day in one commit. Scores order
+outreach; nothing adverse rests on them. To give them back to the agency is `return`'s.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,91 +24,41 @@ from concord import tracking
 from concord.agreements import access_log
 from concord.agreements.decision import Decision, Request
 from concord.agreements.dula import Dula
-from concord.agreements.labels import study_labels
-from concord.agreements.meet import meet
 from concord.agreements.register import Register
 from concord.contracts.model import Contract
 from concord.errors import RefusedError, UsageError
 from concord.lake import run as runs
 from concord.lake.points import reach
-from concord.lake.registry import VERSIONS_TYPE, Column, Table
+from concord.lake.registry import Table
 from concord.lake.run import Run
-from concord.lake.tables import Lake, ReplaceWhere, Transaction, Written, commits
-from concord.studies.keys import study_key
-from concord.studies.returning import OWN_ID, own_ids
-from concord.studies.tables import folder
+from concord.lake.tables import Written
 from concord.tracking import Registered
 from concord_models import scorer as scorers
 from concord_models import studies
 from concord_models.churn import cohort
 from concord_models.churn.cohort import AS_OF, CASE, DUE
 from concord_models.churn.features import COLUMNS, OFFICE, features
+from concord_models.score_tables import replace_day, returned_table, scores_table, written_for
 from concord_models.scorer import Scorer
 from concord_models.specification import ModelSpec, load_models
 from concord_models.studies import Held
 
-CASES = "dta_snap.cases"
-ROLE = "case"
 SCORED = (
     f"{CASE} string, {DUE} date, {AS_OF} date, {OFFICE} string, raw double, p_proc double, "
     "reasons array<string>"
-)
-COMMON = (
-    Column(DUE, "date", "day on which the check-in falls due", "confidential"),
-    Column(AS_OF, "date", "day up to which the score knows anything"),
-    Column(OFFICE, "string", "local office"),
-    Column("p_proc", "double", "probability of closure for want of paperwork", "confidential"),
-    Column("rank_in_office", "int", "1 is the first to call, among the office's due that day"),
-    Column("reasons", "array<string>", "what raises the risk most, at most three", "confidential"),
-    Column("model_name", "string"),
-    Column("model_version", "int"),
 )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a scoring; `tables` are those that hold it."""
+    """What became of a scoring; `table` is the one that holds it."""
 
     status: str
     message: str
     version: str = ""
     rows: int = 0
-    tables: tuple[str, ...] = ()
+    table: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
-
-
-def scores_table(dula: Dula, spec: ModelSpec) -> Table:
-    """`studies/<dula>/scores_<model>`: under the study's pseudonyms."""
-    return Table(
-        name=f"{folder(dula)}/scores_{spec.name}",
-        description=f"{spec.title}: scores that order outreach; no adverse action rests on one.",
-        owner=dula.owners.agencies[0],
-        columns=(
-            Column(CASE, "string", "pseudonym of the case, of this study alone", "confidential"),
-            *COMMON,
-            Column("feature_versions", VERSIONS_TYPE, "the tables that features are made from"),
-            Column("scored_at", "timestamp", "begin of the as-of day, UTC"),
-            Column("expires_on", "date", "last day on which it may be held or used"),
-        ),
-        key=(CASE, DUE, AS_OF),
-        statistics=(AS_OF,),
-    )
-
-
-def returned_table(dula: Dula, spec: ModelSpec) -> Table:
-    """`vault/returned/<dula>/scores_<model>`: under the agency's own case ids, for it alone."""
-    return Table(
-        name=f"vault/returned/{dula.id}/scores_{spec.name}",
-        description=f"{spec.title}: scores as they go back to the agency, by its own case ids.",
-        owner=dula.recipients.parties[0].key,
-        columns=(
-            Column("case_id", "string", "the agency's own", "restricted", "direct"),
-            *COMMON,
-            Column("expires_on", "date", "last day on which it may be held or used"),
-        ),
-        key=("case_id", DUE, AS_OF),
-        statistics=(AS_OF,),
-    )
 
 
 def tables(conf: Path, dulas: Mapping[str, Dula]) -> list[Table]:
@@ -172,36 +121,27 @@ def score(
     if run.dry_run:
         message = f"{champion.name} version {champion.version} may be applied until {expires}"
         return Outcome("would score", message, champion.version)
-    into = [scores_table(dula, spec)]
-    if dula.uses.returned_under_own_ids:
-        into.append(returned_table(dula, spec))
-    job = _Scoring(run, spec, dula, decision, request, contracts, held, champion, expires, inputs)
-    with run.lake.locks.hold([table.name for table in into]):
+    table = scores_table(dula, spec)
+    job = _Scoring(run, spec, dula, decision, request, held, champion, expires, inputs)
+    with run.lake.locks.hold([table.name]):
         with _timed(seconds, "score"):
-            first = job.scores(into[0])
-        reach(f"score.wrote.{into[0].name}")
-        written = [first]
-        if len(into) > 1:
-            with _timed(seconds, "return"):
-                written.append(job.returned(into[0], into[1], first.version))
-            reach(f"score.wrote.{into[1].name}")
+            written = job.scores(table)
+        reach(f"score.wrote.{table.name}")
     run.tally.read.update(held.by_name)
-    applied = [w for w in written if w.applied]
-    run.tally.note(applied)
-    names = tuple(table.name for table in into)
-    if not applied:
-        return Outcome("nothing to do", "nothing to do", champion.version, 0, names, seconds)
-    rows = job.rows(into[0], first.version)
+    if not written.applied:
+        return Outcome("nothing to do", "nothing to do", champion.version, 0, table.name, seconds)
+    run.tally.note([written])
+    rows = job.rows(table, written.version)
     run.tally.rows_out += rows
     if not rows:
         within = spec.cohort.score_due_from_days, spec.cohort.score_due_until_days
         begin, end = (run.as_of + timedelta(days=days) for days in within)
         message = f"no open check-in that was known on {run.as_of} falls due {begin} to {end}"
-        return Outcome("scored", message, champion.version, 0, names, seconds)
+        return Outcome("scored", message, champion.version, 0, table.name, seconds)
     message = (
         f"{rows} check-ins scored by {champion.name} version {champion.version} as of {run.as_of}"
     )
-    return Outcome("scored", message, champion.version, rows, names, seconds)
+    return Outcome("scored", message, champion.version, rows, table.name, seconds)
 
 
 def _request(run: Run, dula: Dula) -> Request:
@@ -212,7 +152,6 @@ def _request(run: Run, dula: Dula) -> Request:
         columns={table: frozenset(columns) for table, columns in COLUMNS.items()},
         as_of=run.as_of,
         linkages=frozenset({frozenset(COLUMNS)}),
-        own_ids=dula.uses.returned_under_own_ids,
     )
 
 
@@ -244,21 +183,16 @@ class _Scoring:
     dula: Dula
     decision: Decision
     request: Request
-    contracts: Mapping[str, Contract]
     held: Held
     champion: Registered
     expires: date
     inputs: str
 
-    @property
-    def _trained(self) -> str:
-        return self.champion.tags[tracking.AGREEMENTS]
-
     def scores(self, table: Table) -> Written:
         """The day's scores, replaced in one commit unless they were made from the same inputs."""
-        before = self._before(table, self.inputs)
-        if before is not None:
-            return Written(table.name, before, applied=False)
+        before = written_for(self.run, table)
+        if before and before[1].get("inputs") == self.inputs:
+            return Written(table.name, before[0], applied=False)
         frames = self.held.frames(self.run, COLUMNS)
         within = self.spec.cohort
         day = F.lit(self.run.as_of)
@@ -279,20 +213,11 @@ class _Scoring:
         # Before the write: a run that is killed in between has read all the same.
         read = access_log.Read(self.request, self.decision, self.run.run_id, self.held.rows)
         access_log.record_reads(self.run, [read])
-        return self._write(named, table, self.inputs)
-
-    def returned(self, source: Table, table: Table, version: int) -> Written:
-        """The day's scores under the agency's own case ids."""
-        before = self._before(table, self.inputs)
-        if before is not None:
-            return Written(table.name, before, applied=False)
-        lake = self.run.lake
-        contract = self.contracts[CASES.partition(".")[0]]
-        key = study_key(lake, self.run.settings.keys, self.dula.id)
-        theirs = own_ids(lake, self.dula, self.decision, contract, table=CASES, role=ROLE, key=key)
-        day = F.col(AS_OF) == F.lit(self.run.as_of)
-        rows = lake.read(source, version=version).where(day).join(theirs, CASE, "inner")
-        return self._write(rows.withColumnRenamed(OWN_ID, "case_id"), table, self.inputs)
+        trained = self.champion.tags[tracking.AGREEMENTS]
+        return replace_day(
+            self.run, named, table, self.dula,
+            trained=trained, inputs=self.inputs, expires=self.expires,
+        )  # fmt: skip
 
     def rows(self, table: Table, version: int) -> int:
         day = F.col(AS_OF) == F.lit(self.run.as_of)
@@ -307,39 +232,6 @@ class _Scoring:
                 artifact_uri=self.champion.uri, dst_path=place
             )
             return scorers.load(next(Path(got).rglob(SCORER_ARTIFACT)))
-
-    def _application(self, table: Table) -> str:
-        return f"score/{table.name}/{self.run.as_of}"
-
-    def _before(self, table: Table, inputs: str) -> int | None:
-        """The version that holds the day's rows if they were made from the same inputs."""
-        lake = self.run.lake
-        for commit in commits(lake.storage, lake.path(table)):
-            said = json.loads(commit.note or "{}")
-            if said.get("application") == self._application(table):
-                return commit.version if said.get("inputs") == inputs else None
-        return None
-
-    def _write(self, rows: DataFrame, table: Table, inputs: str) -> Written:
-        lake: Lake = self.run.lake
-        before = lake.version(table)
-        return lake.write(
-            rows.coalesce(1),
-            table,
-            ReplaceWhere(f"{AS_OF} = DATE'{self.run.as_of}'"),
-            stamp=replace(
-                self.run.stamp,
-                agreements=tuple(dict.fromkeys((self.dula.id, self._trained))),
-                inputs=inputs,
-            ),
-            transaction=Transaction(self._application(table), 0 if before is None else before + 1),
-            labels=study_labels(
-                meet([self.dula]),
-                owner=table.owner,
-                classifications=[column.classification for column in table.columns],
-                expires=self.expires,
-            ),
-        )
 
 
 def applied(rows: DataFrame, scorer: Scorer) -> DataFrame:

@@ -11,13 +11,16 @@ from pydantic import Field as Setting
 
 from concord.agreements.dula import Dula
 from concord.errors import ConfigError, UsageError
+from concord.lake.run import digest
 from concord.settings import Document, Location, Typed, gather, read_document, validate
 from concord_models.churn.definitions import Name
 from concord_models.churn.features import AUDIT, FEATURES
+from concord_models.temporal import Temporal
 
 Range = tuple[float, float]
 Lead = Annotated[int, Setting(ge=1, le=60)]
 Metric = Literal["log_loss", "brier", "auc", "average_precision"]
+TestMetric = Literal[Metric, "precision_at_k", "recall_at_k"]
 
 
 class Cohort(Typed):
@@ -91,6 +94,24 @@ class Metrics(Typed):
     calibration_bins: int = Setting(ge=2)
 
 
+class Selection(Typed):
+    """Which candidate is used: by one rule, or by the rule of the least mean regret over time
+    (concord_models.selection says what `near`, `weight`, `penalty` and `recency` are)."""
+
+    rule: Literal[
+        "least_regret", "random", "best_current_value", "best_average_value",
+        "lowest_metric_variance", "most_frequent_best_dist", "best_average_two_metrics",
+        "best_avg_var_penalized", "best_avg_recency_weight",
+    ] = "least_regret"  # fmt: skip
+    metric: TestMetric = "average_precision"
+    second: TestMetric = "recall_at_k"
+    candidates: int = Setting(default=3, ge=1, description="best trials, beside the logistic one")
+    near: float = Setting(default=0.02, ge=0)
+    weight: float = Setting(default=0.5, ge=0, le=1)
+    penalty: float = Setting(default=0.5, ge=0)
+    recency: float = Setting(default=5, ge=1)
+
+
 class ModelSpec(Typed):
     """One model. The version rises with every change that should be noticed."""
 
@@ -103,11 +124,20 @@ class ModelSpec(Typed):
     features: tuple[str, ...] = Setting(min_length=1)
     audit: tuple[str, ...] = ()
     splits: Splits
+    temporal: Temporal | None = Setting(
+        default=None, description="how candidates are tested over time; None: on one slice alone"
+    )
+    selection: Selection = Selection()
     search: Search
     logistic: Logistic
     workers: int = Setting(default=1, ge=1)
     seed: int
     metrics: Metrics
+
+    @property
+    def identity(self) -> str:
+        """A digest of all that the file says: another identity is another experiment."""
+        return digest(self.model_dump(mode="json"))
 
     @property
     def registered_name(self) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from concord.agreements.access_log import ACCESS_LOG
 from concord.agreements.canonical import digest
@@ -74,10 +73,10 @@ def held(run: Run, dula: Dula, contracts: Mapping[str, Contract], names: Collect
     )
     if other:
         raise UsageError(f"the study of {dula.id} has {', '.join(other)} by other terms; {again}")
-    log = run.lake.read(ACCESS_LOG).where(
-        (F.col("agreement") == dula.id) & (F.col("decision") == "read")
-    )
-    ended = {row["run_id"] for row in log.select("run_id").distinct().collect()}
+    log = run.lake.rows(ACCESS_LOG, "agreement", "decision", "run_id")
+    ended = {
+        row["run_id"] for row in log if (row["agreement"], row["decision"]) == (dula.id, "read")
+    }
     if not {said["run_id"] for said in made.values() if said} <= ended:
         raise UsageError(f"the study of {dula.id} was cut short while it was made; {again}")
     return Held(

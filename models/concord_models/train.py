@@ -12,7 +12,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -38,6 +38,7 @@ from concord.lake.points import reach
 from concord.lake.run import Run
 from concord.tracking import Store
 from concord_models import evaluation, fitting, plots, studies
+from concord_models.backtest import LOGISTIC, Backtest, backtest, trial_name
 from concord_models.churn import cohort, definitions
 from concord_models.churn.features import AUDIT, AUDIT_COLUMNS, COLUMNS, audit, features
 from concord_models.fitting import Slice, Trial
@@ -62,8 +63,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Slices:
-    """The rows by slice on the driver, and the training rows on Spark."""
+    """The rows on the driver, whole and by slice, and the training rows on Spark."""
 
+    rows: pd.DataFrame
     train_frame: DataFrame
     parts: Mapping[str, Slice]
     groups: Mapping[str, list[str]]
@@ -89,11 +91,11 @@ def train(
     dula = register.dula(spec.agreement, run.clock().date())
     if dula is None:
         raise UsageError(f"there is no agreement {spec.agreement!r} for the model {spec.name}")
-    request = _request(run, spec, dula)
-    decision = access_log.ask(run, register, request)
+    asked = request(run, spec, dula)
+    decision = access_log.ask(run, register, asked)
     reach("train.decided")
     if run.dry_run:
-        held = studies.held(run, dula, contracts, asked(spec))
+        held = studies.held(run, dula, contracts, columns(spec))
         message = f"{held.rows} rows of {len(held.tables)} tables may be trained on"
         return Outcome(spec.registered_name, "would train", message)
     with (
@@ -102,7 +104,7 @@ def train(
     ):
         # MLflow's import and the making of its store take seconds; Spark looks at the study.
         opening = pool.submit(tracking.opened, run.settings)
-        held = studies.held(run, dula, contracts, asked(spec))
+        held = studies.held(run, dula, contracts, columns(spec))
         inputs = inputs_digest(run.as_of, spec, held, decision)
         with _timed(seconds, "MLflow"):
             store = opening.result()
@@ -117,7 +119,7 @@ def train(
             )  # fmt: skip
         with _timed(seconds, "features"):
             slices = _slices(run, spec, held)
-        access_log.record_reads(run, [access_log.Read(request, decision, run.run_id, held.rows)])
+        access_log.record_reads(run, [access_log.Read(asked, decision, run.run_id, held.rows)])
         reach("train.features")
         outcome = _fit_and_log(run, spec, dula, decision, held, inputs, store, slices, seconds)
     run.tally.read.update(held.by_name)
@@ -137,27 +139,31 @@ def inputs_digest(as_of: date, spec: ModelSpec, held: Held, decision: Decision) 
     )
 
 
-def asked(spec: ModelSpec) -> dict[str, frozenset[str]]:
+def label_columns(spec: ModelSpec) -> Mapping[str, frozenset[str]]:
+    """Columns by table that the label is told from."""
+    own = {"dta_snap.checkins": cohort.COLUMNS}
+    return _joined(own, definitions.COLUMNS) if spec.label.definition else own
+
+
+def columns(spec: ModelSpec) -> dict[str, frozenset[str]]:
     """Columns by table that training reads: of features, of the audit, of the label."""
-    wanted = [COLUMNS]
-    if spec.audit:
-        wanted.append(AUDIT_COLUMNS)
-    if spec.label.definition:
-        wanted.append(definitions.COLUMNS)
-    names = dict.fromkeys(name for columns in wanted for name in columns)
-    return {
-        name: frozenset().union(*(columns.get(name, ()) for columns in wanted)) for name in names
-    }
+    return _joined(COLUMNS, AUDIT_COLUMNS if spec.audit else {}, label_columns(spec))
 
 
-def _request(run: Run, spec: ModelSpec, dula: Dula) -> Request:
+def _joined(*several: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+    names = dict.fromkeys(name for each in several for name in each)
+    return {n: frozenset().union(*(each.get(n, ()) for each in several)) for n in names}
+
+
+def request(run: Run, spec: ModelSpec, dula: Dula) -> Request:
+    """What a training asks of its agreement."""
     return Request(
         agreement=dula.id,
         purpose=dula.purpose.code,
         use="train",
-        columns=asked(spec),
+        columns=columns(spec),
         as_of=run.as_of,
-        linkages=frozenset({frozenset(asked(spec))}),
+        linkages=frozenset({frozenset(columns(spec))}),
     )
 
 
@@ -166,42 +172,15 @@ def _request(run: Run, spec: ModelSpec, dula: Dula) -> Request:
 
 def _slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
     """Features and labels of every row, once on Spark, then sliced by time."""
-    frames = held.frames(run, asked(spec))
-    reports = frames["dta_snap.checkins"]
-    known = cohort.labels(
-        reports,
-        closure_reasons=spec.label.closure_reasons,
-        mature_after_days=spec.label.mature_after_days,
-        as_of=run.as_of,
-    )
-    if spec.label.definition:
-        definition = definitions.DEFINITIONS[spec.label.definition]
-        churn = definitions.events(definition, definitions.exits(frames, as_of=run.as_of))
-        known = cohort.churn_labels(
-            known, churn, frames["dta_snap.cases"], definition, as_of=run.as_of
-        )
+    frames = held.frames(run, columns(spec))
+    known = labels(spec, frames, run.as_of)
     parts_of = [_rows(spec, frames, days) for days in spec.cohort.leads]
     whole = reduce(DataFrame.unionByName, parts_of).join(known, [*cohort.KEY], "inner")
     # Collected once, sorted: what follows sees the rows in one order, whatever Spark did, and its
     # queries do not carry the whole plan. Some 400 bytes a row: a million rows fit a driver.
     order = [*cohort.KEY, cohort.AS_OF]
     local = whole.toPandas().sort_values(order, kind="stable", ignore_index=True)
-    days = sorted(set(local[cohort.DUE]))
-    months = spec.splits
-    edges = cohort.boundaries(
-        days,
-        test_months=months.test_months,
-        validation_months=months.validation_months,
-        lead_days=max(spec.cohort.leads),
-    )
-    least = months.test_months + months.validation_months + months.least_train_months
-    counted = len({day.replace(day=1) for day in days})
-    if edges is None or counted < least:
-        raise UsageError(
-            f"{spec.name}: check-ins with a mature label at {run.as_of} fall in {counted} months, "
-            f"{least} are needed; wait for more deliveries, name a later --as-of, or shorten "
-            "splits in the model's file"
-        )
+    edges = slice_edges(spec, sorted(set(local[cohort.DUE])), run.as_of)
     local[cohort.SPLIT] = cohort.split(local, edges)
     parts = {name: _part(local, name, spec) for name in cohort.SLICES}
     for name, part in parts.items():
@@ -214,7 +193,45 @@ def _slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
     groups_of = {name: test[f"_audit_{name}"].astype(str).tolist() for name in spec.audit}
     own = local[local[cohort.SPLIT] == cohort.TRAIN][[*cohort.KEY, *spec.features, cohort.LABEL]]
     train_frame = run.lake.spark.createDataFrame(pa.Table.from_pandas(own, preserve_index=False))
-    return Slices(train_frame, parts, groups_of, edges)
+    return Slices(local, train_frame, parts, groups_of, edges)
+
+
+def slice_edges(spec: ModelSpec, due_days: Sequence[date], as_of: date) -> cohort.Boundaries:
+    """Where train, validation and test meet. Raises UsageError when there are too few months."""
+    months = spec.splits
+    edges = cohort.boundaries(
+        due_days,
+        test_months=months.test_months,
+        validation_months=months.validation_months,
+        lead_days=max(spec.cohort.leads),
+    )
+    least = months.test_months + months.validation_months + months.least_train_months
+    counted = len({day.replace(day=1) for day in due_days})
+    if edges is None or counted < least:
+        raise UsageError(
+            f"{spec.name}: check-ins with a mature label at {as_of} fall in {counted} months, "
+            f"{least} are needed; wait for more deliveries, name a later --as-of, or shorten "
+            "splits in the model's file"
+        )
+    return edges
+
+
+def labels(spec: ModelSpec, frames: Mapping[str, DataFrame], as_of: date) -> DataFrame:
+    """study_case_id, due_on, label, label_known_on: the labels that are mature at `as_of`.
+
+    `frames` has the tables of label_columns.
+    """
+    closed = cohort.labels(
+        frames["dta_snap.checkins"],
+        closure_reasons=spec.label.closure_reasons,
+        mature_after_days=spec.label.mature_after_days,
+        as_of=as_of,
+    )
+    if spec.label.definition is None:
+        return closed
+    definition = definitions.DEFINITIONS[spec.label.definition]
+    churn = definitions.events(definition, definitions.exits(frames, as_of=as_of))
+    return cohort.churn_labels(closed, churn, frames["dta_snap.cases"], definition, as_of=as_of)
 
 
 def _rows(spec: ModelSpec, frames: Mapping[str, DataFrame], days: int) -> DataFrame:
@@ -262,7 +279,7 @@ def _fit_and_log(
         tracking.EXPIRES: str(decision.expires or dula.term.expires),
         tracking.POLICY_DIGEST: decision.policy_digest,
         tracking.DATA_VERSIONS: json.dumps(held.by_name, sort_keys=True),
-        tracking.CONFIG_DIGEST: runs.digest(spec.model_dump(mode="json")),
+        tracking.CONFIG_DIGEST: spec.identity,
         tracking.AS_OF: run.as_of.isoformat(),
     }
     name = f"{spec.name} as of {run.as_of}"
@@ -277,6 +294,15 @@ def _fit_and_log(
         best = min(trials, key=lambda trial: (trial.loss, trial.number))
         with _timed(seconds, "log"):
             _log_trials(store, experiment, active.info.run_id, trials, tags)
+        past = None
+        if spec.temporal is not None:
+            with _timed(seconds, "backtest"):
+                past = backtest(
+                    run.lake.spark, slices.rows, trials, spec, spec.temporal, spec.selection
+                )
+            best = next((t for t in trials if trial_name(t) == past.chosen.pick), best)
+            with _timed(seconds, "log"):
+                _log_backtest(store, spec, past)
         reach("train.searched")
         with _timed(seconds, "fit"):
             candidates = {
@@ -284,7 +310,10 @@ def _fit_and_log(
                 "xgboost": fitting.boosted(slices.train_frame, spec, best),
             }
         reach("train.fitted")
-        winner, scorer, measures, before = _choose(candidates, slices, spec)
+        family = None
+        if past is not None:
+            family = LOGISTIC if past.chosen.pick == LOGISTIC else "xgboost"
+        winner, scorer, measures, before = _choose(candidates, slices, spec, family)
         with _timed(seconds, "log"):
             _log_evidence(store, spec, slices, scorer, winner, best, measures, before)
             version = _register(store, spec, dula, scorer, slices, tags, active.info.run_id)
@@ -308,9 +337,10 @@ Measures = dict[str, dict[str, dict[str, float]]]
 
 
 def _choose(
-    candidates: Mapping[str, Scorer], slices: Slices, spec: ModelSpec
+    candidates: Mapping[str, Scorer], slices: Slices, spec: ModelSpec, winner: str | None
 ) -> tuple[str, Scorer, Measures, Scorer]:
-    """The winner on the validation slice, calibrated there, and everything's measures by slice.
+    """The winner (None: the best on the validation slice), calibrated there, and everything's
+    measures by slice.
 
     Returns the winner's name, the calibrated scorer, measures by model and slice, and the scorer
     before calibration.
@@ -334,7 +364,7 @@ def _choose(
             for key, part in parts.items()
         }
     better = -1 if metrics.select_by in {"auc", "average_precision"} else 1
-    winner = min(
+    winner = winner or min(
         candidates, key=lambda name: better * found[name][cohort.VALIDATION][metrics.select_by]
     )
     raw = candidates[winner]
@@ -435,6 +465,18 @@ def _log_evidence(
         picture = plots.recall_plot(rows, k, "Recall by group, test slice")
         mlflow.log_figure(picture, "recall_by_group.png")
     mlflow.log_dict(spec.model_dump(mode="json"), "model.json")
+
+
+def _log_backtest(store: Store, spec: ModelSpec, past: Backtest) -> None:
+    """What each candidate did at each split, and how the rules would have chosen."""
+    mlflow = store.mlflow
+    mlflow.log_dict(past.told, "backtest.json")
+    mlflow.log_params({"selection_rule": past.chosen.rule, "selected": past.chosen.pick})
+    picked = past.measures[past.chosen.pick]
+    mlflow.log_metrics({"backtest.splits": float(len(past.splits))})
+    for step, each in enumerate(picked):
+        mlflow.log_metric(f"backtest.{spec.selection.metric}", each[spec.selection.metric], step)
+    mlflow.log_figure(plots.stability_plot(past, spec.selection.metric), "stability.png")
 
 
 def _register(

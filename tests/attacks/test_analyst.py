@@ -109,7 +109,7 @@ def notebook(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> I
     deployment = Deployment(
         settings, desk.office.contracts, {mou.id: mou}, cast(PersonIndex, None), desk.dulas
     )
-    yield Notebook(deployment, desk.lake)
+    yield Notebook(deployment, runs.lake_of(settings, "read", spark))
 
 
 def test_what_is_agreed_is_read_and_logged(notebook: Notebook) -> None:
@@ -281,7 +281,7 @@ def test_a_study_made_under_other_terms_is_not_read(notebook: Notebook) -> None:
         t for t in of_agreement(notebook.deployment.dulas[ONE], notebook.deployment.contracts)
         if t.dataset.table == "work.wages"
     ]  # fmt: skip
-    place = notebook.lake.path(table.table)
+    place = f"{notebook.lake.root}/{table.table.name}"
     spark = notebook.lake.spark
     label = "concord.agreement_digest"
     before = spark.sql(f"SHOW TBLPROPERTIES delta.`{place}` ('{label}')").collect()[0]["value"]
@@ -293,7 +293,7 @@ def test_a_study_made_under_other_terms_is_not_read(notebook: Notebook) -> None:
 
 def test_only_storage_permissions_stop_other_tools(notebook: Notebook) -> None:
     """What the documentation says plainly: the files are as open as their folder is."""
-    place = Path(notebook.lake.path("studies")) / ONE / "help_forms"
+    place = Path(notebook.lake.root) / "studies" / ONE / "help_forms"
     assert os.access(place, os.R_OK)
     rows = notebook.lake.spark.read.format("delta").load(str(place))
     assert "form_id" in rows.columns, "unlike concord.read, all columns of the study"

@@ -29,6 +29,7 @@ from concord.deployment import Deployment, load_deployment
 from concord.lake.locks import Locks
 from concord.lake.session import start
 from concord.lake.tables import Lake, Overwrite, Stamp
+from concord.lake.zones import Zones
 from concord.studies.tables import StudyTable, of_agreement
 from tests.agreed import register, sign_lake
 from tests.bench.engine_side import settings_of
@@ -104,7 +105,7 @@ def _reads(
     try:
         root = str(folder / "lake")
         locks = Locks.of(spark, root, 60, job="bench", run_id="bench", actor="bench")
-        lake = Lake(spark, root, locks=locks, lock_wait=5)
+        lake = Lake(spark, root, locks=locks, lock_wait=5, zones=Zones("agreement"))
         signed = [*deployment.mous.values(), *deployment.dulas.values()]
         sign_lake(Path(root), given.signers_file, *signed)
         study = next(

@@ -59,6 +59,8 @@ def _features(folder: Path) -> Features:
             reporter=Reporter(quiet=True),
             spark=spark,
         ) as run:
+            # Measured without asking, which opens the study to the job.
+            run.lake.zones.open_study(AGREEMENT)
             held = studies.held(run, deployment.dulas[AGREEMENT], deployment.contracts, COLUMNS)
 
             def made() -> DataFrame:

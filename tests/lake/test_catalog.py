@@ -9,8 +9,16 @@ from pyspark.sql import SparkSession
 
 from concord.errors import UsageError
 from concord.lake import catalog
+from concord.lake.locks import Locks
 from concord.lake.log import state
 from concord.lake.storage import Storage
+from concord.lake.tables import Lake
+from concord.lake.zones import Zones
+
+
+def lake_at(spark: SparkSession, root: str) -> Lake:
+    locks = Locks.of(spark, root, 60, job="catalog", run_id="t", actor="t")
+    return Lake(spark, root, locks=locks, lock_wait=0, zones=Zones("catalog"))
 
 
 @pytest.fixture
@@ -33,7 +41,7 @@ def lake(spark: SparkSession, tmp_path: Path, quick: None) -> str:
 
 
 def test_rows_versions_and_labels_are_those_of_the_tables(spark: SparkSession, lake: str) -> None:
-    many, few = catalog.entries(spark, lake)
+    many, few = catalog.entries(lake_at(spark, lake))
     assert list(Path(many.path, "_delta_log").glob("*.checkpoint.parquet"))
     assert (many.table, few.table) == ("curated/many", "studies/DULA-2026-0001/few")
     for entry in (many, few):
@@ -44,15 +52,15 @@ def test_rows_versions_and_labels_are_those_of_the_tables(spark: SparkSession, l
 
 
 def test_columns_are_shown_but_rows_of_people_never(spark: SparkSession, lake: str) -> None:
-    shown = catalog.shown(spark, lake, "curated/many", rows=5)
+    shown = catalog.shown(lake_at(spark, lake), "curated/many", rows=5)
     assert [column["name"] for column in shown.columns] == ["number"]
     assert shown.columns[0]["type"] == "long"
     assert shown.sample == ()
     spark.range(2).write.format("delta").save(f"{lake}/products/of_nobody")
-    assert len(catalog.shown(spark, lake, "products/of_nobody", rows=1).sample) == 1
+    assert len(catalog.shown(lake_at(spark, lake), "products/of_nobody", rows=1).sample) == 1
 
 
 def test_a_table_that_is_not_there_is_named(spark: SparkSession, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no table 'curated/none'"):
-        catalog.shown(spark, str(tmp_path), "curated/none", rows=1)
+        catalog.shown(lake_at(spark, str(tmp_path)), "curated/none", rows=1)
     assert state(Storage(spark), str(tmp_path)) is None

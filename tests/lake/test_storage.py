@@ -16,6 +16,7 @@ from concord.lake.locks import Locks
 from concord.lake.registry import Column, Table
 from concord.lake.storage import Storage, join
 from concord.lake.tables import Append, Lake, Stamp, Transaction
+from concord.lake.zones import Zones
 from tests.feeds import LABELS
 
 pytestmark = pytest.mark.spark
@@ -198,7 +199,7 @@ def test_a_lake_on_another_scheme_is_written_read_and_locked(
     def locks_of(job: str) -> Locks:
         return Locks.of(spark, root, 60, job=job, run_id="run", actor="tester")
 
-    lake = Lake(spark, root, locks=locks_of("ingest"), lock_wait=0)
+    lake = Lake(spark, root, locks=locks_of("ingest"), lock_wait=0, zones=Zones("ingest"))
     rows = spark.createDataFrame([("Lynn", 1)], TOWNS.schema)
     with lake.locks.hold([TOWNS.name]):
         with pytest.raises(LockedError, match="job ingest"):

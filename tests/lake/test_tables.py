@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import deltalake
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -31,6 +32,7 @@ from concord.lake.tables import (
     Written,
     isin,
 )
+from concord.lake.zones import Zones
 from tests.feeds import LABELS
 
 pytestmark = [pytest.mark.spark, pytest.mark.usefixtures("quick")]
@@ -64,7 +66,7 @@ def lake(spark: SparkSession, tmp_path: Path) -> Lake:
 def lake_at(spark: SparkSession, root: Path) -> Lake:
     """A lake as a new job sees it, with nothing looked at yet."""
     locks = Locks.of(spark, str(root), 60, job="ingest", run_id="run-7", actor="tester")
-    return Lake(spark, str(root), locks=locks, lock_wait=5)
+    return Lake(spark, str(root), locks=locks, lock_wait=5, zones=Zones("ingest"))
 
 
 def frame(lake: Lake, rows: Sequence[Row], table: Table = CLIENTS) -> DataFrame:
@@ -83,6 +85,7 @@ def write(
     table: Table = CLIENTS,
     labels: Mapping[str, str] | None = None,
     stamp: Stamp = STAMP,
+    few: bool = False,
 ) -> Written:
     return lake.write(
         rows if isinstance(rows, DataFrame) else frame(lake, rows, table),
@@ -91,11 +94,17 @@ def write(
         stamp=stamp,
         transaction=None if sequence is None else Transaction("ingest/clients", sequence),
         labels={**LABELS, **(labels or {})},
+        few=few,
     )
 
 
 def held(lake: Lake, table: Table = CLIENTS) -> list[tuple]:
-    return sorted(tuple(row) for row in lake.read(table).collect())
+    """A table's rows as Concord reads a small one, which must be as Spark does."""
+    found = sorted(tuple(row) for row in lake.read(table).collect())
+    if lake.exists(table):
+        spark = lake.spark.read.format("delta").load(lake.path(table)).collect()
+        assert sorted(tuple(row) for row in spark) == found
+    return found
 
 
 def log(lake: Lake, table: Table = CLIENTS) -> list[dict[str, Any]]:
@@ -115,14 +124,23 @@ def properties(lake: Lake, table: Table = CLIENTS) -> dict[str, str]:
     return found[-1]
 
 
-@pytest.mark.parametrize("how", [Append(), Merge(newer=("_sequence",))], ids=["append", "merge"])
+@pytest.mark.parametrize(
+    ("how", "few"),
+    [
+        (Append(), False),
+        (Merge(newer=("_sequence",)), False),
+        (Append(), True),
+        (Overwrite(), True),
+    ],
+    ids=["append", "merge", "append few", "overwrite with few"],
+)
 def test_a_repeated_transaction_is_skipped_and_says_which_version_holds_it(
-    lake: Lake, how: How
+    lake: Lake, how: How, few: bool
 ) -> None:
-    first = write(lake, [client(1)], how, sequence=1)
+    first = write(lake, [client(1)], how, sequence=1, few=few)
     # The same transaction with rows that differ: were it applied, it would show.
     rerun = replace(STAMP, run_id="run-8")
-    again = write(lake, [client(3, sequence=9)], how, sequence=1, stamp=rerun)
+    again = write(lake, [client(3, sequence=9)], how, sequence=1, stamp=rerun, few=few)
 
     assert (first.applied, again.applied) == (True, False)
     assert first.version == again.version == lake.version(CLIENTS)
@@ -154,11 +172,14 @@ def test_a_transaction_repeated_after_others_finds_the_version_that_holds_it(lak
     assert held(lake) == [client(1), client(2)]
 
 
-def test_a_transaction_that_goes_backwards_is_an_error_and_writes_nothing(lake: Lake) -> None:
+@pytest.mark.parametrize("few", [False, True])
+def test_a_transaction_that_goes_backwards_is_an_error_and_writes_nothing(
+    lake: Lake, few: bool
+) -> None:
     write(lake, [client(1)], Append(), sequence=5)
 
     with pytest.raises(ConcordError, match="backwards") as wrong:
-        write(lake, [client(2)], Append(), sequence=3)
+        write(lake, [client(2)], Append(), sequence=3, few=few)
 
     assert not isinstance(wrong.value, InfrastructureError)
     assert held(lake) == [client(1)]
@@ -199,14 +220,58 @@ def test_replacing_refuses_rows_outside_the_condition(lake: Lake, before: list[R
     assert held(lake) == before
 
 
-def test_overwriting_leaves_only_the_new_rows_and_the_old_version_can_be_read(lake: Lake) -> None:
-    first = write(lake, [client(1), client(2)], Append())
+@pytest.mark.parametrize("few", [False, True])
+def test_overwriting_leaves_only_the_new_rows_and_the_old_version_can_be_read(
+    lake: Lake, few: bool
+) -> None:
+    first = write(lake, [client(1), client(2)], Append(), few=few)
 
-    write(lake, [client(3)], Overwrite())
+    write(lake, [client(3)], Overwrite(), few=few)
 
     assert held(lake) == [client(3)]
-    earlier = lake.read(CLIENTS, version=first.version).collect()
-    assert sorted(tuple(row) for row in earlier) == [client(1), client(2)]
+    by_spark = lake.spark.read.format("delta").option("versionAsOf", first.version)
+    for earlier in (lake.read(CLIENTS, version=first.version), by_spark.load(lake.path(CLIENTS))):
+        assert sorted(tuple(row) for row in earlier.collect()) == [client(1), client(2)]
+
+
+def test_few_rows_at_a_time_make_a_log_with_checkpoints_that_all_read(lake: Lake) -> None:
+    """Delta makes the checkpoints; what the driver commits between adds up with them."""
+    for number in range(12):
+        write(lake, [client(number)], Append(), sequence=number + 1, few=True)
+    write(lake, [client(12)], Merge(), sequence=13)
+    write(lake, [client(13)], Append(), sequence=14, few=True)
+
+    assert held(lake) == sorted(client(number) for number in range(14))
+    assert deltalake.DeltaTable(lake.path(CLIENTS)).to_pyarrow_table().num_rows == 14
+    names = {path.name for path in (Path(lake.path(CLIENTS)) / "_delta_log").iterdir()}
+    assert f"{10:020d}.checkpoint.parquet" in names
+    by_whom = [a["commitInfo"]["engineInfo"].split("/")[0] for a in log(lake) if "commitInfo" in a]
+    assert by_whom == [*["Concord"] * 10, "Apache-Spark", "Concord", "Apache-Spark", "Concord"]
+    history = lake.spark.sql(f"DESCRIBE HISTORY delta.`{lake.path(CLIENTS)}`").collect()
+    assert [row["version"] for row in history] == list(range(13, -1, -1))
+    assert write(lake, [client(99)], Append(), sequence=11, few=True).applied is False
+
+
+def test_who_comes_second_to_a_version_commits_the_next_one(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(lake, [client(1)], Append(), few=True)
+    commit, met = lake.storage.commit, []
+
+    def late(path: str, lines: Sequence[str]) -> bool:
+        if not met:
+            met.append(path)
+            write(lake_at(lake.spark, Path(lake.root)), [client(2)], Append(), few=True)
+        return commit(path, lines)
+
+    monkeypatch.setattr(lake.storage, "commit", late)
+    write(lake, [client(3)], Append(), few=True)
+
+    assert met
+    assert held(lake) == [client(1), client(2), client(3)]
+    files = {file.name for file in Path(lake.path(CLIENTS)).glob("*.parquet")}
+    committed = {a["add"]["path"] for a in log(lake) if "add" in a}
+    assert files == committed, "what was not committed is not left"
 
 
 def test_a_value_in_a_condition_is_a_value_whatever_it_holds(spark: SparkSession) -> None:
@@ -355,10 +420,13 @@ def test_the_log_holds_no_value_of_a_column_without_statistics(lake: Lake) -> No
     secret = ("c-secret", NAME, 40, "2025-05", 1)
     write(lake, [secret, client(1)], Append(), sequence=1)
     write(lake, [("c-secret", NAME, 41, "2025-05", 2)], Merge(("_sequence",)), sequence=2)
+    few = replace(CLIENTS, name="curated/few")
+    write(lake, [secret], Append(), table=few, few=True)
     no_statistics = replace(CLIENTS, name="curated/plain", statistics=())
     write(lake, [secret], Append(), table=no_statistics)
 
-    for table, allowed in ((CLIENTS, {"_period", "_sequence"}), (no_statistics, set())):
+    named_ones = {"_period", "_sequence"}
+    for table, allowed in ((CLIENTS, named_ones), (no_statistics, set()), (few, set())):
         stats = [json.loads(a["add"]["stats"]) for a in log(lake, table) if "add" in a]
         assert stats
         for found in stats:
@@ -381,15 +449,18 @@ def test_a_table_that_was_never_written_reads_as_an_empty_one(lake: Lake) -> Non
     assert lake.applied(CLIENTS, Transaction("ingest/clients", 1)) is None
 
 
-@pytest.mark.parametrize("how", [Append(), Merge()], ids=["append", "merge"])
-def test_a_row_that_breaks_a_constraint_is_not_quoted(lake: Lake, how: How) -> None:
+@pytest.mark.parametrize(
+    ("how", "few"), [(Append(), False), (Append(), True), (Merge(), False)],
+    ids=["append", "append few", "merge"],
+)  # fmt: skip
+def test_a_row_that_breaks_a_constraint_is_not_quoted(lake: Lake, how: How, few: bool) -> None:
     lake.create(CLIENTS, LABELS)
     place = f"delta.`{lake.path(CLIENTS)}`"
     lake.spark.sql(f"ALTER TABLE {place} ADD CONSTRAINT named CHECK (name <> '{NAME}')")
     before = lake.version(CLIENTS)
 
     with pytest.raises(InfrastructureError, match="curated/clients") as failed:
-        write(lake, [("c1", NAME, 1, "2025-05", 1)], how)
+        write(lake, [("c1", NAME, 1, "2025-05", 1)], how, few=few)
 
     assert NAME not in str(failed.value)
     assert failed.value.exit_code == 20

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from concord.lake.session import JAVA_OPTIONS
+from concord.lake.session import INTERPRETED, JAVA_OPTIONS
 from concord.settings import load_settings
 from tests.conftest import ROOT
 
@@ -20,8 +20,14 @@ PEOPLE = 2000
 # What the demo reads from the place it is run in.
 PLACES = ("conf", "infra", "jobs", "libs", ".venv", "pyproject.toml")
 EVENTS, LOGS = "events", "logs"
-# All as a user has it but for the compiler that only longer runs repay.
+# All as a user has it but for compilers that only longer runs repay, and tasks that have no rows;
+# two partitions are left where a query shuffles, so that what belongs together has to meet.
 LOCAL = load_settings(ROOT / "conf" / "settings" / "local.yaml").spark.confs
+SMALL = {
+    **INTERPRETED,
+    "spark.sql.shuffle.partitions": "2",
+    JAVA_OPTIONS: f"{LOCAL[JAVA_OPTIONS]} -XX:TieredStopAtLevel=1",
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ def run_demo(home: Path) -> Demo:
     for kept in (EVENTS, LOGS):
         (home / kept).mkdir(exist_ok=True)
     confs = {"spark.eventLog.enabled": "true", "spark.eventLog.dir": (home / EVENTS).as_uri()}
-    confs |= {JAVA_OPTIONS: f"{LOCAL[JAVA_OPTIONS]} -XX:TieredStopAtLevel=1"}
+    confs |= SMALL
     done = Demo(home, "").run(
         sys.executable, "-m", "concord.demo", "--people", str(PEOPLE),
         CONCORD_SPARK__CONFS=json.dumps(confs),

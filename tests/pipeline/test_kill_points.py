@@ -33,6 +33,7 @@ JOBS = {
     "study": ("study", *LAKE, "--as-of", ROUND),
     "train": ("train", *LAKE, "--as-of", ROUND),
     "score": ("score", *LAKE, "--agreement", "DULA-2026-0002", "--as-of", "2025-06-16"),
+    "return": ("return", *LAKE, "--agreement", "DULA-2026-0002", "--as-of", "2025-06-16"),
     "publish": ("publish", *LAKE, "--as-of", ROUND),
 }
 # One table at a time: the points come in one order, so that a chain meets each of them.

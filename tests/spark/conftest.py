@@ -17,6 +17,7 @@ from concord.lake.locks import Locks
 from concord.lake.registry import OPS_TABLES
 from concord.lake.run import Run, Tally, real_clock
 from concord.lake.tables import Lake
+from concord.lake.zones import Zones
 from concord.reporting import Reporter
 from concord.settings import Settings
 from tests.agreed import register
@@ -41,7 +42,7 @@ class Office:
         locks = Locks.of(
             self.spark, self.settings.lake, 60, job="test", run_id="test", actor="test"
         )
-        return Lake(self.spark, self.settings.lake, locks=locks, lock_wait=5)
+        return Lake(self.spark, self.settings.lake, locks=locks, lock_wait=5, zones=Zones("ingest"))
 
     def ingest(
         self,

@@ -11,6 +11,7 @@ from concord.agreements.mou import load_mous
 from concord.cli import app, exit_code_of
 from concord.lake.locks import Locks
 from concord.lake.tables import Lake
+from concord.lake.zones import Zones
 from tests.agreed import sign_lake
 from tests.conftest import ROOT
 
@@ -31,7 +32,7 @@ class Desk:
         sign_lake(folder / "lake", folder / "signers.yaml", *agreements)
         root = str(folder / "lake")
         locks = Locks.of(spark, root, 60, job="t", run_id="t", actor="t")
-        self.lake = Lake(spark, root, locks=locks, lock_wait=0)
+        self.lake = Lake(spark, root, locks=locks, lock_wait=0, zones=Zones("review"))
 
     def review(self, *arguments: str) -> int:
         """Runs the command; its exit code."""

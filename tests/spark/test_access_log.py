@@ -21,6 +21,7 @@ from concord.errors import AuditError, RefusedError
 from concord.lake.locks import Locks
 from concord.lake.run import Run, Tally
 from concord.lake.tables import Lake
+from concord.lake.zones import Zones
 from concord.reporting import Reporter
 from tests.agreed import dula, mou, register
 from tests.conftest import test_settings
@@ -45,7 +46,7 @@ def a_run(spark: SparkSession, folder: Path, *, dry_run: bool = False, run_id: s
         dry_run=dry_run,
         actor="someone",
         settings=settings,
-        lake=Lake(spark, settings.lake, locks=locks, lock_wait=30),
+        lake=Lake(spark, settings.lake, locks=locks, lock_wait=30, zones=Zones("study")),
         reporter=Reporter(quiet=True),
         clock=lambda: NOW,
         tally=Tally(),

@@ -17,9 +17,13 @@ from concord.agreements.access_log import ACCESS_LOG
 from concord.agreements.events import AGREEMENT_EVENTS
 from concord.agreements.signing import new_key, public_text
 from concord.cli import app, exit_code_of
+from concord.errors import RefusedError
 from concord.lake.locks import Locks
 from concord.lake.session import interpret
 from concord.lake.tables import Lake
+from concord.lake.zones import Zones
+from concord.privacy.wrapping import agreement_key
+from concord.settings import Keys
 from tests.cluster.conftest import person, write_conf
 from tests.cluster.test_studies import DULA
 from tests.feeds import File, deliver
@@ -50,7 +54,7 @@ class Town:
     def lake(self, spark: SparkSession) -> Lake:
         root = str(self.home / "lake")
         locks = Locks.of(spark, root, 60, job="t", run_id="t", actor="t")
-        return Lake(spark, root, locks=locks, lock_wait=5)
+        return Lake(spark, root, locks=locks, lock_wait=5, zones=Zones("agreement"))
 
     def run(self, *arguments: str) -> int:
         return exit_code_of(app, [*arguments, "--settings", str(self.settings)])
@@ -109,9 +113,15 @@ def test_a_draft_is_reviewed_signed_and_obeyed(
         "sign", ONE, "--party", "dta", "--key", str(tmp_path / "dta.pem")
     )
     assert "active" in say("list")
+    keys_at = Keys(path=tmp_path / "keys")
+    agreement_key(keys_at, ONE, create=True)
     assert "suspended" in say("suspend", ONE, "--reason", "a breach")
+    with pytest.raises(RefusedError, match="is disabled"):
+        agreement_key(keys_at, ONE)
     assert "is suspended since" in say("list")
     assert "resumed" in say("suspend", ONE, "--reason", "mended", "--resume")
+    assert agreement_key(keys_at, ONE)
+    assert "it cannot be resumed now" in say("suspend", ONE, "--reason", "x", "--resume", code=2)
     # The memorandum is signed by nobody: the hub holds nothing, and the study may not be made.
     assert town.run("study") == 14
     told = capsys.readouterr()

@@ -106,7 +106,7 @@ def test_a_study_is_destroyed_proved_and_certified_through_kills(
     assert end.desk.contents(ONE) == held
     plan = planned(end.run(), end.register, ONE)
     assert set(plan.tables) == {f"studies/{ONE}/{table}" for table in held}
-    assert plan.keys == (1,) and plan.due == date(2026, 7, 1) and plan.files > 6
+    assert plan.keys == (1,) and plan.due == date(2026, 7, 1) and plan.files >= 6
     said = ending.tell(end.desk.lake, end.register, date(2026, 7, 2))
     told = {each.agreement: each for each in said}
     assert told[ONE].overdue and "by 2026-07-01" in told[ONE].message and TWO not in told
@@ -125,7 +125,7 @@ def test_a_study_is_destroyed_proved_and_certified_through_kills(
     assert made["attempts"] == 5
     proof = made["proof"]
     assert isinstance(proof, dict) and proof["search"]["found"] == 0
-    assert proof["search"]["files opened"] > 50
+    assert proof["search"]["files opened"] > 20
     assert proof["search"]["pseudonyms searched for"] > len(pseudonyms)
     assert "as they were" in proof["other_tables"]
     destroyed = made["destroyed"]

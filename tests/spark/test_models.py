@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -27,12 +27,14 @@ from concord.ingest import tables as ingested
 from concord.lake.locks import Locks
 from concord.lake.run import Run, Tally
 from concord.lake.tables import Lake, Overwrite, Transaction
+from concord.lake.zones import Zones
 from concord.privacy import hashing
 from concord.privacy.records import SEPARATOR
-from concord.privacy.wrapping import agreement_key
 from concord.reporting import Reporter
 from concord.settings import Keys
+from concord.studies.keys import study_key
 from concord.studies.tables import StudyTable, of_agreement
+from concord_models import return_scores as returning
 from concord_models import score as scoring
 from concord_models import studies
 from concord_models import train as training
@@ -148,14 +150,14 @@ class Hub:
     spark: SparkSession
     deployment: Deployment
     spec: ModelSpec
-    cases: Mapping[str, str]
+    cases: dict[str, str]
 
     def run(self, job: str, as_of: date, *, now: datetime | None = None, **changes: Any) -> Run:
         settings = self.deployment.settings
         locks = Locks.of(self.spark, settings.lake, 60, job=job, run_id="r", actor="tester")
         run = Run(
             job=job, run_id="r", as_of=as_of, dry_run=False, actor="tester", settings=settings,
-            lake=Lake(self.spark, settings.lake, locks=locks, lock_wait=5),
+            lake=Lake(self.spark, settings.lake, locks=locks, lock_wait=5, zones=Zones(job)),
             reporter=Reporter(quiet=True), clock=lambda: now or datetime.now(UTC), tally=Tally(),
         )  # fmt: skip
         return replace(run, **changes)
@@ -176,6 +178,12 @@ class Hub:
         chosen = spec or self.spec
         return scoring.score(run, chosen, it.contracts, self.register, agreement=agreement)
 
+    def give_back(self, as_of: date, agreement: str = APPLIED, **changes: Any) -> returning.Outcome:
+        it, run = self.deployment, self.run("return", as_of, **changes)
+        return returning.return_scores(
+            run, self.spec, it.contracts, self.register, agreement=agreement
+        )
+
     def rows(self, name: str) -> list[dict[str, Any]]:
         read = self.spark.read.format("delta").load(f"{self.deployment.settings.lake}/{name}")
         return [row.asDict() for row in read.collect()]
@@ -193,13 +201,13 @@ def hub(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Hub:
     few = spec.splits.model_copy(update={"test_months": 1, "validation_months": 1})
     small = spec.search.model_copy(update={"trials": 2, "rounds": 20, "early_stopping": 5})
     spec = spec.model_copy(update={"splits": few, "search": small, "workers": 1})
-    key = agreement_key(keys, APPLIED, create=True)
-    pseudonyms = {}
+    made = Hub(spark, deployment, spec, {})
+    key = study_key(made.run("study", date(2024, 12, 31)).lake, keys, APPLIED, create=True)
+    pseudonyms = made.cases
     for number in range(CASES):
         record = f"record-{number}"
         message = f"entity{SEPARATOR}case{SEPARATOR}{record}".encode()
-        pseudonyms[hashing.digest(key.fetch(), message)] = f"AGENCY{number:04d}"
-    made = Hub(spark, deployment, spec, pseudonyms)
+        pseudonyms["1-" + hashing.digest(key.fetch(), message)] = f"AGENCY{number:04d}"
     run = made.run("study", date(2024, 12, 31))
     for agreement in (TRAINED, APPLIED):
         dula = deployment.dulas[agreement]
@@ -214,7 +222,7 @@ def hub(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Hub:
                     transaction=Transaction(f"study/{table.table.name}", 0),
                     labels={**LABELS, "concord.agreement_digest": digest(dula)},
                 )  # fmt: skip
-        request = training._request(run, spec, dula)
+        request = training.request(run, spec, dula)
         decision = access_log.ask(run, made.register, replace(request, use="study"))
         access_log.record_reads(run, [access_log.Read(request, decision, run.run_id, 1)])
     contract = deployment.contracts["dta_snap"]
@@ -328,7 +336,7 @@ def test_returns_are_learnt_as_of_several_days(hub: Hub) -> None:
         }
     )
     run, it = hub.run("train", date(2024, 12, 31)), hub.deployment
-    held = studies.held(run, it.dulas[TRAINED], it.contracts, training.asked(spec))
+    held = studies.held(run, it.dulas[TRAINED], it.contracts, training.columns(spec))
     slices = training._slices(run, spec, held)
     # September's window ends after the last file. A label comes in the second month after the due
     # day: July's was not known two weeks before the end of August, nor May's before June's.
@@ -382,8 +390,15 @@ def test_train_and_score(hub: Hub) -> None:
     )
     assert len(nested) == 2
     assert {a.path for a in store.client.list_artifacts(done.run)} >= {
-        "calibration.png", "recall_by_group.json", "measures.json", "model.json"
+        "calibration.png", "recall_by_group.json", "measures.json", "model.json",
+        "backtest.json", "stability.png",
     }  # fmt: skip
+    past = store.mlflow.artifacts.load_dict(f"runs:/{done.run}/backtest.json")
+    assert past["chosen"]["rule"] == run.data.params["selection_rule"]
+    assert run.data.params["selected"] in past["measures"] and len(past["splits"]) > 1
+    assert run.data.params["winner"] == (
+        "logistic" if "logistic" in past["chosen"]["candidate"] else "xgboost"
+    )
     served = store.mlflow.pyfunc.load_model(champion.uri)
     row = pd.DataFrame([dict.fromkeys(hub.spec.features, np.nan)])
     assert 0 < served.predict(row)["p_proc"][0] < 1
@@ -417,9 +432,25 @@ def test_train_and_score(hub: Hub) -> None:
         assert [r["rank_in_office"] for r in own] == list(range(1, 31))
         found = [r["p_proc"] for r in own]
         assert found == sorted(found, reverse=True)
-    back = hub.rows(f"vault/returned/{APPLIED}/scores_snap_churn")
+    returned = Path(hub.deployment.settings.lake, f"vault/returned/{APPLIED}/scores_snap_churn")
+    assert not returned.exists(), "to give back is the hub's work, not who scores'"
+    assert hub.give_back(day, dry_run=True).status == "would return" and not returned.exists()
+    assert "no scores as of 2024-09-10" in hub.give_back(date(2024, 9, 10)).message
+    done = hub.give_back(day)
+    assert (done.status, done.rows) == ("returned", CASES)
+    back = hub.rows(done.table)
     by_own = {row["case_id"]: row["p_proc"] for row in back}
     assert by_own == {hub.cases[r["study_case_id"]]: r["p_proc"] for r in scores}
+    assert hub.give_back(day).status == "nothing to do"
+    with pytest.raises(RefusedError, match=f"{TRAINED} clause 4.*own ids"):
+        hub.give_back(day, agreement=TRAINED)
+    scorer = hub.run("score", day)
+    scorer.lake.zones.open_study(APPLIED)
+    with pytest.raises(RefusedError, match="score has the role recipient.*the zone vault"):
+        returning.return_scores(
+            scorer, hub.spec, hub.deployment.contracts, hub.register, agreement=APPLIED
+        )
+    assert hub.rows(done.table) == back
 
     assert hub.score(day).status == "nothing to do"
     assert hub.score(day - timedelta(days=2)).rows == CASES
@@ -434,4 +465,4 @@ def test_train_and_score(hub: Hub) -> None:
         hub.score(day, now=datetime(2031, 1, 1, tzinfo=UTC))
     log = hub.rows(ACCESS_LOG.name)
     refused = [row for row in log if row["decision"] == "refused"]
-    assert [row["agreement"] for row in refused] == [TRAINED, APPLIED]
+    assert sorted(row["agreement"] for row in refused) == [TRAINED, TRAINED, APPLIED]

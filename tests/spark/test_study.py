@@ -545,6 +545,9 @@ def test_a_study_needs_its_key_its_index_and_its_tables_to_itself(own_desk: Desk
     agreement_key(own_desk.office.settings.keys, ONE, create=True)
     (failed,) = own_desk.study(ONE)
     assert "is not the one that its study was made with" in failed.message
+    own_desk.lake.storage.write(own_desk.lake.path(f"vault/_study_key_check/{ONE}"), b"3 0123")
+    (failed,) = own_desk.study(ONE)
+    assert failed.exit_code == 10 and f"{ONE}.v3.json is missing; restore it" in failed.message
     twice = own_desk.record_ids("work")["WORKER00001"]
     since = date(2025, 1, 1)
     index(own_desk, [(twice, PERSON[1], since, None), (twice, PERSON[2], since, None)])

@@ -5,7 +5,8 @@ No foreign keys: what was asked and decided is copied in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -20,8 +21,10 @@ from concord.agreements.decision import (
     may_hold,
 )
 from concord.agreements.register import Register
+from concord.errors import RefusedError
 from concord.lake.registry import Column, Table
 from concord.lake.run import Run
+from concord.lake.zones import Refusal
 
 ACCESS_LOG = Table(
     name="ops/access_log",
@@ -36,7 +39,11 @@ ACCESS_LOG = Table(
         Column("actor", "string", "from the operating system or the identity provider"),
         Column("agreement", "string"),
         Column("purpose", "string", "as asked for"),
-        Column("tables", "array<string>", "as asked for, <feed>.<table>"),
+        Column(
+            "tables",
+            "array<string>",
+            "as asked for, <feed>.<table>; or what a zone was refused for",
+        ),
         Column("columns", "array<string>", "as asked for, <feed>.<table>.<column>"),
         Column("row_count", "bigint", "rows that a read gave; NULL for a decision"),
         Column("decision", "string", "allowed, refused, or read"),
@@ -82,6 +89,9 @@ def ask_all(
         for request, decision in zip(asked, decisions, strict=True)
     ]
     chain.append(run.lake, ACCESS_LOG, rows, stamp=run.stamp)
+    for decision in decisions:
+        if decision.allowed:
+            run.lake.zones.open_study(decision.terms.id)
     return decisions
 
 
@@ -112,6 +122,23 @@ def ask_to_hold(run: Run, register: Register, holdings: Sequence[Holding]) -> li
     return decisions
 
 
+@contextmanager
+def kept_to_zones(run: Run) -> Iterator[None]:
+    """Logs at its end what the run's lake refused to its code for want of a zone, one row each.
+
+    Raises RefusedError (14) then, even where the code went on.
+    """
+    refusals = run.lake.zones.refusals
+    try:
+        yield
+    finally:
+        if refusals:
+            rows = [_refused(run, each) for each in refusals]
+            refusals.clear()
+            chain.append(run.lake, ACCESS_LOG, rows, stamp=run.stamp)
+            raise RefusedError(rows[0]["reasons"][0])
+
+
 def record_reads(run: Run, reads: Iterable[Read]) -> None:
     """Logs what was read under decisions that allowed it, in one commit."""
     now = run.clock()
@@ -127,6 +154,22 @@ def record_reads(run: Run, reads: Iterable[Read]) -> None:
         for read in reads
     ]
     chain.append(run.lake, ACCESS_LOG, rows, stamp=run.stamp)
+
+
+def _refused(run: Run, refusal: Refusal) -> dict[str, Any]:
+    return {
+        "decided_at": run.clock(),
+        "actor": run.actor,
+        "agreement": refusal.agreement,
+        "purpose": None,
+        "tables": [refusal.place],
+        "columns": [],
+        "row_count": None,
+        "decision": "refused",
+        "reasons": [refusal.reason],
+        "policy_digest": None,
+        "run_id": run.run_id,
+    }
 
 
 def _row(

@@ -12,14 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from py4j.protocol import Py4JError
-from pyspark.errors import PySparkException
-from pyspark.sql import functions as F
-
 from concord.agreements.canonical import digest_of
-from concord.errors import AuditError, InfrastructureError
+from concord.errors import AuditError
 from concord.lake.registry import Column, Table
-from concord.lake.tables import Append, Lake, Stamp, described
+from concord.lake.tables import Lake, Stamp
 
 GENESIS = "0" * 64
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -52,35 +48,21 @@ def append(lake: Lake, table: Table, rows: Sequence[Mapping[str, Any]], *, stamp
 
 def add(lake: Lake, table: Table, rows: Sequence[Mapping[str, Any]], *, stamp: Stamp) -> None:
     """`append` for a caller who holds the table's lock."""
-    try:
-        previous = _tip(lake, table)
-    except (PySparkException, Py4JError) as error:
-        raise InfrastructureError(
-            f"{table.name}: reading failed with {described(error)}; nothing was decided. "
-            "Check that its files are whole and may be read, then run this again"
-        ) from None
+    previous = _tip(lake, table)
     chained = []
     for row in rows:
         whole = {**row, "previous_hash": previous}
         previous = row_hash(table, whole)
         chained.append({**whole, "hash": previous})
-    frame = lake.spark.createDataFrame(chained, table.schema).coalesce(1)
-    lake.write(frame, table, Append(), stamp=stamp, transaction=None, labels={})
+    lake.add(chained, table, stamp=stamp)
 
 
 def read(lake: Lake, table: Table) -> list[dict[str, Any]]:
     """All rows, in the chain's order, verified. Raises AuditError naming the first place that does
     not hold."""
-    times = {column.name for column in table.columns if column.type == "timestamp"}
-    columns = [
-        F.unix_micros(name).alias(name) if name in times else F.col(name)
-        for name in table.column_names
-    ]
-    held = [row.asDict() for row in lake.read(table).select(*columns).collect()]
+    held = lake.rows(table)
     following: dict[str, list[dict[str, Any]]] = {}
     for content in held:
-        for name in times:
-            content[name] = EPOCH + timedelta(microseconds=content[name])
         following.setdefault(content["previous_hash"], []).append(content)
     tip, ordered = GENESIS, list[dict[str, Any]]()
     known = {GENESIS}
@@ -137,19 +119,12 @@ def _said(value: Any) -> Any:
 
 def _tip(lake: Lake, table: Table) -> str:
     """The hash that no row follows."""
-    log = lake.read(table).select("hash", "previous_hash")
-    ends = (
-        log.alias("row")
-        .join(log.alias("next"), F.col("row.hash") == F.col("next.previous_hash"), "left_anti")
-        .select("hash")
-        .limit(2)
-        .collect()
-    )
+    log = lake.rows(table, "hash", "previous_hash")
+    followed = {row["previous_hash"] for row in log}
+    ends = [row["hash"] for row in log if row["hash"] not in followed]
     if len(ends) == 1:
-        return str(ends[0]["hash"])
-    if not ends and not lake.exists(table):
-        return GENESIS
-    if not ends and log.isEmpty():
+        return str(ends[0])
+    if not log:
         return GENESIS
     raise _broken(table, None, "has no single end")
 

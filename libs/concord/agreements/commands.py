@@ -253,7 +253,8 @@ def policies(
 ) -> None:
     """Write out the access rules of the lake's folders, by role, for the store that keeps it."""
     known = load(settings, lake)
-    print(storage_rules.written(store, known.settings.lake, known.dulas.values()))
+    given = known.settings
+    print(storage_rules.written(store, given.lake, given.job_roles, known.dulas.values()))
 
 
 @app.command()

@@ -17,8 +17,8 @@ from typing import Annotated
 import typer
 from rich.table import Table as Grid
 
+from concord.agreements import access_log, events
 from concord.agreements import cedar as cedar_export
-from concord.agreements import events
 from concord.agreements.canonical import canonical, digest
 from concord.agreements.commands import (
     DEFAULT_SETTINGS,
@@ -39,11 +39,9 @@ from concord.agreements.rehearsal import Times
 from concord.agreements.rehearsal import rehearse as rehearse_all
 from concord.agreements.signing import new_key, public_text, read_key, sign
 from concord.errors import UsageError
-from concord.lake.locks import Locks
-from concord.lake.run import Run, actor, real_clock, running
+from concord.lake.run import Run, lake_of, real_clock, running
 from concord.lake.run import digest as run_digest
 from concord.lake.session import start, stop
-from concord.lake.tables import Lake
 from concord.privacy import wrapping
 from concord.reporting import Reporter
 
@@ -438,17 +436,20 @@ def _writing(what: str, settings: Path, lake: str | None, *arguments: str) -> It
     job, now = f"agreement {what}", real_clock()
     spark = start(known.settings, application=f"concord {job}")
     try:
-        with running(
-            known.settings,
-            job,
-            arguments={"of": list(arguments)},
-            as_of=now.date(),
-            run_id=run_digest(job, arguments, now.isoformat()),
-            config_digest=run_digest(*(digest(each) for each in known.dulas.values())),
-            dry_run=False,
-            reporter=reporter,
-            spark=spark,
-        ) as run:
+        with (
+            running(
+                known.settings,
+                job,
+                arguments={"of": list(arguments)},
+                as_of=now.date(),
+                run_id=run_digest(job, arguments, now.isoformat()),
+                config_digest=run_digest(*(digest(each) for each in known.dulas.values())),
+                dry_run=False,
+                reporter=reporter,
+                spark=spark,
+            ) as run,
+            access_log.kept_to_zones(run),
+        ):
             register = events.register(run.lake, known.settings, known.mous, known.dulas)
             yield Desk(known, register, run)
         told = {"job": job, "run_id": run.run_id, "exit_code": 0, "message": run.tally.message}
@@ -463,9 +464,7 @@ def _reading(settings: Path, lake: str | None) -> Iterator[tuple[Known, Register
     given = known.settings
     spark = start(given, application="concord agreement")
     try:
-        stale = given.locks.stale_after_seconds
-        locks = Locks.of(spark, given.lake, stale, job="agreement", run_id="", actor=actor())
-        opened = Lake(spark, given.lake, locks=locks, lock_wait=given.locks.wait_seconds)
+        opened = lake_of(given, "agreement", spark)
         yield known, events.register(opened, given, known.mous, known.dulas)
     finally:
         stop(spark)

@@ -1,25 +1,27 @@
 """Access rules of the lake's folders for the stores that keep it: S3, ADLS Gen2, POSIX.
 
-Concord's interface refuses what an agreement does not allow; whoever may open the files with other
-tools is stopped by the store alone. The folders are an access boundary: the data office's jobs hold
-vault, index and curated tables and the keys; a recipient's role its study and the products; the
-officer what is kept for evidence. The rules name roles, and a deployment maps them to its own
-principals.
+Inside one Python process Concord's interface refuses (lake/zones.py): it stops mistakes and honest
+code. Whoever opens the files with other tools, or goes round the interface, is stopped by the store
+alone. The rules follow from the settings' job roles, so that both stop at the same folders: a role
+with all studies has its zones whole, another has them once for each recipient, with that
+recipient's study alone. They name roles, and a deployment maps them to its own principals.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlparse
 
 from concord.agreements.dula import Dula
 from concord.errors import UsageError
-from concord.lake.registry import ZONES
+from concord.settings import JobRole
 
-HUB, OFFICER = "concord-data-office", "concord-officer"
+OFFICER = "concord-officer"
+# Zones that a recipient's jobs write only for a use of the agreement.
+WRITTEN_FOR = {"studies": "score", "products": "publish"}
 STORES = ("s3", "adls", "posix")
 
 
@@ -32,23 +34,46 @@ class Rule:
     write: bool = False
 
 
-def rules(dulas: Iterable[Dula]) -> list[Rule]:
-    """Who may open which folder, least first. What no rule names, nobody may."""
-    found = [Rule(HUB, zone, write=True) for zone in ZONES]
-    found += [Rule(OFFICER, folder) for folder in ("ops", "products")]
+def rules(roles: Mapping[str, JobRole], dulas: Iterable[Dula]) -> list[Rule]:
+    """Who may open which folder, least first. What no rule names, nobody may.
+
+    A job role is `concord-<role>`, or `concord-<role>-<recipient>` where it has only the studies
+    that were asked for. The officer reads what is kept for evidence; a recipient what goes back to
+    it from the vault, with its own tools: its jobs read nothing there.
+    """
+    found = [Rule(OFFICER, folder) for folder in ("ops", "products")]
+    whole = {name: role for name, role in roles.items() if role.studies == "all"}
+    asked = {name: role for name, role in roles.items() if role.studies == "asked"}
+    for name, role in whole.items():
+        found += [Rule(f"concord-{name}", zone, zone in role.writes) for zone in role.reads]
     for dula in dulas:
+        own = f"studies/{dula.id}"
         for party in dula.recipients.parties:
-            role = f"concord-recipient-{party.key}"
-            found.append(Rule(role, f"studies/{dula.id}"))
-            found.append(Rule(role, "products"))
+            for name, role in asked.items():
+                found += [
+                    Rule(
+                        f"concord-{name}-{party.key}",
+                        own if zone == "studies" else zone,
+                        zone in role.writes and _needed(zone, dula),
+                    )
+                    for zone in role.reads
+                ]
             if dula.uses.returned_under_own_ids:
-                found.append(Rule(role, f"vault/returned/{dula.id}"))
-    return sorted(set(found), key=lambda rule: (rule.role, rule.folder))
+                found.append(Rule(f"concord-recipient-{party.key}", f"vault/returned/{dula.id}"))
+    # A recipient of several agreements writes a zone if one of them lets it.
+    writing = {(rule.role, rule.folder) for rule in found if rule.write}
+    kept = {rule for rule in found if rule.write or (rule.role, rule.folder) not in writing}
+    return sorted(kept, key=lambda rule: (rule.role, rule.folder))
 
 
-def written(store: str, lake: str, dulas: Iterable[Dula]) -> str:
+def _needed(zone: str, dula: Dula) -> bool:
+    """Whether who works under the agreement has something to write there."""
+    return zone not in WRITTEN_FOR or WRITTEN_FOR[zone] in dula.uses.allowed
+
+
+def written(store: str, lake: str, roles: Mapping[str, JobRole], dulas: Iterable[Dula]) -> str:
     """The rules in a store's own form. Raises UsageError for a store that is not known."""
-    wanted = rules(dulas)
+    wanted = rules(roles, dulas)
     match store:
         case "s3":
             return json.dumps(_s3(lake, wanted), indent=2)

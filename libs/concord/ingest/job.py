@@ -191,13 +191,7 @@ def ingest(
                 failed(name, error)
                 progress.step(name)
         # Under the feeds' locks, so that no other run adds to what is read here.
-        try:
-            events = run.lake.read(DELIVERIES).where(F.col("feed").isin(ready)).collect()
-        except (PySparkException, Py4JError) as error:
-            raise InfrastructureError(
-                f"{DELIVERIES.name}: reading failed with {described(error)}; nothing was loaded. "
-                "Check that its files are whole and may be read, then run this again"
-            ) from None
+        events = run.lake.rows(DELIVERIES)
         work: list[tuple[Feed, list[Found]]] = []
         for name in ready:
             lake = run.lake.with_session(run.lake.spark.newSession())
@@ -809,23 +803,8 @@ def _withdrawn_row(
 
 
 def _append(feed: Feed, rows: Sequence[Mapping[str, Any]]) -> None:
-    blank = dict.fromkeys(
-        (
-            "name",
-            "table",
-            "period",
-            "sha256",
-            "bytes",
-            "declared_rows",
-            "rows",
-            "quarantined",
-            "control_totals",
-        )
-    )
-    whole = [{**row, "files": [{**blank, **file} for file in row["files"]]} for row in rows]
-    frame = feed.spark.createDataFrame(whole, DELIVERIES.schema).coalesce(1)
-    feed.lake.append(frame, DELIVERIES, stamp=feed.run.stamp)
-    feed.events.extend(whole)
+    feed.lake.append(rows, DELIVERIES, stamp=feed.run.stamp)
+    feed.events.extend(rows)
 
 
 def _reopened(feed: Feed, known: Known, manifest: Manifest) -> Opened:

@@ -40,6 +40,9 @@ from concord.lake.tables import (
 )
 from concord.privacy.records import source_key
 
+# Rows in quarantine, below which they go by way of the driver: each is a row of a file.
+FEW = 1_000
+
 Labels = Callable[[Table], Mapping[str, str]]
 Content = tuple[str, str]
 
@@ -58,7 +61,9 @@ class Publication:
     work: str
     again: bool = False
 
-    def write(self, rows: DataFrame, table: Table, how: How, *, part: str = "") -> Written:
+    def write(
+        self, rows: DataFrame, table: Table, how: How, *, part: str = "", few: bool = False
+    ) -> Written:
         """One commit; `part` names the source table where several share the target."""
         application = f"ingest/{table.name}/{part}" if part else f"ingest/{table.name}"
         written = self.lake.write(
@@ -68,6 +73,7 @@ class Publication:
             stamp=self.stamp,
             transaction=Transaction(application, self.sequence),
             labels=self.labels(table),
+            few=few,
         )
         reach(f"ingest.wrote.{table.name}")
         return written
@@ -155,7 +161,8 @@ def quarantine(to: Publication, staged: Stage, *, rejected: bool = False) -> Wri
         parts.append(_released(to, staged, table))
         where = ReplaceWhere(isin("delivery_id", (to.delivery_id,)))
         return to.write(_union(parts), table, where, part=part)
-    return to.write(_union(parts), table, Append(), part=part) if parts else None
+    few = staged.quarantined < FEW
+    return to.write(_union(parts), table, Append(), part=part, few=few) if parts else None
 
 
 def withdraw(

@@ -12,7 +12,7 @@ from concord.errors import UsageError
 from concord.lake.log import State, state
 from concord.lake.registry import ZONES, Table
 from concord.lake.storage import Storage, join
-from concord.lake.tables import commits, is_table
+from concord.lake.tables import Lake, commits, is_table
 
 # A study's tables stand in its own folder: studies/<agreement>/<table>.
 DEPTH = 2
@@ -37,20 +37,19 @@ class Entry:
     path: str
 
 
-def entries(spark: SparkSession, root: str) -> list[Entry]:
+def entries(lake: Lake) -> list[Entry]:
     """Every table that stands in the lake, declared or not, by name."""
-    storage = Storage(spark)
     found = []
-    for name in names(storage, root):
-        path = join(root, name)
-        held = state(storage, path)
+    for name in names(lake.storage, lake.root):
+        path = lake.path(name)
+        held = state(lake.storage, path)
         if held is None:
             continue
         found.append(
             Entry(
                 table=name,
                 zone=name.split("/", 1)[0],
-                rows=_rows(spark, path, held),
+                rows=_rows(lake.spark, path, held),
                 version=held.version,
                 agreements=held.label("concord.agreements"),
                 purposes=held.label("concord.purposes"),
@@ -99,12 +98,12 @@ class Shown:
     sample: tuple[Mapping[str, Any], ...]
 
 
-def shown(spark: SparkSession, root: str, name: str, *, rows: int) -> Shown:
+def shown(lake: Lake, name: str, *, rows: int) -> Shown:
     """The table `name`. Raises UsageError if it is not there."""
-    path = join(root, name)
-    held = state(Storage(spark), path)
+    path = lake.path(name)
+    held = state(lake.storage, path)
     if held is None:
-        raise UsageError(f"there is no table {name!r} in {root}; see concord catalog")
+        raise UsageError(f"there is no table {name!r} in {lake.root}; see concord catalog")
     columns = tuple(
         {
             "name": column["name"],
@@ -117,12 +116,12 @@ def shown(spark: SparkSession, root: str, name: str, *, rows: int) -> Shown:
     )
     sample: list[Mapping[str, Any]] = []
     if name.split("/", 1)[0] in {"products", "ops"} and rows:
-        frame = spark.read.format("delta").load(path)
+        frame = lake.spark.read.format("delta").load(path)
         sample = [row.asDict(recursive=True) for row in frame.limit(rows).collect()]
     return Shown(
         name,
         held.version,
-        _rows(spark, path, held),
+        _rows(lake.spark, path, held),
         held.description,
         {key: value for key, value in held.properties.items() if key.startswith("concord.")},
         columns,

@@ -55,11 +55,14 @@ def lineage(lake: Lake, name: str) -> Origin:
     if not is_table(lake.storage, lake.path(name)):
         raise UsageError(f"there is no table {name!r} in {lake.root}; see concord catalog")
     runs = {
-        row["run_id"]: row.asDict(recursive=True)
-        for row in lake.read(RUNS).where("state = 'ended'").orderBy("ended_at").collect()
+        row["run_id"]: row
+        for row in sorted(
+            (row for row in lake.rows(RUNS) if row["state"] == "ended"),
+            key=lambda row: row["ended_at"],
+        )
     }
     delivered: dict[str, list[Delivery]] = {}
-    for row in lake.read(DELIVERIES).orderBy("feed", "event").collect():
+    for row in sorted(lake.rows(DELIVERIES), key=lambda row: (row["feed"], row["event"])):
         known = Delivery(
             row["feed"], row["folder"], row["agency_sequence"] or 0, row["contract_version"] or ""
         )

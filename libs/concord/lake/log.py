@@ -1,4 +1,6 @@
-"""A table's present state, from its Delta log alone: no query, so the whole lake in a moment.
+"""A table's present state, from its Delta log alone: no query, so the whole lake in a moment. And
+the rows of a small table, read and written with no query either: what a job notes of itself is a
+row or two, for which Spark would make three jobs.
 
 The protocol's replay (https://github.com/delta-io/delta/blob/master/PROTOCOL.md): the newest
 checkpoint, then each commit after it. Concord's tables keep to classic checkpoints without deletion
@@ -10,16 +12,48 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from concord.lake.storage import Storage, join
 
 LOG = "_delta_log"
 FILE = re.compile(r"(\d{20})\.(json|checkpoint(?:\.\d{10}\.\d{10})?\.parquet)")
+# Delta's default for delta.checkpointInterval, and the versions up to which who reads, and who only
+# adds rows or replaces all, has nothing to heed but the files (the protocol's "Requirements for
+# Readers" and "for Writers").
+CHECKPOINT_EVERY = 10
+PLAIN_READER, PLAIN_WRITER = 1, 2
+# Properties that ask nothing of a writer; a table with others is made by Delta.
+PLAIN = frozenset(
+    {
+        "delta.dataSkippingStatsColumns",
+        "delta.logRetentionDuration",
+        "delta.deletedFileRetentionDuration",
+        "comment",
+    }
+)
+# More is for Spark: it goes from and to the store by way of Java. Bytes in memory; bytes and
+# number of a table's files.
+MOST_BYTES = 8_000_000
+MOST_STORED, MOST_FILES = 1_000_000, 50
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a table, by the name that the log has for it."""
+
+    name: str
+    rows: int | None
+    bytes: int
+    partition: Mapping[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -31,33 +65,50 @@ class State:
     description: str
     properties: Mapping[str, str]
     columns: tuple[Mapping[str, Any], ...]  # as Spark writes a schema as JSON
+    files: tuple[File, ...]
+    partitions: tuple[str, ...]  # columns
+    transactions: Mapping[str, int]  # the newest version by txnAppId
+    reader: int  # the protocol's minReaderVersion
+    plain: bool  # whether a commit of rows has nothing to heed but the files
 
     def label(self, name: str, otherwise: str = "") -> str:
         return self.properties.get(name, otherwise)
 
 
-def state(storage: Storage, path: str) -> State | None:
-    """What the log at `path` adds up to; None where no table stands."""
+def state(storage: Storage, path: str, version: int | None = None) -> State | None:
+    """What the log at `path` adds up to, up to a version or the newest; None where no table stands,
+    or where the log does not reach back."""
     names = [entry.name for entry in storage.list(join(path, LOG)) if FILE.fullmatch(entry.name)]
     versions = {name: int(name[:20]) for name in names}
+    if version is not None:
+        versions = {name: number for name, number in versions.items() if number <= version}
+        names = [*versions]
     if not versions:
         return None
     checkpoints = [name for name in names if name.endswith(".parquet")]
     start = max((versions[name] for name in checkpoints), default=-1)
-    metadata: dict[str, Any] = {}
-    files: dict[str, int | None] = {}
+    last: dict[str, dict[str, Any]] = {"metaData": {}, "protocol": {}}
+    files: dict[str, File] = {}
     order = [name for name in checkpoints if versions[name] == start]
-    order += sorted(name for name in names if name.endswith(".json") and versions[name] > start)
+    later = sorted(name for name in names if name.endswith(".json") and versions[name] > start)
+    if [versions[name] for name in later] != list(range(start + 1, start + 1 + len(later))):
+        return None
+    order += later
+    transactions: dict[str, int] = {}
     for name in order:
         content = storage.read(join(path, LOG, name))
         for kind, action in _actions(name, content):
-            if kind == "metaData":
-                metadata = action
+            if kind in last:
+                last[kind] = action
             elif kind == "remove":
                 files.pop(action["path"], None)
+            elif kind == "txn":
+                transactions[action["appId"]] = action["version"]
             else:
-                files[action["path"]] = json.loads(action.get("stats") or "{}").get("numRecords")
-    counts = list(files.values())
+                counted = json.loads(action.get("stats") or "{}").get("numRecords")
+                name, partition = action["path"], action.get("partitionValues") or {}
+                files[name] = File(name, counted, action["size"], partition)
+    counts, metadata = [file.rows for file in files.values()], last["metaData"]
     schema = json.loads(metadata.get("schemaString") or '{"fields": []}')
     return State(
         max(versions.values()),
@@ -65,16 +116,161 @@ def state(storage: Storage, path: str) -> State | None:
         metadata.get("description") or "",
         dict(metadata.get("configuration") or {}),
         tuple(schema["fields"]),
+        tuple(files.values()),
+        tuple(metadata.get("partitionColumns") or ()),
+        transactions,
+        last["protocol"].get("minReaderVersion", PLAIN_READER + 1),
+        last["protocol"].get("minWriterVersion", PLAIN_WRITER + 1) <= PLAIN_WRITER
+        and not metadata.get("partitionColumns")
+        and all(
+            f["nullable"] and "delta.invariants" not in f["metadata"] for f in schema["fields"]
+        ),
     )
 
 
 def _actions(name: str, content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The actions of one file of the log that say what the table holds."""
-    wanted = ("metaData", "add", "remove")
+    """The actions of one file of the log that say what the table is and holds."""
+    wanted = ("protocol", "metaData", "txn", "add", "remove")
     if name.endswith(".json"):
         for line in content.splitlines():
             action = json.loads(line)
             yield from ((kind, action[kind]) for kind in wanted if kind in action)
         return
-    for row in pq.read_table(io.BytesIO(content), columns=["metaData", "add"]).to_pylist():
-        yield from ((kind, row[kind]) for kind in ("metaData", "add") if row[kind])
+    lasting = ["protocol", "metaData", "txn", "add"]
+    for row in pq.read_table(io.BytesIO(content), columns=lasting).to_pylist(
+        maps_as_pydicts="strict"
+    ):
+        yield from ((kind, row[kind]) for kind in lasting if row[kind])
+
+
+def small(held: State) -> bool:
+    """Whether a table is so small that to read it takes no query."""
+    stored = sum(file.bytes for file in held.files)
+    few = stored <= MOST_STORED and len(held.files) <= MOST_FILES
+    return few and held.reader <= PLAIN_READER
+
+
+def rows(storage: Storage, path: str, held: State | None, schema: pa.Schema) -> pa.Table:
+    """The rows of a table whose partitions are texts, in the schema's columns."""
+    parts = []
+    for file in held.files if held else ():
+        place = file.name if ":" in file.name else join(path, unquote(file.name))
+        # Spark writes times as Parquet's INT96, of which Arrow would make nanoseconds.
+        part = pq.read_table(io.BytesIO(storage.read(place)), coerce_int96_timestamp_unit="us")
+
+        def column(field: pa.Field, file: File = file, part: pa.Table = part) -> Any:
+            if field.name in part.column_names:
+                return part[field.name].cast(field.type)
+            value = pa.scalar(file.partition.get(field.name), field.type)
+            return pa.repeat(value, part.num_rows)
+
+        parts.append(pa.table([column(field) for field in schema], schema=schema))
+    return pa.concat_tables(parts) if parts else schema.empty_table()
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit of rows: `note` is its userMetadata, `engine` who made it, `transaction` its
+    txnAppId and txnVersion. `replaces`: all rows that there were."""
+
+    note: str
+    engine: str
+    transaction: tuple[str, int] | None = None
+    replaces: bool = False
+
+
+def make(
+    storage: Storage, path: str, rows: pa.Table, schema: str, properties: Mapping[str, str],
+    commit: Commit,
+) -> bool:  # fmt: skip
+    """Makes a table with its first rows, `schema` as Spark writes it as JSON; `comment` among the
+    properties is its description. False, and nothing done, where that is for Delta: for a table
+    with a feature, or where something stands already."""
+    asks = {name for name in properties if name.startswith("delta.")} - PLAIN
+    if any(properties[name] not in {"none", "false", "classic"} for name in asks):
+        return False
+    if rows.nbytes > MOST_BYTES or storage.list(path):
+        return False
+    metadata: dict[str, Any] = {
+        "id": str(uuid.uuid4()),
+        "description": properties.get("comment"),
+        "format": {"provider": "parquet", "options": {}},
+        "schemaString": schema,
+        "partitionColumns": [],
+        "configuration": {k: v for k, v in properties.items() if k != "comment"},
+        "createdTime": int(time.time() * 1000),
+    }
+    protocol = {"minReaderVersion": PLAIN_READER, "minWriterVersion": PLAIN_WRITER}
+    first: list[dict[str, Any]] = [{"protocol": protocol}, {"metaData": metadata}]
+    return _commit(storage, path, 0, "CREATE TABLE AS SELECT", rows, commit, first)
+
+
+def write(storage: Storage, path: str, rows: pa.Table, commit: Commit) -> bool:
+    """Adds rows to a table, or replaces its rows, in one commit. A transaction that is at or below
+    the one recorded is skipped, as Delta does.
+
+    False, and nothing done, where the commit is for Delta's own writer: when a checkpoint is due,
+    for many rows, and for a table that asks more of a writer; or when somebody else was first.
+    """
+    held = state(storage, path)
+    if held is None or not held.plain or rows.nbytes > MOST_BYTES:
+        return False
+    if commit.replaces and held.properties.get("delta.appendOnly") == "true":
+        return False
+    if commit.transaction:
+        application, number = commit.transaction
+        if held.transactions.get(application, number - 1) >= number:
+            return True
+    version = held.version + 1
+    if version % CHECKPOINT_EVERY == 0:
+        return False
+    now = int(time.time() * 1000)
+    gone = [
+        {"remove": {"path": file.name, "deletionTimestamp": now, "dataChange": True}}
+        for file in (held.files if commit.replaces else ())
+    ]
+    return _commit(storage, path, version, "WRITE", rows, commit, gone)
+
+
+def _commit(
+    storage: Storage, path: str, version: int, operation: str, rows: pa.Table, commit: Commit,
+    actions: Sequence[Mapping[str, Any]],
+) -> bool:  # fmt: skip
+    """The rows' file, and then the commit, made by the LogStore that Delta's are made by: of two
+    writers of one version one fails."""
+    now, content = int(time.time() * 1000), io.BytesIO()
+    pq.write_table(rows, content, compression="snappy", store_schema=False)
+    name, size = f"part-00000-{uuid.uuid4()}-c000.snappy.parquet", content.tell()
+    storage.write(join(path, name), content.getvalue())
+    told = {
+        "timestamp": now,
+        "operation": operation,
+        "operationParameters": {"mode": "Overwrite" if commit.replaces else "Append"},
+        "isolationLevel": "Serializable",
+        "isBlindAppend": not commit.replaces,
+        "operationMetrics": {
+            "numFiles": "1",
+            "numOutputRows": str(rows.num_rows),
+            "numOutputBytes": str(size),
+        },
+        "userMetadata": commit.note,
+        "engineInfo": commit.engine,
+    }
+    added = {
+        "path": name,
+        "partitionValues": {},
+        "size": size,
+        "modificationTime": now,
+        "dataChange": True,
+        "stats": json.dumps({"numRecords": rows.num_rows}),
+    }
+    whole = [{"commitInfo": told}, *actions]
+    if commit.transaction:
+        application, number = commit.transaction
+        whole.append({"txn": {"appId": application, "version": number, "lastUpdated": now}})
+    whole.append({"add": added})
+    place = join(path, LOG, f"{version:020d}.json")
+    if storage.commit(place, [json.dumps(action) for action in whole]):
+        return True
+    storage.delete(join(path, name))
+    return False

@@ -33,7 +33,7 @@ def maintain(lake: Lake, tables: Iterable[Table]) -> list[Upkeep]:
         if not lake.exists(table):
             continue
         with lake.locks.hold([table.name]):
-            delta = DeltaTable.forPath(lake.spark, lake.path(table))
+            delta = DeltaTable.forPath(lake.spark, lake.path(table, write=True))
             before = _files(delta)
             delta.optimize().executeCompaction()
             delta.vacuum(float(table.retention_days * HOURS_PER_DAY))

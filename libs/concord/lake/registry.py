@@ -9,10 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import get_args
 
+import pyarrow as pa
+from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import DataType, StructField, StructType
 
-ZONES = ("curated", "vault", "index", "studies", "products", "ops")
+from concord.settings import Zone
+
+ZONES: tuple[str, ...] = get_args(Zone)
 
 # Delta features that make other readers fail or, worse, return NULLs stay off everywhere,
 # whatever a cluster's defaults say (docs/decisions/0003).
@@ -105,6 +110,11 @@ class Table:
                 for column in self.columns
             ]
         )
+
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        """The same columns as Arrow's, times in UTC."""
+        return to_arrow_schema(self.schema, timezone="UTC")
 
     @property
     def delta_properties(self) -> dict[str, str]:

@@ -21,6 +21,7 @@ from concord.lake.locks import Locks
 from concord.lake.registry import RUNS
 from concord.lake.session import start, stop
 from concord.lake.tables import Lake, Stamp, Written
+from concord.lake.zones import Zones
 from concord.reporting import Reporter
 from concord.settings import Settings
 
@@ -58,6 +59,16 @@ def roles(settings: Settings, who: str) -> frozenset[str]:
 def digest(*parts: Any) -> str:
     """128 bits over JSON-able parts, hex."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def lake_of(settings: Settings, job: str, spark: SparkSession, *, run_id: str = "") -> Lake:
+    """The settings' lake as a job may open it."""
+    given = settings.locks
+    locks = Locks.of(
+        spark, settings.lake, given.stale_after_seconds, job=job, run_id=run_id, actor=actor()
+    )
+    zones = Zones(job, settings.job_roles)
+    return Lake(spark, settings.lake, locks=locks, lock_wait=given.wait_seconds, zones=zones)
 
 
 @dataclass
@@ -126,13 +137,7 @@ def running(
     """
     session = spark or start(settings, application=f"concord {job}")
     who = actor()
-    locks_of = {"job": job, "run_id": run_id, "actor": who}
-    lake = Lake(
-        session,
-        settings.lake,
-        locks=Locks.of(session, settings.lake, settings.locks.stale_after_seconds, **locks_of),
-        lock_wait=settings.locks.wait_seconds,
-    )
+    lake = lake_of(settings, job, session, run_id=run_id)
     run = Run(job, run_id, as_of, dry_run, who, settings, lake, reporter, clock, Tally())
     started = clock()
     base = {
@@ -198,6 +203,4 @@ def _record_end(run: Run, row: Mapping[str, Any], exit_code: int) -> None:
 
 
 def _record(run: Run, row: Mapping[str, Any]) -> None:
-    whole = {name: row.get(name) for name in RUNS.column_names}
-    frame = run.lake.spark.createDataFrame([whole], RUNS.schema)
-    run.lake.append(frame, RUNS, stamp=run.stamp)
+    run.lake.append([row], RUNS, stamp=run.stamp)

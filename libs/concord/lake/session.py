@@ -31,10 +31,14 @@ JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 # Beside the jars: the classes of a session, ready to be mapped instead of read and verified.
 CLASSES = "classes.jsa"
 
-# Queries run as they are instead of being compiled to Java first.
+# Queries run as they are instead of being compiled to Java first, and in one task: each is sent the
+# whole plan.
 INTERPRETED = {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.sql.shuffle.partitions": "1",
+    "spark.sql.leafNodeDefaultParallelism": "1",
+    "spark.sql.files.minPartitionNum": "1",
 }
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,23 +43,36 @@ def join(root: str, *parts: str) -> str:
 class Storage:
     """The file operations that Concord needs, over one Spark session's Hadoop configuration.
 
-    Every method raises InfrastructureError (exit 20) when the store fails.
+    Every method raises InfrastructureError (exit 20) when the store fails, and what `check` raises
+    of a path that is not to be read, or (True) written.
     """
 
-    def __init__(self, spark: SparkSession) -> None:
+    def __init__(self, spark: SparkSession, check: Callable[[str, bool], None] | None = None):
+        self._check = check
         self._jvm: Any = spark._jvm
         # By its whole name: step by step, Java looks for a class `org`, `org.apache`, ... in every
         # jar, a millisecond for each file that is asked for.
-        self._path: Any = getattr(self._jvm, "org.apache.hadoop.fs.Path")  # noqa: B009 (no Python name)
+        self._path = self._class("org.apache.hadoop.fs.Path")
+        self._io = self._class("org.apache.commons.io.IOUtils")
         self._conf: Any = spark._jsc.hadoopConfiguration()
+        self._local = str(self._conf.get("fs.defaultFS", "file:///")).startswith("file:")
         self._spark_conf: Any = spark._jsc.getConf()
 
+    def _class(self, name: str) -> Any:
+        return getattr(self._jvm, name)
+
     def exists(self, path: str) -> bool:
+        local = self._here(path)
+        if local is not None:
+            return local.exists()
         fs, target = self._open(path)
         return bool(_try(path, lambda: fs.exists(target)))
 
     def list(self, path: str) -> list[FileInfo]:
         """Entries of a folder by name; empty when it does not exist."""
+        local = self._here(path)
+        if local is not None and not local.is_file():
+            return _entries(local)
         fs, target = self._open(path)
         if not _try(path, lambda: fs.exists(target)):
             return []
@@ -86,15 +100,22 @@ class Storage:
 
     def read(self, path: str, limit: int | None = None) -> bytes:
         """The file's bytes, or its first `limit`. For small files: the bytes cross to Python."""
+        local = self._here(path)
+        if local is not None:
+            try:
+                with local.open("rb") as file:
+                    return file.read(limit)
+            except OSError as error:
+                raise InfrastructureError(f"{path}: {error.strerror}") from None
         fs, target = self._open(path)
-        utils = self._jvm.org.apache.commons.io.IOUtils
 
         def get() -> bytes:
             stream = fs.open(target)
             try:
                 if limit is not None:
-                    stream = self._jvm.org.apache.commons.io.input.BoundedInputStream(stream, limit)
-                return bytes(utils.toByteArray(stream))
+                    bounded = self._class("org.apache.commons.io.input.BoundedInputStream")
+                    return bytes(self._io.toByteArray(bounded(stream, limit)))
+                return bytes(self._io.toByteArray(stream))
             finally:
                 stream.close()
 
@@ -107,6 +128,7 @@ class Storage:
         (a killed writer would leave an empty one), so a rename does it there; on other stores a
         file appears when it is closed.
         """
+        self._may(path, write=True)
         local = self.local_path(path)
         if local is not None:
             mine = local.with_name(f".{local.name}.{os.getpid()}-{threading.get_ident()}")
@@ -138,6 +160,7 @@ class Storage:
         is used there. Elsewhere Delta's LogStore of the scheme does it, the same primitive that
         Delta's commits stand on; it writes lines of text, so the file ends with a newline.
         """
+        self._may(path, write=True)
         local = self.local_path(path)
         if local is not None:
             try:
@@ -154,16 +177,23 @@ class Storage:
                 local.unlink(missing_ok=True)
                 raise InfrastructureError(f"{path}: {error.strerror}") from None
             return True
+        # It writes lines of text.
+        return self.commit(path, [content.decode("utf-8")])
+
+    def commit(self, path: str, lines: Sequence[str]) -> bool:
+        """Create a file of lines unless it exists, by Delta's LogStore; False when it does."""
+        self._may(path, write=True)
         fs, target = self._open(path)
-        store = self._jvm.org.apache.spark.sql.delta.storage.LogStore.apply(
+        store = self._class("org.apache.spark.sql.delta.storage.LogStore").apply(
             self._spark_conf, self._conf
         )
-        lines = self._jvm.java.util.ArrayList()
-        lines.append(content.decode("utf-8"))
-        scala = self._jvm.scala.jdk.javaapi.CollectionConverters.asScala(lines.iterator())
+        content = self._class("java.util.ArrayList")()
+        for line in lines:
+            content.append(line)
+        converters = self._class("scala.jdk.javaapi.CollectionConverters")
         try:
             fs.mkdirs(target.getParent())
-            store.write(target, scala, False, self._conf)
+            store.write(target, converters.asScala(content.iterator()), False, self._conf)
         except Py4JJavaError as error:
             if "FileAlreadyExists" in error.java_exception.getClass().getName():
                 return False
@@ -173,7 +203,7 @@ class Storage:
     def sha256(self, path: str) -> str:
         """SHA-256 of the file's bytes, hex. Read inside the JVM."""
         fs, target = self._open(path)
-        digest = self._jvm.org.apache.commons.codec.digest.DigestUtils
+        digest = self._class("org.apache.commons.codec.digest.DigestUtils")
 
         def compute() -> str:
             stream = fs.open(target)
@@ -189,8 +219,8 @@ class Storage:
         fs, target = self._open(path)
         stream = _try(path, lambda: fs.open(target))
         try:
-            unzipped = self._jvm.java.util.zip.GZIPInputStream(stream, COPY_BUFFER_BYTES)
-            self._jvm.org.apache.commons.io.IOUtils.consume(unzipped)
+            unzipped = self._class("java.util.zip.GZIPInputStream")(stream, COPY_BUFFER_BYTES)
+            self._io.consume(unzipped)
         except Py4JJavaError as error:
             name = error.java_exception.getClass().getSimpleName()
             if name in {"EOFException", "ZipException"}:
@@ -202,9 +232,10 @@ class Storage:
 
     def copy(self, source: str, target: str) -> None:
         """Copy one file, replacing the target. The bytes stay inside the JVM."""
+        self._may(target, write=True)
         from_fs, from_path = self._open(source)
         to_fs, to_path = self._open(target)
-        utils = self._jvm.org.apache.hadoop.fs.FileUtil
+        utils = self._class("org.apache.hadoop.fs.FileUtil")
         try:
             utils.copy(from_fs, from_path, to_fs, to_path, False, True, self._conf)
         except Py4JJavaError as error:
@@ -215,6 +246,7 @@ class Storage:
 
     def delete(self, path: str) -> None:
         """Delete a file or a folder with all below it; nothing happens when it is absent."""
+        self._may(path, write=True)
         fs, target = self._open(path)
         _try(path, lambda: fs.delete(target, True))
 
@@ -223,12 +255,51 @@ class Storage:
         parts = urlparse(path)
         if parts.scheme == "file":
             return Path(unquote(parts.path))
-        default = str(self._conf.get("fs.defaultFS", "file:///"))
-        return Path(path) if not parts.scheme and default.startswith("file:") else None
+        return Path(path) if not parts.scheme and self._local else None
+
+    def _here(self, path: str) -> Path | None:
+        """`local_path` of what both call the same, to be read: it takes no question to Java."""
+        self._may(path, write=False)
+        return None if "%" in path else self.local_path(path)
+
+    def _may(self, path: str, *, write: bool) -> None:
+        if self._check is not None:
+            self._check(path, write)
 
     def _open(self, path: str) -> tuple[Any, Any]:
+        self._may(path, write=False)
         target = self._path(path)
         return _try(path, lambda: target.getFileSystem(self._conf)), target
+
+
+def _entries(folder: Path) -> list[FileInfo]:
+    """A local folder's entries, as Hadoop tells them: without its own checksum files.
+
+    Of Java each is half a dozen questions, and a table's log soon has hundreds.
+    """
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") and entry.name.endswith(".crc"):
+                    continue
+                # Gone since it was listed: a writer's own temporary file.
+                with suppress(FileNotFoundError):
+                    status = entry.stat()
+                    found.append(
+                        FileInfo(
+                            path=f"file:{folder.absolute() / entry.name}",
+                            name=entry.name,
+                            bytes=status.st_size,
+                            modified=status.st_mtime_ns // 1_000_000,
+                            is_folder=entry.is_dir(),
+                        )
+                    )
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InfrastructureError(f"{folder}: {error.strerror}") from None
+    return sorted(found, key=lambda entry: entry.name)
 
 
 def _try(path: str, action: Any) -> Any:

@@ -11,25 +11,29 @@ import json
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import pyarrow as pa
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StringType, StructType
 
 from concord.errors import ConcordError, InfrastructureError
-from concord.lake import scd2
+from concord.lake import log, scd2
 from concord.lake.locks import Locks
 from concord.lake.registry import REQUIRED_LABELS, Table
 from concord.lake.storage import Storage, join
+from concord.lake.zones import Zones
 
 HISTORY_LOOKBACK = 1000
 # Delta writes a commit's origin (commitInfo) as the first line of its log file.
 COMMIT_INFO_BYTES = 1 << 16
-LOG = "_delta_log"
+LOG = log.LOG
 # A file for each table that is being made, of which a kill can leave files without a log.
 MAKING = "ops/_making"
 COMMIT_FILE = re.compile(r"\d{20}\.json")
@@ -90,6 +94,11 @@ class Stamp:
     agreements: tuple[str, ...] = ()
     inputs: str = ""
 
+    @property
+    def engine(self) -> str:
+        """Who makes the commits that Spark does not make."""
+        return f"Concord/{self.code_version}"
+
     def encode(self, transaction: Transaction | None) -> str:
         content: dict[str, Any] = {
             "run_id": self.run_id,
@@ -141,25 +150,42 @@ class Commit:
 
 
 class Lake:
-    """One lake as one job uses it."""
+    """One lake as one job uses it.
 
-    def __init__(self, spark: SparkSession, root: str, *, locks: Locks, lock_wait: float) -> None:
+    Whatever names or opens a table or a file raises RefusedError (14) outside the job's `zones`.
+    """
+
+    def __init__(
+        self, spark: SparkSession, root: str, *, locks: Locks, lock_wait: float, zones: Zones
+    ) -> None:
         self.spark = spark
         self.root = root
-        self.storage = Storage(spark)
+        self.storage = Storage(spark, self._check)
         self.locks = locks
         self.lock_wait = lock_wait
+        self.zones = zones
         self._up_to_date: dict[str, Mapping[str, str]] = {}
 
     def with_session(self, spark: SparkSession) -> Lake:
         """The same lake over another session of the same application (one per thread)."""
-        lake = Lake(spark, self.root, locks=self.locks, lock_wait=self.lock_wait)
+        lake = Lake(spark, self.root, locks=self.locks, lock_wait=self.lock_wait, zones=self.zones)
         # To look at a table costs two queries, and a delivery's writers have a session each.
         lake._up_to_date = self._up_to_date
         return lake
 
-    def path(self, table: Table | str) -> str:
-        return join(self.root, table if isinstance(table, str) else table.name)
+    def path(self, table: Table | str, *, write: bool = False) -> str:
+        """Where a table or folder stands. `write` says that the caller is about to change it."""
+        name = table if isinstance(table, str) else table.name
+        self.zones.check(name, write=write)
+        return join(self.root, name)
+
+    def _check(self, path: str, write: bool) -> None:
+        """`path` as the store spells it: a root without a scheme comes back with one."""
+        place, root = path, self.root
+        if "://" not in root or root.startswith("file:"):
+            place, root = (re.sub(r"^[\w.+-]+:(//[^/]*)?", "", each) for each in (place, root))
+        below = place.removeprefix(root.rstrip("/") + "/")
+        self.zones.check(None if below == place else below, write=write)
 
     def exists(self, table: Table) -> bool:
         return is_table(self.storage, self.path(table))
@@ -168,10 +194,41 @@ class Lake:
         """The table's rows, at a version or the latest; an empty frame if it was never written."""
         if not self.exists(table):
             return self.spark.createDataFrame([], table.schema)
+        return self.frame(table.name, version=version)
+
+    def frame(self, name: str, *, version: int | None = None) -> DataFrame:
+        """The rows of a table that is there."""
+        path = self.path(name)
+        held = log.state(self.storage, path, version)
+        if held and log.small(held):
+            schema = StructType.fromJson({"type": "struct", "fields": list(held.columns)})
+            if all(schema[column].dataType == StringType() for column in held.partitions):
+                types = to_arrow_schema(schema, timezone="UTC")
+                # Of a version that is new to it Spark makes three jobs before it reads a row. What
+                # cannot be read here it shall judge.
+                with suppress(pa.ArrowException, InfrastructureError):
+                    rows = log.rows(self.storage, path, held, types)
+                    return self.spark.createDataFrame(rows, schema)
         reader = self.spark.read.format("delta")
         if version is not None:
             reader = reader.option("versionAsOf", version)
-        return reader.load(self.path(table))
+        return reader.load(path)
+
+    def rows(self, table: Table, *columns: str) -> list[dict[str, Any]]:
+        """The rows of a table that jobs keep of themselves, read without a query; or some columns
+        of them; no rows where it was never written. Times are in UTC."""
+        schema = table.arrow_schema
+        some = pa.schema([schema.field(name) for name in columns or table.column_names])
+        try:
+            path = self.path(table)
+            found = log.rows(self.storage, path, log.state(self.storage, path), some)
+        except (InfrastructureError, ValueError, LookupError, pa.ArrowException) as error:
+            why = error if isinstance(error, InfrastructureError) else type(error).__name__
+            raise InfrastructureError(
+                f"{table.name}: reading failed with {why}. Check that its files are whole and may "
+                "be read, then run this again"
+            ) from None
+        return found.to_pylist(maps_as_pydicts="strict")
 
     def version(self, table: Table) -> int | None:
         """The table's latest version, None when it was never written."""
@@ -179,14 +236,20 @@ class Lake:
 
     def properties(self, name: str) -> dict[str, str]:
         """A table's properties, its labels among them; it must be there."""
-        shown = self.spark.sql(f"SHOW TBLPROPERTIES delta.`{self.path(name)}`").collect()
-        return {row["key"]: row["value"] for row in shown}
+        return dict(self._state(name).properties)
+
+    def _state(self, name: str) -> log.State:
+        held = log.state(self.storage, self.path(name))
+        if held is None:
+            raise InfrastructureError(f"{name}: there is no table at {self.path(name)}")
+        return held
 
     def create(self, table: Table, labels: Mapping[str, str]) -> None:
         """Make the table if absent; bring columns, properties and labels up to what is declared.
 
         Looked at once per job: the caller holds the table's lock.
         """
+        self.path(table, write=True)
         wanted = {**table.delta_properties, **labels}
         if self._up_to_date.get(table.name) == wanted:
             return
@@ -208,6 +271,25 @@ class Lake:
     ) -> None:
         """Makes the table with its first rows, in one commit: an empty one to be written to next
         would cost as much again, and Delta a query about its state."""
+        with self._making(table, properties):
+            as_declared = [
+                F.col(f"`{field.name}`")
+                .cast(field.dataType)
+                .alias(field.name, metadata=field.metadata)
+                for field in table.schema
+            ]
+            chosen = _of_session(rows.select(*as_declared), self.spark)
+            writer = chosen.writeTo(f"delta.`{self.path(table)}`").using("delta")
+            for name, value in {**properties, "comment": table.description}.items():
+                writer = writer.tableProperty(name, value)
+            for name, value in _options(transaction).items():
+                writer = writer.option(name, value)
+            if table.partition_by:
+                writer = writer.partitionedBy(*[F.col(name) for name in table.partition_by])
+            writer.create()
+
+    @contextmanager
+    def _making(self, table: Table, properties: Mapping[str, str]) -> Iterator[None]:
         path, making = self.path(table), join(self.root, MAKING, table.name)
         if self.storage.exists(making):
             # What was cut short leaves files without a log.
@@ -216,26 +298,35 @@ class Lake:
         self.storage.delete(join(path, LOG))
         if not self.storage.list(path):
             self.storage.write(making, b"")
-        as_declared = [
-            F.col(f"`{field.name}`").cast(field.dataType).alias(field.name, metadata=field.metadata)
-            for field in table.schema
-        ]
-        chosen = _of_session(rows.select(*as_declared), self.spark)
-        writer = chosen.writeTo(f"delta.`{path}`").using("delta")
-        for name, value in {**properties, "comment": table.description}.items():
-            writer = writer.tableProperty(name, value)
-        for name, value in _options(transaction).items():
-            writer = writer.option(name, value)
-        if table.partition_by:
-            writer = writer.partitionedBy(*[F.col(name) for name in table.partition_by])
-        writer.create()
+        yield
         self.storage.delete(making)
         self._up_to_date[table.name] = properties
 
+    def _by_driver(
+        self,
+        rows: pa.Table,
+        table: Table,
+        properties: Mapping[str, str] | None,
+        commit: log.Commit,
+    ) -> bool:
+        """Writes rows that the driver holds, without a query; with `properties` it makes the table.
+        False where it takes Delta's own writer."""
+        path = self.path(table)
+        if properties is None:
+            return log.write(self.storage, path, rows, commit)
+        if table.partition_by:
+            return False
+        with self._making(table, properties):
+            named = {**properties, "comment": table.description}
+            made = log.make(self.storage, path, rows, table.schema.json(), named, commit)
+        if not made:
+            del self._up_to_date[table.name]
+        return made
+
     def _bring_up(self, table: Table, wanted: Mapping[str, str]) -> None:
         place = f"delta.`{self.path(table)}`"
-        present = self.properties(table.name)
-        have = set(self.spark.read.format("delta").load(self.path(table)).columns)
+        held = self._state(table.name)
+        present, have = held.properties, {column["name"] for column in held.columns}
         if not have >= set(table.column_names):
             # An empty append brings the new columns with their comments and labels; ADD COLUMNS
             # would lose the labels.
@@ -249,21 +340,27 @@ class Lake:
 
     def write(
         self,
-        rows: DataFrame,
+        rows: DataFrame | pa.Table,
         table: Table,
         how: How,
         *,
         stamp: Stamp,
         transaction: Transaction | None,
         labels: Mapping[str, str],
+        few: bool = False,
     ) -> Written:
         """Write rows to a table whose lock the caller holds.
+
+        Rows that the driver holds, or `few` that it then fetches, are written by it if they are all
+        that a commit adds or all that it leaves: to tens of rows Spark's and Delta's jobs take
+        seconds.
 
         The rows' columns must be the table's (with `_operation` besides for Changes). Raises
         ConcordError when Delta skipped the transaction although it was never applied here, and
         InfrastructureError when the store fails; neither repeats a row's values. A table outside
         ops is not written without labels, and they stand before the first row does.
         """
+        self.path(table, write=True)
         lacking = [name for name in REQUIRED_LABELS if not labels.get(name)]
         if lacking and table.zone != "ops":
             raise ConcordError(
@@ -271,22 +368,36 @@ class Lake:
                 "say under which agreement it is shared"
             )
         note = stamp.encode(transaction)
+        content = None
+        if isinstance(how, Append | Overwrite) and (few or isinstance(rows, pa.Table)):
+            content = self._fetched(rows, table)
         # Who replaces a table counts its rows by `observe`, which a table's making does not serve.
-        new = not isinstance(how, Overwrite) and self._is_new(table)
+        observed = isinstance(how, Overwrite) and content is None
+        new = not observed and self._is_new(table)
         if not new:
             with self._noted(stamp.encode(None)):
                 self.create(table, labels)
-        columns = [*table.column_names, *([scd2.OPERATION] if isinstance(how, Changes) else [])]
-        chosen = rows.select(*columns)
+        wanted = {**table.delta_properties, **labels}
         try:
-            if new:
-                wanted = {**table.delta_properties, **labels}
-                with self._noted(note):
-                    self._make(_first(chosen, how), table, wanted, transaction)
-            elif isinstance(how, Merge | Changes):
-                self._merge(chosen, table, how, note, transaction)
+            if content is not None and self._by_driver(
+                content, table, wanted if new else None,
+                log.Commit(note, stamp.engine, _numbered(transaction), isinstance(how, Overwrite)),
+            ):  # fmt: skip
+                pass
             else:
-                self._save(chosen, table, how, note, transaction)
+                if content is not None or isinstance(rows, pa.Table):
+                    rows = self.spark.createDataFrame(rows if content is None else content)
+                    rows = rows.coalesce(1)
+                columns = [*table.column_names]
+                columns += [scd2.OPERATION] if isinstance(how, Changes) else []
+                chosen = rows.select(*columns)
+                if new:
+                    with self._noted(note):
+                        self._make(_first(chosen, how), table, wanted, transaction)
+                elif isinstance(how, Merge | Changes):
+                    self._merge(chosen, table, how, note, transaction)
+                else:
+                    self._save(chosen, table, how, note, transaction)
         except ConcordError:
             raise
         except Exception as error:
@@ -306,30 +417,50 @@ class Lake:
             )
         return Written(table.name, before, applied=False)
 
-    def append(self, rows: DataFrame, table: Table, *, stamp: Stamp) -> None:
+    def _fetched(self, rows: DataFrame | pa.Table, table: Table) -> pa.Table:
+        try:
+            held = (
+                rows if isinstance(rows, pa.Table) else rows.select(*table.column_names).toArrow()
+            )
+            return held.select(table.column_names).cast(table.arrow_schema)
+        except Exception as error:
+            raise InfrastructureError(
+                f"{table.name}: its rows could not be made, with {described(error)}; the table is "
+                "as it was"
+            ) from None
+
+    def append(self, rows: Sequence[Mapping[str, Any]], table: Table, *, stamp: Stamp) -> None:
         """Append to an ops table. Waits its turn instead of refusing.
 
         Its rows carry their own keys: nothing is lost by not reading the history back.
         """
+        self.path(table, write=True)
         with self.locks.hold([table.name], wait_seconds=self.lock_wait):
-            note = stamp.encode(None)
-            with self._noted(note):
-                new = self._is_new(table)
-                if not new:
-                    self.create(table, {})
-                try:
-                    chosen = rows.select(*table.column_names)
-                    if new:
-                        self._make(chosen, table, table.delta_properties, None)
-                    else:
-                        self._save(chosen, table, Append(), note, None)
-                except ConcordError:
-                    raise
-                except Exception as error:
-                    raise InfrastructureError(
-                        f"{table.name}: writing failed with {described(error)}; check space and "
-                        "permissions of the lake root, then run this again"
-                    ) from None
+            self.add(rows, table, stamp=stamp)
+
+    def add(self, rows: Sequence[Mapping[str, Any]], table: Table, *, stamp: Stamp) -> None:
+        """`append` for a caller who holds the table's lock. By a query only where it must be."""
+        note = stamp.encode(None)
+        with self._noted(note):
+            new = self._is_new(table)
+            if not new:
+                self.create(table, {})
+            try:
+                content = pa.Table.from_pylist([dict(row) for row in rows], table.arrow_schema)
+                made = table.delta_properties if new else None
+                if self._by_driver(content, table, made, log.Commit(note, stamp.engine)):
+                    return
+                frame = self.spark.createDataFrame(content).coalesce(1)
+                if new:
+                    self._make(frame, table, table.delta_properties, None)
+                else:
+                    self._save(frame, table, Append(), note, None)
+            except Exception as error:
+                why = error if isinstance(error, InfrastructureError) else described(error)
+                raise InfrastructureError(
+                    f"{table.name}: writing failed with {why}; check space and permissions of the "
+                    "lake root, then run this again"
+                ) from None
 
     @contextmanager
     def _noted(self, note: str) -> Iterator[None]:
@@ -369,6 +500,7 @@ class Lake:
 
         The log goes last: until then what is left can still say what it was.
         """
+        self.path(name, write=True)
         self._up_to_date.pop(name, None)
         for entry in self.storage.list(self.path(name)):
             if entry.name != LOG:
@@ -442,6 +574,10 @@ def _options(transaction: Transaction | None) -> dict[str, str]:
     if transaction is None:
         return {}
     return {"txnAppId": transaction.application, "txnVersion": str(transaction.version)}
+
+
+def _numbered(transaction: Transaction | None) -> tuple[str, int] | None:
+    return (transaction.application, transaction.version) if transaction else None
 
 
 def _of_session(rows: DataFrame, spark: SparkSession) -> DataFrame:

@@ -72,16 +72,13 @@ def record(here: Index, present: Present, events: pa.Table) -> Present:
         for some in events.to_batches(max_chunksize=EVENTS_AT_ONCE)
         for event in identity.as_events(pa.Table.from_batches([some]))
     ]
-    frame = (
-        here.lake.spark.createDataFrame(events.append_column("event_id", pa.array(ids)))
-        .withColumn("sequence", F.lit(sequence).cast("bigint"))
-        .withColumn("as_of", F.lit(run.as_of))
-        .withColumn("run_id", F.lit(run.run_id))
-        .withColumn("model_version", F.lit(here.model.model_version))
-        .withColumn("actor", F.lit(run.actor))
-    )
+    same = {"sequence": sequence, "as_of": run.as_of, "run_id": run.run_id}
+    same |= {"model_version": here.model.model_version, "actor": run.actor}
+    rows = events.append_column("event_id", pa.array(ids))
+    for name, value in same.items():
+        rows = rows.append_column(name, pa.repeat(pa.scalar(value), rows.num_rows))
     reach("index.decided")
-    here.write(frame.coalesce(1), tables.EVENTS, Append(), sequence)
+    here.write(rows, tables.EVENTS, Append(), sequence)
     fresh = events.filter(pc.equal(events["kind"], "minted"))["person_id"]
     born = pa.table({"person_id": fresh, "sequence": pa.repeat(np.int64(sequence), len(fresh))})
     after = replace(present, minted=pa.concat_tables([present.minted, born]), sequence=sequence)

@@ -105,14 +105,15 @@ def base(lake: Lake, digest: str) -> Base | None:
 
 def finished(lake: Lake, run_id: str) -> list[Finished]:
     """The index runs of that id that ended well."""
-    ended = lake.read(RUNS).where("job = 'index' AND state = 'ended' AND exit_code = 0")
     return [
         Finished(
             {each["table"]: each["version"] for each in row["read_versions"] or ()},
             {each["table"]: each["version"] for each in row["written_versions"] or ()},
             row["config_digest"],
         )
-        for row in ended.where(F.col("run_id") == run_id).collect()
+        for row in lake.rows(RUNS)
+        if (row["job"], row["state"], row["exit_code"]) == ("index", "ended", 0)
+        and row["run_id"] == run_id
     ]
 
 
@@ -175,8 +176,7 @@ def extended(here: Index, since: Base, change: Delivered) -> Extension:
     mine = _of(here, change.ids)
     records = before.join(mine, "record_id", "left_anti").unionByName(change.fresh)
     if not here.run.dry_run:
-        told = spark.createDataFrame(change.placeholders, tables.PLACEHOLDERS.schema)
-        here.remake(told.coalesce(1), tables.PLACEHOLDERS)
+        here.remake(change.placeholders, tables.PLACEHOLDERS)
         written = here.remake(records, tables.RECORDS)
         records = lake.read(tables.RECORDS, version=written.version)
     origin = groups.facts(records)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from concord.lake import session
+from concord.lake.log import state
 from concord.lake.points import reach
 from concord.lake.registry import Table
 from concord.lake.run import Run
 from concord.lake.tables import How, Lake, Overwrite, Transaction, Written
 from concord.linkage.inputs import Input, Permission
 from concord.linkage.person_index import PersonIndex
+
+# Records, below which a table's rows go by way of the driver. A first guess, not a measured one.
+FEW = 20_000
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,13 @@ class Index:
         """In how many partitions the feeds' rows are brought into comparable form."""
         return int(self.lake.spark.conf.get("spark.sql.shuffle.partitions") or 1)
 
-    def write(self, rows: DataFrame, table: Table, how: How, version: int) -> Written:
+    @cached_property
+    def few(self) -> bool:
+        """Whether there are so few records that the driver may write what is made of them."""
+        states = (state(self.lake.storage, self.lake.path(one.table)) for one in self.found)
+        return sum(FEW if held.rows is None else held.rows for held in states if held) < FEW
+
+    def write(self, rows: DataFrame | pa.Table, table: Table, how: How, version: int) -> Written:
         """One commit, under the table's own count of commits."""
         written = self.lake.write(
             rows,
@@ -42,6 +54,7 @@ class Index:
             stamp=replace(self.run.stamp, agreements=self.permitted.agreements),
             transaction=Transaction(f"index/{table.name}", version),
             labels=self.permitted.labels(table),
+            few=self.few,
         )
         self.run.tally.note([written])
         reach(f"index.wrote.{table.name}")
@@ -52,7 +65,7 @@ class Index:
         lake = self.lake.with_session(session.sibling(self.lake.spark))
         return replace(self, run=replace(self.run, lake=lake))
 
-    def remake(self, rows: DataFrame, table: Table, how: How | None = None) -> Written:
+    def remake(self, rows: DataFrame | pa.Table, table: Table, how: How | None = None) -> Written:
         """Replaces the table's rows, or those that `how` says."""
         return self.write(rows, table, how or Overwrite(), self.last(table) + 1)
 

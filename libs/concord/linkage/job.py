@@ -107,8 +107,8 @@ def input_versions(
     lake: Lake, contracts: Mapping[str, Contract], model: PersonIndex
 ) -> tuple[Input, ...]:
     """What a run would read now, by the ledger of deliveries."""
-    loaded = lake.read(DELIVERIES).where("status = 'loaded'").select("status", "versions")
-    return tuple(inputs.inputs(inputs.matched(contracts, model.leave_out), loaded.collect()))
+    loaded = [row for row in lake.rows(DELIVERIES) if row["status"] == "loaded"]
+    return tuple(inputs.inputs(inputs.matched(contracts, model.leave_out), loaded))
 
 
 def decided(lake: Lake) -> dict[str, int]:
@@ -219,7 +219,7 @@ def _index(here: Index, how: How, digest: str) -> Outcome:
             queue = _waiting(here, extension, after, taken)
             here.remake(queue, tables.REVIEW_QUEUE)
             weights = link_weights.link_weights(origin, grouped.of, as_of=run.as_of)
-            here.remake(lake.spark.createDataFrame(weights).coalesce(1), tables.LINK_WEIGHTS)
+            here.remake(weights, tables.LINK_WEIGHTS)
             counted = history.told(here)
             rows = [*found, *report.changes(counted, before=persons)]
             told = report.rows(run.run_id, run.as_of, here.model, rows)
@@ -334,11 +334,11 @@ def _decisions(here: Index) -> list[Decision]:
 def _records(here: Index) -> tuple[DataFrame, pa.Table]:
     """The feeds' records in comparable form, as written; of a dry run, as they would be. And the
     placeholders that were found in them."""
-    feeds, spark = inputs.identifiers(here.lake, here.found), here.lake.spark
+    feeds = inputs.identifiers(here.lake, here.found)
     with searched(feeds, here.model, here.shares) as (found, told):
         if here.run.dry_run:
             return found, told
-        here.remake(spark.createDataFrame(told).coalesce(1), tables.PLACEHOLDERS)
+        here.remake(told, tables.PLACEHOLDERS)
         written = here.remake(found, tables.RECORDS)
     return here.lake.read(tables.RECORDS, version=written.version), told
 

@@ -12,6 +12,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 
 from concord.errors import UsageError
+from concord.lake.registry import Table
 from concord.linkage import engine, extend, files, tables
 from concord.linkage.arrays import distinct, places
 from concord.linkage.blobs import CUT, blobs_of, cut_by, read, together
@@ -127,12 +128,11 @@ def written(
     told = _counts(counts, model)
     if here.run.dry_run:
         return Compared(told, on_driver(pairs, origin, model), apart.refused)
-    spark, keys = here.lake.spark, extend.rows_of(apart, model)
-    writes = (
+    writes: tuple[tuple[DataFrame | pa.Table, Table], ...] = (
         (_rows(pairs, model), tables.PAIRS),
         (_links(pairs, model), tables.LINKS),
-        (spark.createDataFrame(keys, tables.KEYS.schema).coalesce(1), tables.KEYS),
-        (spark.createDataFrame(told).coalesce(1), tables.PATTERNS),
+        (extend.rows_of(apart, model), tables.KEYS),
+        (told, tables.PATTERNS),
     )
     with ThreadPoolExecutor(max_workers=len(writes)) as pool:
         done = [pool.submit(here.aside().remake, *write) for write in writes]

@@ -25,20 +25,19 @@ import pyarrow.compute as pc
 import typer
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from concord.agreements import chain, events
+from concord.agreements import access_log, chain, events
 from concord.agreements.access_log import ACCESS_LOG
 from concord.agreements.canonical import digest as terms_digest
 from concord.agreements.mou import load_mous
 from concord.contracts.odcs import load_contracts
 from concord.errors import InfrastructureError, UsageError
-from concord.lake.locks import Locks
-from concord.lake.run import actor, digest, real_clock, running
+from concord.lake.run import digest, lake_of, real_clock, running
 from concord.lake.session import start, stop
 from concord.lake.storage import join
 from concord.lake.tables import Append, Lake, described
@@ -50,7 +49,7 @@ from concord.linkage.person_index import FILE, PersonIndex, load_person_index
 from concord.linkage.review import KINDS, SHOWN, Part, in_turn, side_by_side
 from concord.linkage.review_page import concerned, page
 from concord.reporting import Reporter
-from concord.settings import Settings, load_settings
+from concord.settings import load_settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -218,7 +217,7 @@ def list_decisions(settings: SettingsOption = DEFAULT_SETTINGS, lake: LakeOption
     given = load_settings(settings, {"lake": lake})
     spark = start(given, application="concord review")
     try:
-        taken = decisions.in_force(read(_lake(spark, given)))
+        taken = decisions.in_force(read(lake_of(given, "review", spark)))
     finally:
         stop(spark)
     grid = Grid(title="Decisions in force", title_justify="left", pad_edge=False)
@@ -526,21 +525,24 @@ def _begun(
     reporter = Reporter(json_logs=options.json_logs)
     spark = start(settings, application=f"concord {job}")
     try:
-        lake = _lake(spark, settings)
+        lake = lake_of(settings, "review", spark)
         register = events.register(lake, settings, mous, {})
         permitted = inputs.permission(inputs.matched(contracts, model.leave_out), register, today)
         version = lake.version(tables.STEWARD_DECISIONS)
-        with running(
-            settings,
-            job,
-            arguments=arguments,
-            as_of=today,
-            run_id=digest(job, arguments, given, version, today),
-            config_digest=model.model_version,
-            dry_run=options.dry_run,
-            reporter=reporter,
-            spark=spark,
-        ) as run:
+        with (
+            running(
+                settings,
+                job,
+                arguments=arguments,
+                as_of=today,
+                run_id=digest(job, arguments, given, version, today),
+                config_digest=model.model_version,
+                dry_run=options.dry_run,
+                reporter=reporter,
+                spark=spark,
+            ) as run,
+            access_log.kept_to_zones(run),
+        ):
             try:
                 yield Index(run, model, permitted, ())
             except (PySparkException, Py4JError) as error:
@@ -563,12 +565,6 @@ def _reading(settings: Path, lake: str | None) -> Iterator[tuple[Lake, PersonInd
     model = load_person_index(given.conf / FILE)
     spark = start(given, application="concord review")
     try:
-        yield _lake(spark, given), model
+        yield lake_of(given, "review", spark), model
     finally:
         stop(spark)
-
-
-def _lake(spark: SparkSession, given: Settings) -> Lake:
-    stale = given.locks.stale_after_seconds
-    locks = Locks.of(spark, given.lake, stale, job="review", run_id="", actor=actor())
-    return Lake(spark, given.lake, locks=locks, lock_wait=given.locks.wait_seconds)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
+import pyarrow as pa
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
@@ -286,9 +287,7 @@ class _Product:
         ]
         made = release(groups, self.profile, frozenset(self.product.measures))
         reach("publish.protected")
-        frame = lake.spark.createDataFrame(
-            [tuple(row[name] for name in target.column_names) for row in made.rows], target.schema
-        )
+        rows = pa.Table.from_pylist([dict(row) for row in made.rows], target.arrow_schema)
         before = lake.version(target)
         terms = self._terms(sources)
         for dula in terms.agreements:
@@ -302,7 +301,7 @@ class _Product:
             expires=self.decision.expires or self.dula.term.expires,
         )
         written = lake.write(
-            frame.coalesce(1),
+            rows,
             target,
             Overwrite(),
             stamp=replace(run.stamp, agreements=(self.dula.id, self.dula.mou), inputs=inputs),
@@ -342,10 +341,9 @@ class _Product:
         said = lake.made_from(target)
         if not said:
             return
-        logged = lake.read(ACCESS_LOG).where(
-            f"agreement = '{self.dula.id}' AND decision = 'read' AND run_id = '{said['run_id']}'"
-        )
-        if logged.isEmpty():
+        logged = lake.rows(ACCESS_LOG, "agreement", "decision", "run_id")
+        mine = {"agreement": self.dula.id, "decision": "read", "run_id": said["run_id"]}
+        if mine not in logged:
             rows = int(said["rows"] or 0)
             read = access_log.Read(self.request, self.decision, said["run_id"], rows)
             access_log.record_reads(self.run, [read])

@@ -16,7 +16,6 @@ from typing import Any
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
-from pyspark.sql import functions as F
 
 from concord.agreements import access_log
 from concord.agreements.access_log import ACCESS_LOG
@@ -268,9 +267,8 @@ def _properties(lake: Lake, name: str) -> Mapping[str, str] | None:
 
 def _record_reads(run: Run, studies: Sequence[Study], wrote: Collection[str]) -> None:
     """Logs what this run read, and what an earlier one did that was killed before it logged it."""
-    logged = run.lake.read(ACCESS_LOG).where(F.col("decision") == "read")
-    pairs = logged.select("agreement", "run_id").distinct().collect()
-    known = {(row["agreement"], row["run_id"]) for row in pairs}
+    logged = run.lake.rows(ACCESS_LOG, "agreement", "run_id", "decision")
+    known = {(row["agreement"], row["run_id"]) for row in logged if row["decision"] == "read"}
     reads: dict[tuple[str, str], int] = {}
     for study in studies:
         if any(table.table.name in wrote for table in study.tables):

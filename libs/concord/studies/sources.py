@@ -58,24 +58,11 @@ class Crosswalk:
 def feed_sources(lake: Lake, contracts: Iterable[Contract], as_of: date) -> dict[str, FeedSources]:
     """Each feed's sources from `ops/deliveries`: deliveries loaded by runs of up to `as_of`."""
     feeds = {contract.feed: contract for contract in contracts}
-    rows = (
-        lake.read(DELIVERIES)
-        .where(F.col("feed").isin(*feeds) & (F.col("status") == "loaded"))
-        .where(F.col("as_of") <= F.lit(as_of))
-        .select(
-            "feed",
-            "event",
-            "kind",
-            "sequence",
-            "delivery_id",
-            F.to_date("created_at").alias("received_on"),
-            F.transform(
-                "files", lambda file: F.struct(file["table"], file["period"], file["rows"])
-            ).alias("files"),
-            "versions",
-        )
-        .collect()
-    )
+    rows = [
+        row
+        for row in lake.rows(DELIVERIES)
+        if row["feed"] in feeds and row["status"] == "loaded" and row["as_of"] <= as_of
+    ]
     return {
         feed: _feed([row for row in rows if row["feed"] == feed], contract)
         for feed, contract in feeds.items()
@@ -93,9 +80,10 @@ def _feed(rows: list[Any], contract: Contract) -> FeedSources:
     found: dict[tuple[str, str], Arrival] = {}
     rows_of: dict[str, int] = {}
     for row in deliveries:
-        for table, period, count in row["files"]:
-            rows_of[table] = rows_of.get(table, 0) + (count or 0)
-            received = row["received_on"]
+        received = row["created_at"].date()
+        for file in row["files"]:
+            table, period = file["table"], file["period"]
+            rows_of[table] = rows_of.get(table, 0) + (file["rows"] or 0)
             known = received
             if row["delivery_id"] == beginning and contract.latency_days is not None:
                 # The history a feed begins with comes at once. Taken as known on the day it came,
@@ -147,8 +135,7 @@ def crosswalk(lake: Lake, as_of: date) -> Crosswalk | None:
 
 
 def read_crosswalk(lake: Lake, version: int) -> DataFrame:
-    reader = lake.spark.read.format("delta").option("versionAsOf", version)
-    return reader.load(lake.path(CROSSWALK))
+    return lake.frame(CROSSWALK, version=version)
 
 
 def holds_on(day: date) -> Column:

@@ -15,7 +15,7 @@ from concord_models.churn import cohort
 from concord_models.churn.definitions import DEFINITIONS, Name
 from concord_models.churn.features import COLUMNS
 from concord_models.specification import ModelSpec, load_models, named, write_schema
-from concord_models.train import asked
+from concord_models.train import columns
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -115,8 +115,8 @@ def test_a_label_of_return_names_its_definition(tmp_path: Path) -> None:
     path.write_text(text.replace("name: y_proc", "name: y_churn\n  definition: ma_30d"))
     spec = load_models(tmp_path)["snap_churn"]
     assert spec.label.definition == "ma_30d"
-    assert asked(spec).keys() == {*COLUMNS, "dta_snap.issuances"}
-    assert asked(load_models(ROOT / "conf")["snap_churn"]).keys() == COLUMNS.keys()
+    assert columns(spec).keys() == {*COLUMNS, "dta_snap.issuances"}
+    assert columns(load_models(ROOT / "conf")["snap_churn"]).keys() == COLUMNS.keys()
     assert set(DEFINITIONS) == set(get_args(Name))
     for wrong in ("name: y_churn", "name: y_proc\n  definition: ma_30d"):
         path.write_text(text.replace("name: y_proc", wrong))
