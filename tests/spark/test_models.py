@@ -34,9 +34,9 @@ from concord.reporting import Reporter
 from concord.settings import Keys
 from concord.studies.keys import study_key
 from concord.studies.tables import StudyTable, of_agreement
+from concord_models import planning, studies
 from concord_models import return_scores as returning
 from concord_models import score as scoring
-from concord_models import studies
 from concord_models import train as training
 from concord_models.churn import cohort, features
 from concord_models.specification import ModelSpec, load_models
@@ -336,12 +336,15 @@ def test_returns_are_learnt_as_of_several_days(hub: Hub) -> None:
         }
     )
     run, it = hub.run("train", date(2024, 12, 31)), hub.deployment
+    access_log.ask(run, hub.register, training.request(run, spec, it.dulas[TRAINED]))
     held = studies.held(run, it.dulas[TRAINED], it.contracts, training.columns(spec))
     slices = training._slices(run, spec, held)
     # September's window ends after the last file. A label comes in the second month after the due
     # day: July's was not known two weeks before the end of August, nor May's before June's.
     assert slices.counts == {"train": 4 * 120, "validation": 120, "test": 120}
     assert slices.boundaries == cohort.Boundaries(date(2024, 6, 30), date(2024, 8, 31), 14)
+    planned = planning.plan(run, spec, it.contracts, hub.register)
+    assert {name: rows for name, (rows, _) in planned.slices.items()} == slices.counts
     test = slices.parts["test"]
     mailed = test.rows[:, spec.features.index("days_since_mailed")]
     assert sorted(set(mailed)) == [31, 38]
