@@ -40,6 +40,10 @@ class Disk:
             found.append(FileInfo(str(entry), entry.name, status.st_size, modified, False))
         return found
 
+    def names(self, path: str) -> list[str]:
+        folder = Path(path)
+        return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
     def read(self, path: str) -> bytes:
         try:
             return Path(path).read_bytes()
@@ -292,6 +296,41 @@ def test_a_lock_file_that_vanishes_between_listing_and_reading_is_no_failure(
 
     with locks_of(tmp_path, disk=Vanishing()).hold([TABLE], wait_seconds=5):
         assert [path.name for path in files(tmp_path)][-1] == f"{4:012d}.json"
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 5])
+def test_who_looked_long_ago_takes_no_number_that_was_used_since(
+    tmp_path: Path, rounds: int
+) -> None:
+    """Between looking and taking, another takes the lock and lets it go, over and over."""
+    with locks_of(tmp_path).hold([TABLE]):
+        pass
+    other = locks_of(tmp_path, job="other")
+    held = other.hold([TABLE])
+
+    class Slow(Disk):
+        def __init__(self) -> None:
+            self.paused = False
+
+        def put_if_absent(self, path: str, content: bytes) -> bool:
+            if not self.paused:
+                self.paused = True
+                for _ in range(rounds - 1):
+                    with other.hold([TABLE]):
+                        pass
+                held.__enter__()
+            return super().put_if_absent(path, content)
+
+    try:
+        with (
+            pytest.raises(LockedError, match="job other"),
+            locks_of(tmp_path, disk=Slow()).hold([TABLE]),
+        ):
+            pass
+    finally:
+        held.__exit__(None, None, None)
+    with locks_of(tmp_path).hold([TABLE]):
+        assert [int(path.stem) for path in files(tmp_path)][-1] == rounds + 2
 
 
 ROUNDS = 30

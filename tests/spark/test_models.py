@@ -372,9 +372,15 @@ def test_scoring_without_a_model_says_to_train(hub: Hub) -> None:
 
 
 def test_train_and_score(hub: Hub) -> None:
+    planner = hub.run("model plan", date(2024, 12, 31))
+    made = planning.plan(planner, hub.spec, hub.deployment.contracts, hub.register)
+    lines = "\n".join(made.lines())
+    assert f"identity {hub.spec.identity}" in lines and "last as-of day" in lines
+
     done = hub.train()
     assert done.status == "trained" and done.version == "1"
     assert done.rows == {"train": 60 * 7, "validation": 60, "test": 60}
+    assert {name: rows for name, (rows, _) in made.slices.items()} == done.rows, "as was planned"
     assert done.measures["champion"]["auc"] > done.measures["base_rate"]["auc"] + 0.1
     assert done.measures["base_rate"]["auc"] == 0.5
 
@@ -399,6 +405,10 @@ def test_train_and_score(hub: Hub) -> None:
     past = store.mlflow.artifacts.load_dict(f"runs:/{done.run}/backtest.json")
     assert past["chosen"]["rule"] == run.data.params["selection_rule"]
     assert run.data.params["selected"] in past["measures"] and len(past["splits"]) > 1
+    usable = [(each.name, each.train, each.test) for each in made.rows if each.usable]
+    assert usable == [
+        (each["at"], each["rows"]["train"], each["rows"]["test"]) for each in past["splits"]
+    ], "the plan's splits"
     assert run.data.params["winner"] == (
         "logistic" if "logistic" in past["chosen"]["candidate"] else "xgboost"
     )

@@ -24,13 +24,13 @@ from concord.agreements.canonical import digest
 from concord.agreements.decision import Request, decide
 from concord.agreements.dula import Dula
 from concord.errors import LockedError, RefusedError, UsageError
-from concord.lake import points, session
+from concord.lake import log, points, session
 from concord.lake.run import Run, Tally
 from concord.lake.tables import Append, Lake, Stamp, Transaction
 from concord.privacy.hashing import digest as hashed
 from concord.privacy.wrapping import WrappedKey, agreement_key, destroy
 from concord.reporting import Reporter
-from concord.studies import frames, sources, tables
+from concord.studies import frames, making, sources, tables
 from concord.studies.job import Outcome, study
 from concord.studies.returning import own_ids
 from concord.studies.sources import CROSSWALK
@@ -506,6 +506,20 @@ def test_what_is_no_longer_agreed_is_gone_with_its_old_versions(
     assert all("due_on" not in pq.read_schema(file).names for file in held.glob("*.parquet"))
     assert scores.exists(), "what another job made stays"
     assert outcome.status == "made"
+
+
+def test_many_rows_give_the_study_that_few_rows_give(
+    own_desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few are read and written by the driver, many by Spark: the same rows either way."""
+    own_desk.study()
+    by_driver = {agreement: own_desk.contents(agreement) for agreement in (ONE, TWO)}
+    shutil.rmtree(own_desk.lake.path("studies"))
+    monkeypatch.setattr(making, "FEW", 0)
+    monkeypatch.setattr(log, "MOST_FILES", -1)
+    again = begin(own_desk.spark, Path(own_desk.lake.root).parent)
+    assert [outcome.status for outcome in again.study()] == ["made", "made"]
+    assert {agreement: again.contents(agreement) for agreement in (ONE, TWO)} == by_driver
 
 
 def test_new_deliveries_and_a_changed_index_renew_what_rests_on_them(own_desk: Desk) -> None:

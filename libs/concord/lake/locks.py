@@ -1,10 +1,11 @@
 """One writing driver per table, across processes and machines.
 
 A table's lock is the highest numbered file in `ops/_locks/<table>/`. To take the lock is to
-create the next number, which only one process can (Storage.put_if_absent); a number is never used
-twice, so taking over a dead holder's lock cannot take a living one's by mistake. The file names
-its holder. A holder renews its file; a lock is stale when its process on this machine is gone, or
-when it has not been renewed for `stale_after_seconds`.
+create the next number, which only one process can (Storage.put_if_absent), and to find it the
+highest still: who looked long ago may create a number that was used and cleared away, below the
+living holder's. So taking over a dead holder's lock cannot take a living one's by mistake. The file
+names its holder. A holder renews its file; a lock is stale when its process on this machine is
+gone, or when it has not been renewed for `stale_after_seconds`.
 """
 
 from __future__ import annotations
@@ -139,8 +140,11 @@ class Locks:
                 mine = replace(self._me, taken_at=now, renewed_at=now)
                 path = self._path(table, number + 1)
                 if self._storage.put_if_absent(path, _encode(mine)):
-                    self._forget_before(table, number)
-                    return path, mine
+                    if max(self._numbers(table), default=0) == number + 1:
+                        self._forget_before(table, number)
+                        return path, mine
+                    with suppress(InfrastructureError):
+                        self._storage.delete(path)
                 continue
             if time.monotonic() >= deadline:
                 raise LockedError(
@@ -170,10 +174,8 @@ class Locks:
             return number, replace(unknown, taken_at=modified, renewed_at=modified)
 
     def _numbers(self, table: str) -> list[int]:
-        entries = self._storage.list(join(self._folder, table))
-        return [
-            int(entry.name.removesuffix(".json")) for entry in entries if entry.name[0].isdigit()
-        ]
+        names = self._storage.names(join(self._folder, table))
+        return [int(name.removesuffix(".json")) for name in names if name[0].isdigit()]
 
     def _is_free(self, holder: Holder) -> bool:
         if holder.released or time.time() - holder.renewed_at > self._stale_after:

@@ -90,6 +90,16 @@ class Storage:
         ]
         return sorted(entries, key=lambda entry: entry.name)
 
+    def names(self, path: str) -> list[str]:
+        """Names in a folder as they are at one moment, those too that are gone when looked at."""
+        local = self._here(path)
+        if local is not None and not local.is_file():
+            try:
+                return sorted(entry.name for entry in local.iterdir())
+            except FileNotFoundError:
+                return []
+        return [entry.name for entry in self.list(path)]
+
     def walk(self, path: str) -> Iterator[FileInfo]:
         """All files below a folder."""
         for entry in self.list(path):
