@@ -39,6 +39,7 @@ from concord.lake.run import Run
 from concord.tracking import Store
 from concord_models import evaluation, fitting, plots, studies
 from concord_models.backtest import LOGISTIC, Backtest, backtest, trial_name
+from concord_models.card import card
 from concord_models.churn import cohort, definitions
 from concord_models.churn.features import AUDIT, AUDIT_COLUMNS, COLUMNS, audit, features
 from concord_models.fitting import Slice, Trial
@@ -74,6 +75,12 @@ class Slices:
     @property
     def counts(self) -> dict[str, int]:
         return {name: len(part.label) for name, part in self.parts.items()}
+
+    @property
+    def first_days(self) -> dict[str, str]:
+        """The day on which the first check-in of each slice falls due."""
+        first = self.rows.groupby(cohort.SPLIT)[cohort.DUE].min()
+        return {name: str(first[name]) for name in self.parts}
 
 
 def train(
@@ -315,7 +322,14 @@ def _fit_and_log(
             family = LOGISTIC if past.chosen.pick == LOGISTIC else "xgboost"
         winner, scorer, measures, before = _choose(candidates, slices, spec, family)
         with _timed(seconds, "log"):
-            _log_evidence(store, spec, slices, scorer, winner, best, measures, before)
+            groups = _log_evidence(store, spec, slices, scorer, winner, best, measures, before)
+            made = card(
+                spec, dula, winner=winner, tags=_told(tags), rows=slices.counts,
+                days=slices.first_days, groups=groups, past=past,
+                measures={name: by_slice[cohort.TEST] for name, by_slice in measures.items()},
+            )  # fmt: skip
+            mlflow.log_text(made.markdown(), "model_card.md")
+            mlflow.log_text(made.page(), "model_card.html")
             version = _register(store, spec, dula, scorer, slices, tags, active.info.run_id)
         reach("train.registered")
         store.client.set_registered_model_alias(spec.registered_name, tracking.CHAMPION, version)
@@ -428,7 +442,8 @@ def _log_evidence(
     best: Trial,
     measures: Measures,
     before: Scorer,
-) -> None:
+) -> list[dict[str, Any]]:
+    """Logs parameters, measures and pictures. Returns recall by group, of the test slice."""
     mlflow = store.mlflow
     mlflow.log_params(
         {
@@ -458,6 +473,7 @@ def _log_evidence(
     raw, probability = before.raw(test.rows), scorer.probability(test.rows)
     figure = plots.calibration_plot(test.label, raw, probability, bins, "Calibration, test slice")
     mlflow.log_figure(figure, "calibration.png")
+    rows: list[dict[str, Any]] = []
     if slices.groups:
         chosen = evaluation.called(raw, test.lists, k)
         rows = evaluation.recall_by_group(test.label, chosen, slices.groups)
@@ -465,6 +481,16 @@ def _log_evidence(
         picture = plots.recall_plot(rows, k, "Recall by group, test slice")
         mlflow.log_figure(picture, "recall_by_group.png")
     mlflow.log_dict(spec.model_dump(mode="json"), "model.json")
+    return rows
+
+
+def _told(tags: Mapping[str, str]) -> dict[str, str]:
+    """The run's tags in a card's words."""
+    names = {
+        tracking.AS_OF: "as of", tracking.EXPIRES: "expires", tracking.INPUTS: "inputs",
+        tracking.DATA_VERSIONS: "tables and versions",
+    }  # fmt: skip
+    return {name: tags[tag] for tag, name in names.items()}
 
 
 def _log_backtest(store: Store, spec: ModelSpec, past: Backtest) -> None:

@@ -400,7 +400,7 @@ def test_train_and_score(hub: Hub) -> None:
     assert len(nested) == 2
     assert {a.path for a in store.client.list_artifacts(done.run)} >= {
         "calibration.png", "recall_by_group.json", "measures.json", "model.json",
-        "backtest.json", "stability.png",
+        "backtest.json", "stability.png", "model_card.md", "model_card.html",
     }  # fmt: skip
     past = store.mlflow.artifacts.load_dict(f"runs:/{done.run}/backtest.json")
     assert past["chosen"]["rule"] == run.data.params["selection_rule"]

@@ -90,7 +90,7 @@ class Storage:
         ]
         return sorted(entries, key=lambda entry: entry.name)
 
-    def names(self, path: str) -> list[str]:
+    def names(self, path: str) -> Sequence[str]:
         """Names in a folder as they are at one moment, those too that are gone when looked at."""
         local = self._here(path)
         if local is not None and not local.is_file():
