@@ -108,7 +108,9 @@ def backtest(
     names = [LOGISTIC, *(trial_name(trial) for trial in best)]
     features = matrix({name: rows[name] for name in spec.features}, spec.features)
     label = rows[cohort.LABEL].to_numpy(dtype=np.int64)
-    lists = list(zip(rows["office"].astype(str), rows[cohort.DUE].astype(str), strict=True))
+    lists = list(
+        zip(*(rows[c].astype(str) for c in ("office", cohort.DUE, cohort.AS_OF)), strict=True)
+    )
     data = spark.sparkContext.broadcast((features, label, [part for _, part, _ in found]))
     tests = [test for *_, test in found]
     held = spark.sparkContext.broadcast(tests)

@@ -72,6 +72,7 @@ def card(
     `measures`: the test slice's by model and baseline. `days`: first due day by slice. `tags`: the
     run's, names without a prefix. `groups`: evaluation.recall_by_group's rows.
     """
+    predicts = " by ".join(filter(None, (spec.label.name, spec.label.definition)))
     rules = []
     if past is not None:
         for each in past.regrets:
@@ -81,7 +82,7 @@ def card(
         title=f"{spec.title} ({spec.registered_name})",
         facts={
             "model": f"{winner}, of {len(spec.features)} features; identity {spec.identity}",
-            "predicts": f"{spec.label.name}: {', '.join(spec.label.closure_reasons)}",
+            "predicts": f"{predicts}: {', '.join(spec.label.closure_reasons)}",
             **tags,
         },
         use={

@@ -36,11 +36,11 @@ Ints = NDArray[np.int64]
 @dataclass(frozen=True)
 class Slice:
     """Rows of one slice on the driver: features (NaN where unknown), labels, and each row's list
-    (office and due day)."""
+    (office, due day, as-of day)."""
 
     rows: Floats
     label: Ints
-    lists: tuple[tuple[str, str], ...]
+    lists: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)

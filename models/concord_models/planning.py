@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from concord.agreements import access_log
@@ -20,7 +22,7 @@ from concord_models import studies
 from concord_models.churn import cohort
 from concord_models.specification import ModelSpec
 from concord_models.temporal import Split, splits, timeline
-from concord_models.train import request, slice_edges
+from concord_models.train import label_columns, labels, request, slice_edges
 
 
 @dataclass(frozen=True)
@@ -91,18 +93,15 @@ def plan(run: Run, spec: ModelSpec, contracts: dict[str, Contract], register: Re
         raise UsageError(f"there is no agreement {spec.agreement!r} for the model {spec.name}")
     asked = request(run, spec, dula)
     decision = access_log.ask(run, register, asked)
-    reports = "dta_snap.checkins"
-    wanted = {reports: cohort.COLUMNS}
+    wanted = label_columns(spec)
     held = studies.held(run, dula, contracts, wanted)
-    frame = held.frames(run, wanted)[reports]
-    rows = cohort.open_checkins(frame, cohort.lead(spec.cohort.lead_days))
-    known = cohort.labels(
-        frame, closure_reasons=spec.label.closure_reasons,
-        mature_after_days=spec.label.mature_after_days, as_of=run.as_of,
-    )  # fmt: skip
+    frames = held.frames(run, wanted)
+    reports = frames["dta_snap.checkins"]
+    days_before = [cohort.open_checkins(reports, cohort.lead(days)) for days in spec.cohort.leads]
     counted = (
-        rows.select(*cohort.KEY, cohort.AS_OF)
-        .join(known, [*cohort.KEY], "inner")
+        reduce(DataFrame.unionByName, days_before)
+        .select(*cohort.KEY, cohort.AS_OF)
+        .join(labels(spec, frames, run.as_of), [*cohort.KEY], "inner")
         .groupBy(cohort.DUE, cohort.AS_OF, cohort.LABEL_KNOWN)
         .agg(F.count(F.lit(1)).alias("rows"), F.sum(cohort.LABEL).alias("closed"))
     )

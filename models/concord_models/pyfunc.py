@@ -11,11 +11,15 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from concord_models import scorer
 
 SCORER_ARTIFACT = "scorer"
-PROBABILITY = "p_proc"
+# The probability's column, by label.
+PROBABILITIES = {"y_proc": "p_proc", "y_churn": "p_churn"}
 
 
 class ScorerModel(PythonModel):
-    """Loads the scorer's files and applies it."""
+    """Loads the scorer's files and applies it; `label` names what is predicted."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
 
     def load_context(self, context: PythonModelContext) -> None:
         self._scorer = scorer.load(Path(context.artifacts[SCORER_ARTIFACT]))
@@ -30,4 +34,4 @@ class ScorerModel(PythonModel):
         rows = scorer.matrix(
             {name: model_input[name] for name in self._scorer.features}, self._scorer.features
         )
-        return pd.DataFrame({PROBABILITY: self._scorer.probability(rows)})
+        return pd.DataFrame({PROBABILITIES[self.label]: self._scorer.probability(rows)})

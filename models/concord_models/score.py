@@ -67,7 +67,7 @@ def tables(conf: Path, dulas: Mapping[str, Dula]) -> list[Table]:
     found = []
     for spec in load_models(conf).values():
         for dula in dulas.values():
-            if "score" in dula.uses.allowed:
+            if "score" in dula.uses.allowed and spec.label.name == "y_proc":
                 found.append(scores_table(dula, spec))
                 if dula.uses.returned_under_own_ids:
                     found.append(returned_table(dula, spec))
@@ -85,13 +85,19 @@ def score(
     """Scores what falls due within the model file's days after the run's as-of date.
 
     Raises RefusedError (14) when an agreement does not allow it or the model has expired,
-    UsageError when there is no model or no study, LockedError and InfrastructureError as they come.
+    UsageError when there is no model or no study, or the model predicts another label than
+    y_proc, LockedError and InfrastructureError as they come.
     """
     seconds: dict[str, float] = {}
     dula = register.dula(agreement, run.clock().date())
     if dula is None:
         known = ", ".join(sorted(register.dulas)) or "none"
         raise UsageError(f"there is no agreement {agreement!r}; conf/agreements has {known}")
+    if spec.label.name != "y_proc":
+        raise UsageError(
+            f"{spec.name} predicts {spec.label.name}; the tables of scores hold y_proc alone: "
+            "name a model of it"
+        )
     request = _request(run, dula)
     champion = tracking.opened(run.settings).champion(spec.registered_name)
     # The agreement that the model itself was trained under, whatever its file says today.

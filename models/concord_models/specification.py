@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field as Setting
 
@@ -13,27 +13,40 @@ from concord.agreements.dula import Dula
 from concord.errors import ConfigError, UsageError
 from concord.lake.run import digest
 from concord.settings import Document, Location, Typed, gather, read_document, validate
+from concord_models.churn.definitions import Name
 from concord_models.churn.features import AUDIT, FEATURES
 from concord_models.temporal import Temporal
 
 Range = tuple[float, float]
+Lead = Annotated[int, Setting(ge=1, le=60)]
 Metric = Literal["log_loss", "brier", "auc", "average_precision"]
 TestMetric = Literal[Metric, "precision_at_k", "recall_at_k"]
 
 
 class Cohort(Typed):
-    """Who is a row. Days count from the day a check-in falls due, or from a score's as-of date."""
+    """Who is a row. Days count from the day a check-in falls due, or from a score's as-of date.
+
+    With several `lead_days` a check-in is a row of training as of each.
+    """
 
     unit: Literal["snap_checkin"]
-    lead_days: int = Setting(ge=1, le=60)
+    lead_days: Lead | Annotated[tuple[Lead, ...], Setting(min_length=1)]
     score_due_from_days: int = Setting(ge=0)
     score_due_until_days: int = Setting(ge=0)
 
+    @property
+    def leads(self) -> tuple[int, ...]:
+        """Days before the due day, the most first."""
+        several = (self.lead_days,) if isinstance(self.lead_days, int) else self.lead_days
+        return tuple(sorted(several, reverse=True))
+
 
 class Label(Typed):
-    """What is predicted: closure for one of the reasons at the check-in."""
+    """What is predicted: closure for one of the reasons at the check-in (`y_proc`), or such a
+    closure with a return within the window of a definition of churn (`y_churn`)."""
 
-    name: Literal["y_proc"]
+    name: Literal["y_proc", "y_churn"]
+    definition: Name | None = None
     closure_reasons: tuple[str, ...] = Setting(min_length=1)
     mature_after_days: int = Setting(default=0, ge=0)
 
@@ -189,6 +202,11 @@ def _mistakes(
             yield ("search", "space", name), f"least {least} is above most {most}; swap them"
         if least <= 0:
             yield ("search", "space", name), "has to be above 0"
+    if (spec.label.name == "y_churn") != (spec.label.definition is not None):
+        names = ", ".join(get_args(Name))
+        yield ("label", "definition"), f"y_churn needs one of {names}; y_proc has none"
     cohort = spec.cohort
+    if len(set(cohort.leads)) < len(cohort.leads):
+        yield ("cohort", "lead_days"), "a number of days stands twice; remove one"
     if cohort.score_due_from_days > cohort.score_due_until_days:
         yield ("cohort", "score_due_from_days"), "is above score_due_until_days; swap them"

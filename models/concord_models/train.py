@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from concord.tracking import Store
 from concord_models import evaluation, fitting, plots, studies
 from concord_models.backtest import LOGISTIC, Backtest, backtest, trial_name
 from concord_models.card import card
-from concord_models.churn import cohort
+from concord_models.churn import cohort, definitions
 from concord_models.churn.features import AUDIT, AUDIT_COLUMNS, COLUMNS, audit, features
 from concord_models.fitting import Slice, Trial
 from concord_models.scorer import Scorer, matrix
@@ -101,7 +102,7 @@ def train(
     decision = access_log.ask(run, register, asked)
     reach("train.decided")
     if run.dry_run:
-        held = studies.held(run, dula, contracts, COLUMNS)
+        held = studies.held(run, dula, contracts, columns(spec))
         message = f"{held.rows} rows of {len(held.tables)} tables may be trained on"
         return Outcome(spec.registered_name, "would train", message)
     with (
@@ -110,7 +111,7 @@ def train(
     ):
         # MLflow's import and the making of its store take seconds; Spark looks at the study.
         opening = pool.submit(tracking.opened, run.settings)
-        held = studies.held(run, dula, contracts, COLUMNS)
+        held = studies.held(run, dula, contracts, columns(spec))
         inputs = inputs_digest(run.as_of, spec, held, decision)
         with _timed(seconds, "MLflow"):
             store = opening.result()
@@ -145,19 +146,31 @@ def inputs_digest(as_of: date, spec: ModelSpec, held: Held, decision: Decision) 
     )
 
 
+def label_columns(spec: ModelSpec) -> Mapping[str, frozenset[str]]:
+    """Columns by table that the label is told from."""
+    own = {"dta_snap.checkins": cohort.COLUMNS}
+    return _joined(own, definitions.COLUMNS) if spec.label.definition else own
+
+
+def columns(spec: ModelSpec) -> dict[str, frozenset[str]]:
+    """Columns by table that training reads: of features, of the audit, of the label."""
+    return _joined(COLUMNS, AUDIT_COLUMNS if spec.audit else {}, label_columns(spec))
+
+
+def _joined(*several: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+    names = dict.fromkeys(name for each in several for name in each)
+    return {n: frozenset().union(*(each.get(n, ()) for each in several)) for n in names}
+
+
 def request(run: Run, spec: ModelSpec, dula: Dula) -> Request:
     """What a training asks of its agreement."""
-    asked = {
-        table: COLUMNS[table] | (AUDIT_COLUMNS.get(table, frozenset()) if spec.audit else set())
-        for table in COLUMNS
-    }
     return Request(
         agreement=dula.id,
         purpose=dula.purpose.code,
         use="train",
-        columns={table: frozenset(columns) for table, columns in asked.items()},
+        columns=columns(spec),
         as_of=run.as_of,
-        linkages=frozenset({frozenset(COLUMNS)}),
+        linkages=frozenset({frozenset(columns(spec))}),
     )
 
 
@@ -166,30 +179,14 @@ def request(run: Run, spec: ModelSpec, dula: Dula) -> Request:
 
 def _slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
     """Features and labels of every row, once on Spark, then sliced by time."""
-    asked = {table: COLUMNS[table] | AUDIT_COLUMNS.get(table, frozenset()) for table in COLUMNS}
-    if not spec.audit:
-        asked = dict(COLUMNS)
-    frames = held.frames(run, asked)
-    reports = frames["dta_snap.checkins"]
-    rows = cohort.open_checkins(reports, cohort.lead(spec.cohort.lead_days))
-    known = cohort.labels(
-        reports,
-        closure_reasons=spec.label.closure_reasons,
-        mature_after_days=spec.label.mature_after_days,
-        as_of=run.as_of,
-    )
-    whole = features(rows, frames).join(known, [*cohort.KEY], "inner")
-    if spec.audit:
-        keys = rows.select(*cohort.KEY, cohort.AS_OF)
-        groups = audit(keys, frames["dta_snap.persons"]).drop(cohort.AS_OF)
-        whole = whole.join(
-            groups.withColumnsRenamed({name: f"_audit_{name}" for name in AUDIT}),
-            [*cohort.KEY],
-            "left",
-        )
+    frames = held.frames(run, columns(spec))
+    known = labels(spec, frames, run.as_of)
+    parts_of = [_rows(spec, frames, days) for days in spec.cohort.leads]
+    whole = reduce(DataFrame.unionByName, parts_of).join(known, [*cohort.KEY], "inner")
     # Collected once, sorted: what follows sees the rows in one order, whatever Spark did, and its
     # queries do not carry the whole plan. Some 400 bytes a row: a million rows fit a driver.
-    local = whole.toPandas().sort_values([*cohort.KEY], kind="stable", ignore_index=True)
+    order = [*cohort.KEY, cohort.AS_OF]
+    local = whole.toPandas().sort_values(order, kind="stable", ignore_index=True)
     edges = slice_edges(spec, sorted(set(local[cohort.DUE])), run.as_of)
     local[cohort.SPLIT] = cohort.split(local, edges)
     parts = {name: _part(local, name, spec) for name in cohort.SLICES}
@@ -213,7 +210,7 @@ def slice_edges(spec: ModelSpec, due_days: Sequence[date], as_of: date) -> cohor
         due_days,
         test_months=months.test_months,
         validation_months=months.validation_months,
-        lead_days=spec.cohort.lead_days,
+        lead_days=max(spec.cohort.leads),
     )
     least = months.test_months + months.validation_months + months.least_train_months
     counted = len({day.replace(day=1) for day in due_days})
@@ -226,10 +223,40 @@ def slice_edges(spec: ModelSpec, due_days: Sequence[date], as_of: date) -> cohor
     return edges
 
 
+def labels(spec: ModelSpec, frames: Mapping[str, DataFrame], as_of: date) -> DataFrame:
+    """study_case_id, due_on, label, label_known_on: the labels that are mature at `as_of`.
+
+    `frames` has the tables of label_columns.
+    """
+    closed = cohort.labels(
+        frames["dta_snap.checkins"],
+        closure_reasons=spec.label.closure_reasons,
+        mature_after_days=spec.label.mature_after_days,
+        as_of=as_of,
+    )
+    if spec.label.definition is None:
+        return closed
+    definition = definitions.DEFINITIONS[spec.label.definition]
+    churn = definitions.events(definition, definitions.exits(frames, as_of=as_of))
+    return cohort.churn_labels(closed, churn, frames["dta_snap.cases"], definition, as_of=as_of)
+
+
+def _rows(spec: ModelSpec, frames: Mapping[str, DataFrame], days: int) -> DataFrame:
+    """Features, and groups to audit by, as of so many days before the check-ins fall due."""
+    rows = cohort.open_checkins(frames["dta_snap.checkins"], cohort.lead(days))
+    found = features(rows, frames)
+    if not spec.audit:
+        return found
+    groups = audit(rows.select(*cohort.KEY, cohort.AS_OF), frames["dta_snap.persons"])
+    named = groups.drop(cohort.AS_OF).withColumnsRenamed({n: f"_audit_{n}" for n in AUDIT})
+    return found.join(named, [*cohort.KEY], "left")
+
+
 def _part(local: pd.DataFrame, name: str, spec: ModelSpec) -> Slice:
     own = local[local[cohort.SPLIT] == name]
     rows = matrix({column: own[column] for column in spec.features}, spec.features)
-    lists = tuple(zip(own["office"].astype(str), own[cohort.DUE].astype(str), strict=True))
+    names = (own[name].astype(str) for name in ("office", cohort.DUE, cohort.AS_OF))
+    lists = tuple(zip(*names, strict=True))
     return Slice(rows, own[cohort.LABEL].to_numpy(dtype=np.int64), lists)
 
 
@@ -491,11 +518,11 @@ def _register(
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
 
-    from concord_models.pyfunc import PROBABILITY, SCORER_ARTIFACT, ScorerModel
+    from concord_models.pyfunc import PROBABILITIES, SCORER_ARTIFACT, ScorerModel
 
     signature = ModelSignature(
         inputs=Schema([ColSpec(DataType.double, n, required=False) for n in spec.features]),
-        outputs=Schema([ColSpec(DataType.double, PROBABILITY)]),
+        outputs=Schema([ColSpec(DataType.double, PROBABILITIES[spec.label.name])]),
     )
     # No household's row: each feature's median over the training slice.
     train_rows = slices.parts[cohort.TRAIN].rows
@@ -508,7 +535,7 @@ def _register(
         scorer.save(Path(folder) / SCORER_ARTIFACT)
         logged = store.mlflow.pyfunc.log_model(
             name=spec.name,
-            python_model=ScorerModel(),
+            python_model=ScorerModel(spec.label.name),
             artifacts={SCORER_ARTIFACT: str(Path(folder) / SCORER_ARTIFACT)},
             signature=signature,
             input_example=example,

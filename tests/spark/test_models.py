@@ -34,7 +34,7 @@ from concord.reporting import Reporter
 from concord.settings import Keys
 from concord.studies.keys import study_key
 from concord.studies.tables import StudyTable, of_agreement
-from concord_models import planning
+from concord_models import planning, studies
 from concord_models import return_scores as returning
 from concord_models import score as scoring
 from concord_models import train as training
@@ -66,10 +66,11 @@ Rows = dict[str, list[dict[str, Any]]]
 def world(case_name: Sequence[str], seed: int = 5) -> Rows:
     """Rows of each study table: a check-in of every case every month; low earners fail more."""
     draw = random.Random(seed)
-    found: Rows = {table: [] for table in features.COLUMNS}
+    found: Rows = {table: [] for table in (*features.COLUMNS, "dta_snap.issuances")}
     for number, case in enumerate(case_name):
         low = number % 3 == 0
         person = f"person-{number}"
+        opened = date(2023, 1, 1)
         for month in MONTHS:
             origin = {"_known_on": known(month), "_received_on": known(month)}
             due = last_day(month)
@@ -92,7 +93,15 @@ def world(case_name: Sequence[str], seed: int = 5) -> Rows:
                  "channel": "online", "text_consent": True,
                  "earned_income": Decimal(100 if low else 900), "unearned_income": Decimal(0),
                  "shelter_cost": Decimal(500 + draw.randrange(500)), "benefit_amount": Decimal(194),
-                 "opened_on": date(2023, 1, 1)}
+                 "opened_on": opened, "status": "C" if fails else "A",
+                 "closed_on": due if fails else None,
+                 "closure_reason": "checkin_not_completed" if fails else None}
+            )  # fmt: skip
+            # Of those who fail every other is back on the fourth; the rest's closure is withdrawn.
+            opened = due + timedelta(days=4) if fails and number % 2 else opened
+            found["dta_snap.issuances"].append(
+                {**origin, "study_case_id": case, "month": month, "benefit_month": month,
+                 "issued_on": month, "issuance_type": "regular", "amount": Decimal(194)}
             )  # fmt: skip
             found["dta_snap.persons"].append(
                 {**origin, "study_person_id": person, "study_case_id": case, "month": month,
@@ -316,6 +325,44 @@ def test_a_label_is_open_until_the_file_of_the_due_month_is_known(hub: Hub) -> N
     assert [row[2] for row in labels(date(2024, 7, 3))] == [1, 1]
     assert labels(date(2024, 6, 20), days=30) == []
     assert labels(date(2024, 7, 1), days=30)[0] == ("a", due, 1, date(2024, 6, 30))
+
+
+def test_returns_are_learnt_as_of_several_days(hub: Hub) -> None:
+    spec = hub.spec.model_copy(
+        update={
+            "cohort": hub.spec.cohort.model_copy(update={"lead_days": (14, 7)}),
+            "label": hub.spec.label.model_copy(update={"name": "y_churn", "definition": "ma_30d"}),
+            "splits": hub.spec.splits.model_copy(update={"validation_months": 2}),
+        }
+    )
+    run, it = hub.run("train", date(2024, 12, 31)), hub.deployment
+    access_log.ask(run, hub.register, training.request(run, spec, it.dulas[TRAINED]))
+    held = studies.held(run, it.dulas[TRAINED], it.contracts, training.columns(spec))
+    slices = training._slices(run, spec, held)
+    # September's window ends after the last file. A label comes in the second month after the due
+    # day: July's was not known two weeks before the end of August, nor May's before June's.
+    assert slices.counts == {"train": 4 * 120, "validation": 120, "test": 120}
+    assert slices.boundaries == cohort.Boundaries(date(2024, 6, 30), date(2024, 8, 31), 14)
+    planned = planning.plan(run, spec, it.contracts, hub.register)
+    assert {name: rows for name, (rows, _) in planned.slices.items()} == slices.counts
+    test = slices.parts["test"]
+    mailed = test.rows[:, spec.features.index("days_since_mailed")]
+    assert sorted(set(mailed)) == [31, 38]
+    # A list to call from is of one office, due day and as-of day.
+    assert {name[1:] for name in test.lists} == {
+        ("2024-08-31", "2024-08-17"), ("2024-08-31", "2024-08-24")
+    }  # fmt: skip
+    names, rows = list(hub.cases), world(list(hub.cases))["dta_snap.cases"]
+    closed = [row["study_case_id"] for row in rows if row["closed_on"] == date(2024, 8, 31)]
+    back = [case for case in closed if names.index(case) % 2]
+    assert test.label.sum() == 2 * len(back) and 0 < len(back) < len(closed)
+
+
+def test_only_closures_are_scored(hub: Hub) -> None:
+    label = hub.spec.label.model_copy(update={"name": "y_churn", "definition": "ma_30d"})
+    spec = hub.spec.model_copy(update={"label": label})
+    with pytest.raises(UsageError, match="predicts y_churn; the tables of scores hold y_proc"):
+        hub.score(date(2024, 9, 16), spec=spec)
 
 
 def test_scoring_without_a_model_says_to_train(hub: Hub) -> None:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 import pandas as pd
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from concord.studies.tables import KNOWN_ON
+from concord_models.churn import definitions
+from concord_models.churn.definitions import Definition
 
 CASE, DUE, AS_OF = "study_case_id", "due_on", "as_of"
 KEY = (CASE, DUE)
@@ -41,7 +43,7 @@ COLUMNS = frozenset(
 
 @dataclass(frozen=True)
 class Boundaries:
-    """Days on which the first check-ins of the slices fall due, and the lead in days."""
+    """Days on which the first check-ins of the slices fall due, and the longest lead in days."""
 
     validation_from: date
     test_from: date
@@ -96,6 +98,35 @@ def labels(
     )
 
 
+def churn_labels(
+    closed: DataFrame, churn: DataFrame, cases: DataFrame, definition: Definition, *, as_of: date
+) -> DataFrame:
+    """`closed` (as labels gives it) with label 1 for who was closed and returned in the window.
+
+    `churn` is definitions.events under `definition`, `cases` the study's. A label, of whatever
+    value, is mature once the file is known that tells of the window's last day: until then there
+    is no row. A closure that the definition does not count, such as one of a household that goes on
+    under another number, is 0.
+    """
+    newest_first = Window.orderBy(F.desc("month"))
+    told = cases.groupBy("month").agg(F.min(KNOWN_ON).alias("_told"))
+    told = told.select(
+        F.col("month").alias("_settled"), F.min("_told").over(newest_first).alias("_told")
+    )
+    rows = closed.select(
+        "*",
+        F.trunc(DUE, "month").alias("month"),
+        definitions.settles(definition, F.col(DUE)).alias("_settled"),
+    ).join(F.broadcast(told), "_settled")
+    ended = churn.select(CASE, "month", "churned", F.col("churned").isNull().alias("_open"))
+    joined = rows.join(ended, [CASE, "month"], "left")
+    returned = F.coalesce("churned", F.lit(False)).cast("int") * F.col(LABEL)
+    known = F.greatest(LABEL_KNOWN, "_told")
+    # A closure that came after the due day has a window that ends later.
+    mature = (known <= F.lit(as_of)) & ~(F.coalesce("_open", F.lit(False)) & (F.col(LABEL) == 1))
+    return joined.where(mature).select(CASE, DUE, returned.alias(LABEL), known.alias(LABEL_KNOWN))
+
+
 def boundaries(
     due_days: Sequence[date], *, test_months: int, validation_months: int, lead_days: int
 ) -> Boundaries | None:
@@ -115,7 +146,8 @@ def split(rows: pd.DataFrame, edges: Boundaries) -> pd.Series:
     """Each row's slice: train, validation, test, or an empty text for none.
 
     `rows` has due_on and label_known_on as dates. A label counts in a slice only if it was known
-    by the next slice's first as-of day: a model in use then could have learned from it.
+    by the next slice's first as-of day: a model in use then could have learned from it. Rows of one
+    check-in as of several days are in one slice.
     """
     due, known = rows[DUE], rows[LABEL_KNOWN]
     lead_time = timedelta(days=edges.lead_days)

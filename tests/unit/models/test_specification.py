@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
 
 from concord.errors import ConfigError, UsageError
 from concord_models.churn import cohort
+from concord_models.churn.definitions import DEFINITIONS, Name
+from concord_models.churn.features import COLUMNS
 from concord_models.specification import ModelSpec, load_models, named, write_schema
+from concord_models.train import columns
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -58,6 +62,66 @@ def test_a_label_counts_in_a_slice_only_if_the_next_slice_could_know_it() -> Non
     found = cohort.split(rows, edges).tolist()
     train, validation, test = cohort.SLICES
     assert found == [train, train, train, "", validation, validation, test, test]
+
+
+def test_the_last_day_to_train_on_is_earlier_by_the_window_of_a_return() -> None:
+    days = [date(2024, month, 28) for month in range(1, 9)]
+    edges = cohort.boundaries(days, test_months=2, validation_months=2, lead_days=14)
+    assert edges is not None and edges.validation_from == date(2024, 5, 28)
+    # The file of the due month comes on the third of the next; the one that tells of the thirtieth
+    # day after it a month later.
+    closed, returned = (
+        [date(2024 + (month + late) // 13, (month + late - 1) % 12 + 1, 3) for month in range(1, 9)]
+        for late in (1, 2)
+    )
+    last = {}
+    for name, known in (("y_proc", closed), ("y_churn", returned)):
+        rows = pd.DataFrame({"due_on": days, "label_known_on": known})
+        slices = cohort.split(rows, edges)
+        last[name] = [rows["due_on"][slices == part].max() for part in cohort.SLICES[:2]]
+    # The split less lead and window: 28 May less 14 and 30 days is 14 April.
+    assert last["y_proc"] == [date(2024, 4, 28), date(2024, 6, 28)]
+    assert last["y_churn"] == [date(2024, 3, 28), date(2024, 5, 28)]
+
+
+def test_as_ofs_of_one_check_in_share_its_slice() -> None:
+    days = [date(2024, month, 28) for month in range(1, 9) for _ in range(4)]
+    edges = cohort.boundaries(days, test_months=2, validation_months=2, lead_days=45)
+    assert edges is not None and edges.lead_days == 45
+    rows = pd.DataFrame({"due_on": days, "label_known_on": [d + timedelta(days=6) for d in days]})
+    found = cohort.split(rows, edges)
+    assert found.groupby(rows["due_on"]).nunique().eq(1).all()
+    # A model in use at the first as-of day, 45 days before 28 May, knew March's labels.
+    assert rows["due_on"][found == cohort.TRAIN].max() == date(2024, 3, 28)
+
+
+def test_lead_days_are_one_number_or_several(tmp_path: Path) -> None:
+    text = (ROOT / "conf/models/snap_churn.yaml").read_text()
+    (tmp_path / "models").mkdir()
+    path = tmp_path / "models" / "snap_churn.yaml"
+    assert load_models(ROOT / "conf")["snap_churn"].cohort.leads == (14,)
+    path.write_text(text.replace("lead_days: 14", "lead_days: [7, 45, 14, 30]"))
+    assert load_models(tmp_path)["snap_churn"].cohort.leads == (45, 30, 14, 7)
+    for wrong, told in (("[7, 7]", "stands twice"), ("[]", "at least 1"), ("[0, 7]", "greater")):
+        path.write_text(text.replace("lead_days: 14", f"lead_days: {wrong}"))
+        with pytest.raises(ConfigError, match=told):
+            load_models(tmp_path)
+
+
+def test_a_label_of_return_names_its_definition(tmp_path: Path) -> None:
+    text = (ROOT / "conf/models/snap_churn.yaml").read_text()
+    (tmp_path / "models").mkdir()
+    path = tmp_path / "models" / "snap_churn.yaml"
+    path.write_text(text.replace("name: y_proc", "name: y_churn\n  definition: ma_30d"))
+    spec = load_models(tmp_path)["snap_churn"]
+    assert spec.label.definition == "ma_30d"
+    assert columns(spec).keys() == {*COLUMNS, "dta_snap.issuances"}
+    assert columns(load_models(ROOT / "conf")["snap_churn"]).keys() == COLUMNS.keys()
+    assert set(DEFINITIONS) == set(get_args(Name))
+    for wrong in ("name: y_churn", "name: y_proc\n  definition: ma_30d"):
+        path.write_text(text.replace("name: y_proc", wrong))
+        with pytest.raises(ConfigError, match="needs one of fns_4m, ma_30d, ca_90d, sf_1m; y_proc"):
+            load_models(tmp_path)
 
 
 def test_too_few_months_make_no_slices() -> None:
