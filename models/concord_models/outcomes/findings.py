@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from concord.errors import UsageError
 from concord_models.outcomes import estimation
@@ -78,7 +79,15 @@ class Findings:
 
 
 def findings(panel: pd.DataFrame, spec: OutcomeStudy) -> Findings:
-    """Raises UsageError when the panel has too few people, or nobody is comparable."""
+    """Raises UsageError when the panel has too few people, or nobody is comparable.
+
+    On one thread: for matrices this narrow more of them cost time, and make sums differ.
+    """
+    with threadpool_limits(1):
+        return _findings(panel, spec)
+
+
+def _findings(panel: pd.DataFrame, spec: OutcomeStudy) -> Findings:
     whole = sample(panel, spec)
     least = spec.least_people
     if min(whole.people) < least:

@@ -40,7 +40,7 @@ COVARIATES: Mapping[str, str] = {
     **{f"earnings_{k}": f"earnings in quarter -{k}" for k in range(1, BEFORE + 1)},
     **{f"worked_{k}": f"wages in quarter -{k}" for k in range(1, BEFORE + 1)},
     "log_earnings_1": "log of earnings in quarter -1",
-    "log_earnings_1_squared": "the same, squared",
+    "log_earnings_1_squared": "log of earnings in quarter -1, squared",
     "lost_work_1": "wages in quarter -2, none in -1",
     "lost_work_2": "wages in quarter -3, none in -2",
     "age": "age",

@@ -170,7 +170,7 @@ def programme_plot(found: Findings, quarter: int) -> Any:
     axes.errorbar(middles, places, xerr=spans, color=TRAINED, fmt="D", capsize=3)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(places, [words(line.group) for line in told])
-    axes.invert_yaxis()
+    axes.set_ylim(len(told) - 0.4, -0.6)
     axes.xaxis.set_major_formatter(lambda value, _: _dollars(value))
     axes.set_xlabel("adjusted difference in earnings of the quarter, 95 % intervals")
     axes.set_title(f"Earnings in quarter +{quarter}, by programme", loc="left")
@@ -183,7 +183,8 @@ def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.supxlabel(textwrap.fill(IN_SHORT, 112), fontsize=7.5, color="#555555")
+    words = textwrap.fill(IN_SHORT, 136)
+    figure.supxlabel(words, x=0.01, ha="left", fontsize=7.5, color="#555555")
     return figure
 
 
@@ -207,7 +208,7 @@ th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right;
 th:first-child, td:first-child { text-align: left; } td.why { text-align: left; color: #666; }
 figure { margin: 1rem 0; } img { max-width: 100%; }
 .box { background: #f6f4ee; padding: .8rem 1.2rem; }
-small { color: #555; }
+small { color: #555; } span { white-space: nowrap; }
 """
 
 
@@ -229,13 +230,14 @@ def page(found: Findings, context: Context) -> str:
         f"About {found.treated:,} people on assistance who entered a programme for the first "
         f"time, beside about {found.comparison:,} on assistance who had not; an effective "
         f"{found.effective_treated:,} and {found.effective_comparison:,} rows after weighting.</p>",
+        f"<p><strong>{escape(IN_SHORT)}</strong></p>",
+        _headline(found),
         '<div class="box">',
         _list("What the adjusted figures assume", ASSUMPTIONS),
         _list("What wage records know", COVERAGE),
         "</div>",
         f"<p>Reported by then: wages {_span(told, 'quarter')}, assistance {_span(told, 'month')}, "
         f"entries until {escape(told.get('entry_on_until', '')) or 'none'}.</p>",
-        _headline(found),
         *(
             f'<figure><img alt="{escape(title)}" src="data:image/png;base64,{_png(figure)}">'
             f"<figcaption><small>{escape(title)}</small></figcaption></figure>"
@@ -368,9 +370,9 @@ def _difference(outcome: str, estimate: Estimate | None) -> str:
     values = (estimate.difference, estimate.low, estimate.high)
     if outcome == EARNINGS:
         middle, low, high = (_dollars(value, signed=True) for value in values)
-        return f"{middle} ({low} to {high})"
-    middle, low, high = (f"{100 * value:+.1f}" for value in values)
-    return f"{middle} points ({low} to {high})"
+        return f"{middle} <span>({low} to {high})</span>"
+    middle, low, high = (f"{100 * value:+.1f}".replace("-", "−") for value in values)
+    return f"{middle} points <span>({low} to {high})</span>"
 
 
 def _value(outcome: str, value: float) -> str:
