@@ -31,13 +31,17 @@ EARNINGS, EMPLOYED = "earnings", "employed"
 QUARTERS = "quarter of entry"
 # Counts are told to the nearest ten: no two of them differ by a group that is too small.
 ROUND = 10
+# People of the smaller arm for each covariate, below which a logistic regression is unsteady
+# (Peduzzi et al. 1996, J Clin Epidemiol 49:1373).
+PER_COVARIATE = 10
 NOBODY_YET = "no quarter so late is reported yet"
 
 
 @dataclass(frozen=True)
 class Line:
     """One outcome of one group. `quarter` counts from the quarter of entry. Without figures, `why`
-    says what is missing. Dollars or shares; people are rounded."""
+    says what is missing. Dollars or shares; people are rounded. `thin`: there are fewer than
+    PER_COVARIATE people for each covariate, so that the interval is likely too narrow."""
 
     group: str
     outcome: str
@@ -49,6 +53,7 @@ class Line:
     comparison: int = 0
     effective_treated: int = 0
     effective_comparison: int = 0
+    thin: bool = False
     why: str = ""
 
 
@@ -224,6 +229,7 @@ def _told(
     return Line(
         group, outcome, quarter, adjusted, raw, change,
         rounded(people[0]), rounded(people[1]), rounded(effective[0]), rounded(effective[1]),
+        min(people) < PER_COVARIATE * (fitted.design.shape[1] - 1),
     )  # fmt: skip
 
 

@@ -17,7 +17,14 @@ from html import escape
 from typing import Any
 
 from concord_models.outcomes.estimation import Estimate
-from concord_models.outcomes.findings import ALL, EARNINGS, EMPLOYED, Findings, Line
+from concord_models.outcomes.findings import (
+    ALL,
+    EARNINGS,
+    EMPLOYED,
+    PER_COVARIATE,
+    Findings,
+    Line,
+)
 from concord_models.outcomes.panel import RETURNED
 from concord_models.outcomes.specification import OutcomeStudy
 
@@ -244,6 +251,8 @@ def page(found: Findings, context: Context) -> str:
             for figure, title in figures
         ),
         "<h2>All outcomes</h2>",
+        f"<p><small>†: fewer than {PER_COVARIATE} people for each covariate; the interval is "
+        "likely too narrow.</small></p>",
         *(_table(found, group) for group in dict.fromkeys(line.group for line in found.lines)),
         "<h2>Balance</h2>",
         _balance_table(found),
@@ -291,7 +300,8 @@ def _headline(found: Findings) -> str:
         if line.group == ALL and line.adjusted and line.quarter in (2, 4, 8)
     ]
     items = [
-        f"<li>{_name(line)}: {_difference(line.outcome, line.adjusted)} after adjustment; "
+        f"<li>{_name(line)}{' †' if line.thin else ''}: "
+        f"{_difference(line.outcome, line.adjusted)} after adjustment; "
         f"{_difference(line.outcome, line.raw)} without.</li>"
         for line in told
         if line.adjusted and line.raw
@@ -312,7 +322,7 @@ def _table(found: Findings, group: str) -> str:
             _difference(line.outcome, line.adjusted),
             _difference(line.outcome, line.raw),
             _difference(line.outcome, line.raw_change),
-            f"{line.treated:,}",
+            f"{line.treated:,}{' †' if line.thin else ''}",
             f"{line.comparison:,}",
         ]
         rows.append(

@@ -182,6 +182,14 @@ def test_balance_is_below_a_tenth_after_and_not_before() -> None:
     assert found.effective_treated < found.treated
 
 
+def test_few_people_for_each_covariate_are_marked() -> None:
+    panel = world(seed=4)
+    found = findings(panel, spec())
+    assert not found.line(ALL, EARNINGS, 4).thin and found.line("ESOL", EARNINGS, 4).thin
+    context = report.Context(spec(), date(2026, 1, 1), date(2029, 12, 31), {}, {})
+    assert report.page(found, context).count(" †<") == sum(line.thin for line in found.lines)
+
+
 def test_the_quarters_before_are_equal_after_weighting_and_far_apart_before() -> None:
     found = findings(world(seed=4), spec())
     assert [line.quarter for line in found.event_study] == list(range(-4, 9))
