@@ -210,7 +210,7 @@ Zone = Literal["curated", "vault", "index", "studies", "products", "ops"]
 JobName = Literal[
     "ingest", "index", "study", "return", "rotate", "expire", "maintain", "review", "agreement",
     "audit", "labels", "catalog", "show", "lineage", "demo", "train", "score", "publish", "model",
-    "read",
+    "outcomes", "read",
 ]  # fmt: skip
 
 
@@ -235,7 +235,7 @@ class JobRole(Typed):
 # every job its runs and what it asked to ops.
 JOB_ROLES = {
     "recipient": JobRole(
-        jobs=("train", "score", "publish", "model", "read"),
+        jobs=("train", "score", "publish", "model", "outcomes", "read"),
         reads=("studies", "products", "ops"),
         writes=("studies", "products", "ops"),
     ),

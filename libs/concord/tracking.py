@@ -101,6 +101,13 @@ class Store:
         place = f"{self.artifacts}/{name}" if self.artifacts else None
         return str(self.client.create_experiment(name, artifact_location=place))
 
+    def finished(self, experiment: str, inputs: str) -> str:
+        """The id of a run that came to its end from the same inputs, or an empty text."""
+        found = self.client.search_runs(
+            [experiment], f"tags.`{INPUTS}` = '{inputs}' and attributes.status = 'FINISHED'"
+        )
+        return str(found[0].info.run_id) if found else ""
+
     def end_interrupted(self, experiment: str, inputs: str) -> int:
         """Ends runs that a killed training from the same inputs left running; how many."""
         left = self.client.search_runs(

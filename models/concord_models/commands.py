@@ -1,13 +1,15 @@
-"""`concord train`, `score` and `return`: found by the command line through an entry point."""
+"""`concord train`, `score`, `return`, `outcomes`: the command line finds them by an entry point."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from concord.agreements.dula import Dula
 from concord.cli import (
     DEFAULT_SETTINGS,
     AsOfOption,
@@ -24,6 +26,8 @@ from concord.lake import catalog
 from concord.lake import run as runs
 from concord.settings import gather, load_settings
 from concord.studies.tables import of_agreement
+from concord_models.outcomes import specification as outcome_studies
+from concord_models.outcomes.specification import OutcomeStudy
 from concord_models.specification import ModelSpec, load_models, named, write_schema
 
 ModelOption = Annotated[str, typer.Option(help="The model, as conf/models names it.")]
@@ -31,34 +35,46 @@ ModelOption = Annotated[str, typer.Option(help="The model, as conf/models names 
 
 @dataclass(frozen=True)
 class Models:
-    """A deployment with its models."""
+    """A deployment with its models and outcome studies."""
 
     deployment: Deployment
     models: dict[str, ModelSpec]
+    studies: dict[str, OutcomeStudy]
 
     @property
     def digest(self) -> str:
-        told = {name: spec.model_dump(mode="json") for name, spec in self.models.items()}
-        return runs.digest(self.deployment.digest, told)
+        told = {**self.models, **self.studies}
+        return runs.digest(
+            self.deployment.digest, {n: spec.model_dump(mode="json") for n, spec in told.items()}
+        )
 
 
 def load(path: Path, **overrides: Any) -> Models:
-    """conf/ with conf/models. Raises ConfigError with every mistake of every file."""
+    """conf/ with conf/models and conf/outcomes. Raises ConfigError with every mistake of every
+    file."""
     try:
         deployment = load_deployment(path, **overrides)
     except ConfigError as error:
-        gather([error, *_mistakes(load_settings(path, overrides).conf)])
+        gather([error, *_mistakes(load_settings(path, overrides).conf, None)])
         raise
-    return Models(deployment, load_models(deployment.settings.conf, deployment.dulas))
+    conf = deployment.settings.conf
+    gather(_mistakes(conf, deployment.dulas))
+    return Models(
+        deployment,
+        load_models(conf, deployment.dulas),
+        outcome_studies.load_studies(conf, deployment.dulas),
+    )
 
 
-def _mistakes(conf: Path) -> list[ConfigError]:
-    """What is wrong with the models' files, whatever else is."""
-    try:
-        load_models(conf, None)
-    except ConfigError as error:
-        return [error]
-    return []
+def _mistakes(conf: Path, dulas: Mapping[str, Dula] | None) -> list[ConfigError]:
+    """What is wrong with the files of models and outcome studies, whatever else is."""
+    found = []
+    for read in (load_models, outcome_studies.load_studies):
+        try:
+            read(conf, dulas)
+        except ConfigError as error:
+            found.append(error)
+    return found
 
 
 model_app = typer.Typer(help="Models' files: check them, and see what would be trained.")
@@ -69,6 +85,7 @@ def register(app: typer.Typer) -> None:
     app.command()(train)
     app.command()(score)
     app.command(name="return")(return_scores)
+    app.command()(outcomes)
     app.add_typer(model_app, name="model")
 
 
@@ -246,6 +263,45 @@ def _scored(spark: Any, loaded: Models, spec: ModelSpec, agreement: str) -> dict
         return {}
     name = scores_table(dula, spec).name
     return catalog.versions(spark, loaded.deployment.settings.lake, [name])
+
+
+def outcomes(
+    study: Annotated[
+        str, typer.Option(help="The outcome study, as conf/outcomes names it.")
+    ] = "learn_to_earn",
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    as_of: AsOfOption = None,
+    run_id: RunIdOption = None,
+    dry_run: DryRunOption = False,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Compare those who entered a programme with like people who did not, and report it."""
+    from concord_models.outcomes.job import outcomes as compare
+
+    loaded = load(settings, lake=lake)
+    spec = outcome_studies.named(loaded.studies, study)
+    deployment = loaded.deployment
+    with job(
+        "outcomes",
+        deployment,
+        Options(as_of, run_id, dry_run, json_logs),
+        arguments={"study": study},
+        inputs=lambda spark: _versions(spark, loaded, spec.agreement),
+        digest=loaded.digest,
+    ) as current:
+        done = compare(
+            current.run, spec, deployment.contracts, deployment.register(current.run.lake)
+        )
+        current.reporter.say(f"outcomes: {done.message}")
+        current.ended(
+            done.message,
+            study=done.study,
+            mlflow_run=done.mlflow_run,
+            status=done.status,
+            rows=done.rows,
+            seconds=dict(done.seconds),
+        )
 
 
 def _versions(spark: Any, loaded: Models, agreement: str) -> dict[str, int]:

@@ -13,9 +13,11 @@ from concord.agreements.dula import Dula
 from concord.agreements.labels import AGREEMENT_DIGEST
 from concord.contracts.model import Contract
 from concord.errors import UsageError
+from concord.lake import run as runs
 from concord.lake.log import state
 from concord.lake.run import Run
 from concord.studies.tables import StudyTable, of_agreement
+from concord.tracking import Store
 
 
 @dataclass(frozen=True)
@@ -84,3 +86,20 @@ def held(run: Run, dula: Dula, contracts: Mapping[str, Contract], names: Collect
         {name: version for name, version in versions.items() if version is not None},
         sum(int(said.get("rows") or 0) for said in made.values() if said),
     )
+
+
+def log_inputs(run: Run, held: Held, store: Store, context: str) -> None:
+    """Every table as a dataset input of the active MLflow run: where it is and at which version.
+
+    `mlflow.data.load_delta` would name the same source and read each table row by row to count it.
+    """
+    from mlflow.data.delta_dataset_source import DeltaDatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
+
+    for name, table in held.tables.items():
+        version = held.versions[name]
+        source = DeltaDatasetSource(path=run.lake.path(table.table), delta_table_version=version)
+        dataset = MetaDataset(  # type: ignore[abstract]  # MLflow itself makes them so
+            source, name=table.table.name, digest=runs.digest(table.table.name, version)[:8]
+        )
+        store.mlflow.log_input(dataset, context=context)

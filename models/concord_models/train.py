@@ -292,7 +292,7 @@ def _fit_and_log(
     name = f"{spec.name} as of {run.as_of}"
     with mlflow.start_run(experiment_id=experiment, run_name=name, tags=tags) as active:
         with _timed(seconds, "log"):
-            _log_inputs(run, store, held)
+            studies.log_inputs(run, held, store, "training")
         parts = slices.parts
         with _timed(seconds, "search"):
             trials = fitting.search(
@@ -392,23 +392,6 @@ def _choose(
         for key, part in parts.items()
     }
     return winner, scorer, found, raw
-
-
-def _log_inputs(run: Run, store: Store, held: Held) -> None:
-    """Every table as a dataset input: where it is and at which version.
-
-    `mlflow.data.load_delta` would name the same source and read each table row by row to count it.
-    """
-    from mlflow.data.delta_dataset_source import DeltaDatasetSource
-    from mlflow.data.meta_dataset import MetaDataset
-
-    for name, table in held.tables.items():
-        version = held.versions[name]
-        source = DeltaDatasetSource(path=run.lake.path(table.table), delta_table_version=version)
-        dataset = MetaDataset(  # type: ignore[abstract]  # MLflow itself makes them so
-            source, name=table.table.name, digest=runs.digest(table.table.name, version)[:8]
-        )
-        store.mlflow.log_input(dataset, context="training")
 
 
 def _log_trials(

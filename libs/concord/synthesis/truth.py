@@ -40,6 +40,7 @@ def write_block(
         "records": records_table(block, known),
         "checkins": checkins_table(block),
         "training": training_table(block),
+        "training_earnings": training_earnings_table(block),
         "bad_rows": bad_rows_table(spoiled),
         **{name: pa.table(dict(columns)) for name, columns in planted.items()},
     }.items():
@@ -177,6 +178,24 @@ def training_table(block: Block) -> pa.Table:
             "completed": training.completed,
             "prior_quarter_earnings": training.prior_earnings,
             "true_effect": np.where(training.completed, effect, effect / 2),
+        }
+    )
+
+
+def training_earnings_table(block: Block) -> pa.Table:
+    """Of everyone who was ever trained, from the quarter of the first entry on: what was earned in
+    the quarter, and what would have been without any training, in cents."""
+    work, quarters = block.work, block.timeline.quarters
+    person, episode = np.unique(work.training.person, return_index=True)
+    first = np.searchsorted([q.first for q in quarters], work.training.entry[episode], "right") - 1
+    which, quarter = np.nonzero(np.arange(len(quarters)) >= first[:, None])
+    row = work.row[person[which]]
+    return pa.table(
+        {
+            "person_id": block.people.pid[person[which]],
+            "quarter": _labels([q.name.replace("-", "") for q in quarters], quarter),
+            "earnings": work.earnings[row, quarter],
+            "untrained_earnings": work.untrained[row, quarter],
         }
     )
 

@@ -59,7 +59,8 @@ class Work:
     """Panels over (adult, quarter of the timeline). `row` gives a person's adult row or -1.
 
     `earnings` is in cents, 0 without a job. `employer` and `second` are employer numbers or -1;
-    `second_share` is the part of the earnings that the second one pays.
+    `second_share` is the part of the earnings that the second one pays. `untrained` is what
+    `earnings` would be had nobody been trained.
     """
 
     person: np.ndarray
@@ -70,6 +71,7 @@ class Work:
     second_share: np.ndarray
     lost: np.ndarray
     training: Training
+    untrained: np.ndarray
 
     def monthly_cents(self, quarter: int) -> np.ndarray:
         """Mean monthly earnings of every person (0 for those who are no adults)."""
@@ -113,8 +115,8 @@ def work(people: People, timeline: Timeline) -> Work:
         employed[:, i] &= dead > period.first
         employed[:, i] &= years + (period.first - timeline.start) / 365.25 >= 16
     training = _training(people, timeline, person, years, need, log_earnings, employed, lost)
+    untrained = _cents(log_earnings, employed)
     _apply(training, people, timeline, person, log_earnings, employed)
-    cents = np.where(employed, np.maximum(np.exp(log_earnings) * 100, 5_000), 0).astype(np.int64)
 
     weights = 1.0 / (np.arange(EMPLOYERS) + 25.0)
     employer = np.zeros((n, q), dtype=np.int64)
@@ -130,13 +132,18 @@ def work(people: People, timeline: Timeline) -> Work:
     return Work(
         person=person,
         row=row,
-        earnings=cents,
+        earnings=_cents(log_earnings, employed),
         employer=np.where(employed, employer, -1),
         second=np.where(twice, second[:, None], -1),
         second_share=rng.uniform(0.08, 0.35, n),
         lost=lost,
         training=training,
+        untrained=untrained,
     )
+
+
+def _cents(log_earnings: np.ndarray, employed: np.ndarray) -> np.ndarray:
+    return np.where(employed, np.maximum(np.exp(log_earnings) * 100, 5_000), 0).astype(np.int64)
 
 
 def _training(
@@ -158,7 +165,9 @@ def _training(
     for i, period in enumerate(quarters):
         before = max(i - 1, 0)
         prior = np.where(employed[:, before], log_earnings[:, before], 7.2)
-        score = -5.75 - 0.30 * (prior - 8.8) + 1.1 * lost[:, i] + 0.9 * lost[:, before] + 0.3 * need
+        # Of what wage records tell of the time before, and of nothing else that moves earnings: an
+        # evaluation that adjusts for it can find the true effect.
+        score = -5.45 - 0.30 * (prior - 8.8) + 1.1 * lost[:, before] + 0.9 * lost[:, max(i - 2, 0)]
         able = (years >= 18) & (years < 62) & (busy_until < i)
         enter = np.flatnonzero(able & chance(rng, 1 / (1 + np.exp(-score)), n))
         busy_until[enter] = i + 6

@@ -1,0 +1,1 @@
+"""Outcomes of a programme: a panel of people and quarters, an adjusted comparison, its report."""
