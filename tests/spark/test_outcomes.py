@@ -181,12 +181,13 @@ class Hub:
     def register(self) -> Register:
         return register(*self.deployment.mous.values(), *self.deployment.dulas.values())
 
-    def run(self, as_of: date, **changes: Any) -> Run:
+    def run(self, as_of: date, *, job: str = "outcomes", **changes: Any) -> Run:
         settings = self.deployment.settings
-        locks = Locks.of(self.spark, settings.lake, 60, job="outcomes", run_id="r", actor="tester")
+        locks = Locks.of(self.spark, settings.lake, 60, job=job, run_id="r", actor="tester")
+        lake = Lake(self.spark, settings.lake, locks=locks, lock_wait=5, zones=Zones(job))
         run = Run(
-            job="outcomes", run_id="r", as_of=as_of, dry_run=False, actor="tester",
-            settings=settings, lake=Lake(self.spark, settings.lake, locks=locks, lock_wait=5, zones=Zones("outcomes")),
+            job=job, run_id="r", as_of=as_of, dry_run=False, actor="tester",
+            settings=settings, lake=lake,
             reporter=Reporter(quiet=True), clock=lambda: datetime.now(UTC), tally=Tally(),
         )  # fmt: skip
         return replace(run, **changes)
@@ -207,7 +208,7 @@ def hub(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Hub:
     spec = load_studies(settings.conf, deployment.dulas)["learn_to_earn"]
     made = Hub(spark, deployment, spec)
     dula = deployment.dulas[AGREEMENT]
-    run = made.run(date(2026, 6, 1))
+    run = made.run(date(2026, 6, 1), job="study")
     held = frames(spark, made.tables, world(700))
     for table in made.tables:
         with run.lake.locks.hold([table.table.name]):
