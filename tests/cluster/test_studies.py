@@ -60,7 +60,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         "CONCORD_WRAPPING_KEY": base64.b64encode(WRAPPING).decode(),
     }
     with sites(home, conf) as make:
-        site = make(environment=values)
+        # What is shuffled and broadcast lies on disk as it is, for a search.
+        plain = dict.fromkeys(
+            ("spark.shuffle.compress", "spark.shuffle.spill.compress", "spark.broadcast.compress"),
+            "false",
+        )
+        confs = {**plain, "spark.sql.autoBroadcastJoinThreshold": "-1"}
+        site = make(environment=values, confs=confs)
         deliver(site.landing, 1, File("2025-01", [person(number) for number in range(50)]))
         done = site.ingest("--feed", "tiny")
         assert done.code == 0, done.told
@@ -97,6 +103,8 @@ def test_a_killed_study_goes_on_and_its_key_is_seen_nowhere(
         "study", "--agreement", GOOD, environment={"CONCORD_KILL_AT": f"study.wrote.{TABLE}"}
     )
     assert killed.code == -9, killed.told
+    # A process that was killed leaves what it shuffled.
+    local = {path: path.read_bytes() for path in (site.home / "spark").rglob("*") if path.is_file()}
     done = site.run("study", "--agreement", GOOD)
     assert done.code == 0, done.told
     assert done.last["message"] == "nothing to do", "the table was whole"
@@ -120,6 +128,10 @@ def test_a_killed_study_goes_on_and_its_key_is_seen_nowhere(
     said = b"".join(path.read_bytes() for path in searched)
     assert b"hash_batch" in said and b"SparkListenerSQLExecutionStart" in said, "plans are searched"
     assert not any(secret in said for secret in secrets)
+    shuffled = b"".join(c for path, c in local.items() if path.name.startswith("shuffle_"))
+    record = site.frame("curated/tiny_clients")["client_record_id"][0].encode()
+    assert record in shuffled, "the search sees into what is shuffled"
+    assert not any(secret in content for content in local.values() for secret in secrets)
     assert key.wrapped.encode() not in said, "not even wrapped"
 
 

@@ -24,6 +24,8 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from concord.demo import BUDGET
+from concord.privacy.wrapping import agreement_key
+from concord.settings import Keys
 from tests.canary import words
 from tests.conftest import ROOT
 from tests.pipeline.conftest import Demo, run_demo
@@ -182,10 +184,15 @@ def library_words(name: str) -> set[str]:
 
 def secrets(demo: Demo) -> set[str]:
     """The keys as text and in hexadecimal: of a text with + and / its longest unbroken part."""
-    texts = [path.read_text() for path in (demo.home / "data/demo/keys").glob("*.key")]
+    place = demo.home / "data/demo/keys"
+    texts = [path.read_text() for path in place.rglob("*.key")]
+    studies = [path.name.partition(".")[0] for path in place.glob("agreements/*.json")]
+    own = [agreement_key(Keys(path=place), name).fetch() for name in studies]
+    texts += [base64.b64encode(key).decode() for key in own]
     found = {max(re.findall(r"\w+", text.lower()), key=len) for text in texts}
     found |= {base64.b64decode(text).hex() for text in texts}
-    assert len(texts) >= 3 and min(map(len, found)) >= 8
+    # The vault's, the one that mints, and of six studies each its own and what wraps it.
+    assert len(texts) == 2 + 6 + 6 and min(map(len, found)) >= 8
     return found
 
 
