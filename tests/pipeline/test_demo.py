@@ -192,7 +192,9 @@ def secrets(demo: Demo) -> set[str]:
     found = {max(re.findall(r"\w+", text.lower()), key=len) for text in texts}
     found |= {base64.b64decode(text).hex() for text in texts}
     # The vault's, the one that mints, and of six studies each its own and what wraps it.
-    assert len(texts) == 2 + 6 + 6 and min(map(len, found)) >= 8
+    # Counted apart, so that a failure shows no key.
+    count, shortest = len(texts), min(map(len, found))
+    assert count == 2 + 6 + 6 and shortest >= 8
     return found
 
 
@@ -228,10 +230,12 @@ def test_the_readmes_commands_work(demo: Demo, number: int) -> None:
         "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
     }
     variables = cluster if "spark-submit" in body else {}
-    done = demo.run(*command, **variables)
-    if language == "python" and done.returncode == -signal.SIGABRT and done.stdout:
-        # Seen once: delta-rs aborts at the very end of a process, when all is printed.
+    for _ in range(6):
         done = demo.run(*command, **variables)
+        # On a loaded machine delta-rs or Arrow may abort at the very end of a process, when all is
+        # printed: seen thrice.
+        if language != "python" or done.returncode != -signal.SIGABRT or not done.stdout:
+            break
     assert done.returncode == 0, f"{body}\n{done.stdout[-500:]}\n{done.stderr[-1500:]}"
     if "spark-submit" in body:
         assert json.loads(done.stdout.strip().splitlines()[-1])["message"] == "nothing to do"
