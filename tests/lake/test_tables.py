@@ -274,6 +274,25 @@ def test_who_comes_second_to_a_version_commits_the_next_one(
     assert files == committed, "what was not committed is not left"
 
 
+def test_a_store_that_took_a_commit_and_says_it_was_there_loses_and_doubles_nothing(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of an object store whose first answer was lost: the second try finds the first's file."""
+    write(lake, [client(1)], Append(), few=True)
+    commit = lake.storage.commit
+
+    def unsure(path: str, lines: Sequence[str]) -> bool:
+        commit(path, lines)
+        return False
+
+    monkeypatch.setattr(lake.storage, "commit", unsure)
+    write(lake, [client(2)], Append(), few=True)
+
+    assert held(lake) == [client(1), client(2)]
+    history = lake.spark.sql(f"DESCRIBE HISTORY delta.`{lake.path(CLIENTS)}`").collect()
+    assert len(history) == 2
+
+
 def test_a_value_in_a_condition_is_a_value_whatever_it_holds(spark: SparkSession) -> None:
     odd = ["it's", 'say "x"', "back\\slash", "a') OR ('1'='1", "%", "plain"]
     rows = spark.createDataFrame([(text,) for text in [*odd, "another"]], "text string")

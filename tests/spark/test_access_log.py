@@ -17,7 +17,7 @@ from concord.agreements import access_log, chain
 from concord.agreements.access_log import ACCESS_LOG, ask, ask_all, record_reads
 from concord.agreements.chain import Verified
 from concord.agreements.decision import Request
-from concord.errors import AuditError, RefusedError
+from concord.errors import AuditError, InfrastructureError, RefusedError
 from concord.lake.locks import Locks
 from concord.lake.run import Run, Tally
 from concord.lake.tables import Lake
@@ -142,6 +142,22 @@ def test_tampering_is_found_and_nothing_is_added_to_a_broken_chain(log: Run) -> 
         verify(lake, expect=noted)
     replaced(log, good)
     assert verify(lake, expect=noted).rows == 4
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_log_of_which_a_commit_is_gone_is_no_empty_log(log: Run, version: int) -> None:
+    """Read as no rows at all it would verify, and the next row would begin a chain anew."""
+    ask_all(log, SIGNED, [request()])
+    assert verify(log.lake).rows == 5
+    place = Path(log.lake.root, ACCESS_LOG.name, "_delta_log")
+    (place / f"{version:020d}.json").unlink()
+    left = sorted(path.name for path in place.glob("*.json"))
+    assert len(left) == 2
+    with pytest.raises(InfrastructureError, match="its log has a gap"):
+        verify(log.lake)
+    with pytest.raises(InfrastructureError, match="its log has a gap"):
+        ask_all(log, SIGNED, [request()])
+    assert sorted(path.name for path in place.glob("*.json")) == left, "nothing was added"
 
 
 def test_appends_wait_their_turn(spark: SparkSession, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from concord.errors import InfrastructureError
 from concord.lake.storage import Storage, join
 
 LOG = "_delta_log"
@@ -76,8 +77,11 @@ class State:
 
 
 def state(storage: Storage, path: str, version: int | None = None) -> State | None:
-    """What the log at `path` adds up to, up to a version or the newest; None where no table stands,
-    or where the log does not reach back."""
+    """What the log at `path` adds up to, up to a version or the newest; None where no table stands.
+
+    Raises InfrastructureError where the log has a gap, or does not reach back to the version: taken
+    for no table, a log from which somebody removed a commit would look empty, and hold.
+    """
     names = [entry.name for entry in storage.list(join(path, LOG)) if FILE.fullmatch(entry.name)]
     versions = {name: int(name[:20]) for name in names}
     if version is not None:
@@ -91,13 +95,16 @@ def state(storage: Storage, path: str, version: int | None = None) -> State | No
     files: dict[str, File] = {}
     order = [name for name in checkpoints if versions[name] == start]
     later = sorted(name for name in names if name.endswith(".json") and versions[name] > start)
-    if [versions[name] for name in later] != list(range(start + 1, start + 1 + len(later))):
-        return None
+    newest = max(versions.values())
+    if [versions[name] for name in later] != list(range(start + 1, newest + 1)):
+        raise InfrastructureError(
+            f"{path}: its log has a gap between versions {start} and {newest}; if nobody knows "
+            "why, tell the privacy officer. Restore the table's folder from its backup"
+        )
     order += later
     transactions: dict[str, int] = {}
-    for name in order:
-        content = storage.read(join(path, LOG, name))
-        for kind, action in _actions(name, content):
+    for part in order:
+        for kind, action in _actions(part, storage.read(join(path, LOG, part))):
             if kind in last:
                 last[kind] = action
             elif kind == "remove":
@@ -111,7 +118,7 @@ def state(storage: Storage, path: str, version: int | None = None) -> State | No
     counts, metadata = [file.rows for file in files.values()], last["metaData"]
     schema = json.loads(metadata.get("schemaString") or '{"fields": []}')
     return State(
-        max(versions.values()),
+        newest,
         None if None in counts else sum(count or 0 for count in counts),
         metadata.get("description") or "",
         dict(metadata.get("configuration") or {}),
@@ -237,7 +244,7 @@ def _commit(
     actions: Sequence[Mapping[str, Any]],
 ) -> bool:  # fmt: skip
     """The rows' file, and then the commit, made by the LogStore that Delta's are made by: of two
-    writers of one version one fails."""
+    writers of one version one fails. False when somebody else was first."""
     now, content = int(time.time() * 1000), io.BytesIO()
     pq.write_table(rows, content, compression="snappy", store_schema=False)
     name, size = f"part-00000-{uuid.uuid4()}-c000.snappy.parquet", content.tell()
@@ -271,6 +278,9 @@ def _commit(
     whole.append({"add": added})
     place = join(path, LOG, f"{version:020d}.json")
     if storage.commit(place, [json.dumps(action) for action in whole]):
+        return True
+    # A store that answered late may have taken the first try, and refuse the second.
+    if name.encode() in storage.read(place):
         return True
     storage.delete(join(path, name))
     return False

@@ -198,8 +198,10 @@ class Lake:
 
     def frame(self, name: str, *, version: int | None = None) -> DataFrame:
         """The rows of a table that is there."""
-        path = self.path(name)
-        held = log.state(self.storage, path, version)
+        path, held = self.path(name), None
+        # Spark judges a version that is not to be had.
+        with suppress(InfrastructureError):
+            held = log.state(self.storage, path, version)
         if held and log.small(held):
             schema = StructType.fromJson({"type": "struct", "fields": list(held.columns)})
             if all(schema[column].dataType == StringType() for column in held.partitions):
@@ -221,7 +223,10 @@ class Lake:
         some = pa.schema([schema.field(name) for name in columns or table.column_names])
         try:
             path = self.path(table)
-            found = log.rows(self.storage, path, log.state(self.storage, path), some)
+            held = log.state(self.storage, path)
+            if held is not None and held.reader > log.PLAIN_READER:
+                raise InfrastructureError("a feature of its log that Concord never sets")
+            found = log.rows(self.storage, path, held, some)
         except (InfrastructureError, ValueError, LookupError, pa.ArrowException) as error:
             why = error if isinstance(error, InfrastructureError) else type(error).__name__
             raise InfrastructureError(
