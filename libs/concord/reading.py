@@ -86,8 +86,7 @@ def under(
     today = clock().date()
     dula = register.dula(agreement, today)
     if dula is None:
-        known = ", ".join(sorted(register.dulas)) or "none"
-        raise UsageError(f"there is no agreement {agreement!r}; conf/agreements has {known}")
+        raise register.unknown(agreement)
     dataset = dula.dataset(table)
     wanted = frozenset(columns if columns is not None else dataset.column_names if dataset else ())
     run = _run(lake, deployment.settings, agreement, table, clock)

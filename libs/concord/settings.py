@@ -6,7 +6,7 @@ all files collected, each with its file and line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
@@ -146,6 +146,32 @@ def problems_of(document: Document, error: ValidationError, prefix: Location = (
 def load(path: Path, model: type[Model]) -> Model:
     """Read and validate one file."""
     return validate(read_document(path), model)
+
+
+def load_folder(
+    folder: Path,
+    model: type[Model],
+    mistakes: Callable[[str, Model], Iterable[tuple[Location, str]]],
+) -> dict[str, Model]:
+    """Every YAML file of a folder as `model`, by the file's name.
+
+    `mistakes` gets that name and the value, and tells what the type alone cannot: where, and what
+    to do. Raises one ConfigError with all mistakes of all files.
+    """
+    found: dict[str, Model] = {}
+    errors = []
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            document = read_document(path)
+            value = validate(document, model)
+            problems = [document.problem(*each) for each in mistakes(path.stem, value)]
+            if problems:
+                raise ConfigError(problems)
+            found[path.stem] = value
+        except ConfigError as error:
+            errors.append(error)
+    gather(errors)
+    return found
 
 
 def gather(errors: Iterable[ConfigError]) -> None:

@@ -19,6 +19,7 @@ from concord.cli import (
     RunIdOption,
     SettingsOption,
 )
+from concord.contracts.schemas import schema_of, write_schemas
 from concord.deployment import Deployment, load_deployment
 from concord.errors import ConfigError
 from concord.jobs import Options, job
@@ -28,7 +29,7 @@ from concord.settings import gather, load_settings
 from concord.studies.tables import of_agreement
 from concord_models.outcomes import specification as outcome_studies
 from concord_models.outcomes.specification import OutcomeStudy
-from concord_models.specification import ModelSpec, load_models, named, write_schema
+from concord_models.specification import ModelSpec, load_models, named
 
 ModelOption = Annotated[str, typer.Option(help="The model, as conf/models names it.")]
 
@@ -98,8 +99,14 @@ def check(settings: SettingsOption = DEFAULT_SETTINGS) -> None:
 
 @model_app.command()
 def schema(settings: SettingsOption = DEFAULT_SETTINGS) -> None:
-    """Write the JSON Schema by which editors complete and check a model's file."""
-    print(write_schema(load_settings(settings).conf / "schemas"))
+    """Write the JSON Schemas by which editors complete and check files of models and outcomes."""
+    for path in write_schemas(load_settings(settings).conf / "schemas", schemas()):
+        print(path)
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """JSON Schema by kind of file."""
+    return {"model": schema_of(ModelSpec), "outcomes": schema_of(OutcomeStudy)}
 
 
 @model_app.command("plan")

@@ -16,7 +16,6 @@ from pyspark.sql import functions as F
 from concord.agreements import access_log
 from concord.agreements.register import Register
 from concord.contracts.model import Contract
-from concord.errors import UsageError
 from concord.lake.run import Run
 from concord_models import studies
 from concord_models.churn import cohort
@@ -90,7 +89,7 @@ def plan(run: Run, spec: ModelSpec, contracts: dict[str, Contract], register: Re
     """
     dula = register.dula(spec.agreement, run.clock().date())
     if dula is None:
-        raise UsageError(f"there is no agreement {spec.agreement!r} for the model {spec.name}")
+        raise register.unknown(spec.agreement)
     asked = request(run, spec, dula)
     decision = access_log.ask(run, register, asked)
     wanted = label_columns(spec)

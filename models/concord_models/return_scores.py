@@ -18,7 +18,6 @@ from concord.agreements.decision import Request
 from concord.agreements.labels import EXPIRES
 from concord.agreements.register import Register
 from concord.contracts.model import Contract
-from concord.errors import UsageError
 from concord.lake import run as runs
 from concord.lake.points import reach
 from concord.lake.run import Run
@@ -57,8 +56,7 @@ def return_scores(
     """
     dula = register.dula(agreement, run.clock().date())
     if dula is None:
-        known = ", ".join(sorted(register.dulas)) or "none"
-        raise UsageError(f"there is no agreement {agreement!r}; conf/agreements has {known}")
+        raise register.unknown(agreement)
     source, target = scores_table(dula, spec), returned_table(dula, spec)
     scored = written_for(run, source)
     trained = scored[1]["agreements"][-1] if scored else spec.agreement

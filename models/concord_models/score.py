@@ -91,8 +91,7 @@ def score(
     seconds: dict[str, float] = {}
     dula = register.dula(agreement, run.clock().date())
     if dula is None:
-        known = ", ".join(sorted(register.dulas)) or "none"
-        raise UsageError(f"there is no agreement {agreement!r}; conf/agreements has {known}")
+        raise register.unknown(agreement)
     if spec.label.name != "y_proc":
         raise UsageError(
             f"{spec.name} predicts {spec.label.name}; the tables of scores hold y_proc alone: "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -10,9 +9,9 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field as Setting
 
 from concord.agreements.dula import Dula
-from concord.errors import ConfigError, UsageError
+from concord.errors import UsageError
 from concord.lake.run import digest
-from concord.settings import Document, Location, Typed, gather, read_document, validate
+from concord.settings import Location, Typed, load_folder
 from concord_models.churn.definitions import Name
 from concord_models.churn.features import AUDIT, FEATURES
 from concord_models.temporal import Temporal
@@ -147,24 +146,7 @@ class ModelSpec(Typed):
 
 def load_models(conf: Path, dulas: Mapping[str, Dula] | None = None) -> dict[str, ModelSpec]:
     """All files of `conf/models`, by name. Raises one ConfigError with all mistakes of all."""
-    found: dict[str, ModelSpec] = {}
-    errors = []
-    for path in sorted((conf / "models").glob("*.yaml")):
-        try:
-            found[path.stem] = _load(path, dulas)
-        except ConfigError as error:
-            errors.append(error)
-    gather(errors)
-    return found
-
-
-def write_schema(folder: Path) -> Path:
-    """Writes `model.schema.json`, by which editors complete and check a model's file."""
-    schema = ModelSpec.model_json_schema(mode="validation")
-    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-    path = folder / "model.schema.json"
-    path.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return path
+    return load_folder(conf / "models", ModelSpec, lambda stem, spec: _mistakes(stem, spec, dulas))
 
 
 def named(models: Mapping[str, ModelSpec], name: str) -> ModelSpec:
@@ -172,15 +154,6 @@ def named(models: Mapping[str, ModelSpec], name: str) -> ModelSpec:
         known = ", ".join(sorted(models)) or "none"
         raise UsageError(f"there is no model {name!r}; conf/models has {known}")
     return models[name]
-
-
-def _load(path: Path, dulas: Mapping[str, Dula] | None) -> ModelSpec:
-    document: Document = read_document(path)
-    spec = validate(document, ModelSpec)
-    found = [document.problem(place, text) for place, text in _mistakes(path.stem, spec, dulas)]
-    if found:
-        raise ConfigError(found)
-    return spec
 
 
 def _mistakes(

@@ -97,7 +97,7 @@ def train(
     seconds: dict[str, float] = {}
     dula = register.dula(spec.agreement, run.clock().date())
     if dula is None:
-        raise UsageError(f"there is no agreement {spec.agreement!r} for the model {spec.name}")
+        raise register.unknown(spec.agreement)
     asked = request(run, spec, dula)
     decision = access_log.ask(run, register, asked)
     reach("train.decided")

@@ -19,7 +19,7 @@ from concord.agreements.dula import Dula
 from concord.agreements.lifecycle import GONE, IN_FORCE, Days, Event, Spell, State, Version
 from concord.agreements.mou import Contribution, Mou
 from concord.agreements.signing import Signer, verdict
-from concord.errors import ConcordError
+from concord.errors import ConcordError, UsageError
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,11 @@ class Register:
         if key not in self._standings:
             self._standings[key] = self._standing(agreement, day)
         return self._standings[key]
+
+    def unknown(self, agreement: str) -> UsageError:
+        """What to raise of an agreement that nobody knows."""
+        known = ", ".join(sorted(self.dulas)) or "none"
+        return UsageError(f"there is no agreement {agreement!r}; conf/agreements has {known}")
 
     def dula(self, agreement: str, day: date) -> Dula | None:
         """The terms that govern on a day; where none do, those that were asked about last."""

@@ -40,16 +40,22 @@ def schemas() -> dict[str, dict[str, Any]]:
     for kind, (module, name) in ELSEWHERE.items():
         read = getattr(importlib.import_module(module), name, None)
         if isinstance(read, type) and issubclass(read, BaseModel):
-            schema = read.model_json_schema(mode="validation")
-            result[kind] = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+            result[kind] = schema_of(read)
     return result
 
 
-def write_schemas(folder: Path) -> list[Path]:
-    """Write `<kind>.schema.json` files; returns those that changed."""
+def schema_of(kind: type[BaseModel]) -> dict[str, Any]:
+    """The schema of a file that is read as the type."""
+    schema = kind.model_json_schema(mode="validation")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def write_schemas(folder: Path, made: Mapping[str, dict[str, Any]] | None = None) -> list[Path]:
+    """Write `<kind>.schema.json` files, of the library's kinds or those given; returns those that
+    changed."""
     folder.mkdir(parents=True, exist_ok=True)
     changed = []
-    for kind, schema in schemas().items():
+    for kind, schema in (schemas() if made is None else made).items():
         path = folder / f"{kind}.schema.json"
         text = json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
         if not path.exists() or path.read_text(encoding="utf-8") != text:

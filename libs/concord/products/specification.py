@@ -11,8 +11,7 @@ from pydantic import model_validator
 
 from concord.agreements.dula import Dula
 from concord.disclosure.profiles import Profile
-from concord.errors import ConfigError
-from concord.settings import Location, Typed, gather, read_document, validate
+from concord.settings import Location, Typed, load_folder
 
 REGIONS = 8  # more would leave most counts of a quarter below any profile's minimum
 
@@ -62,22 +61,9 @@ def load_products(
 
     Raises one ConfigError with all mistakes of all files.
     """
-    products, errors = {}, []
-    for path in sorted((conf / "products").glob("*.yaml")):
-        try:
-            document = read_document(path)
-            product = validate(document, Product)
-            found = [
-                document.problem(location, message)
-                for location, message in _mistakes(path.stem, product, dulas, profiles)
-            ]
-            if found:
-                raise ConfigError(found)
-            products[product.id] = product
-        except ConfigError as error:
-            errors.append(error)
-    gather(errors)
-    return products
+    return load_folder(
+        conf / "products", Product, lambda stem, product: _mistakes(stem, product, dulas, profiles)
+    )
 
 
 def _mistakes(

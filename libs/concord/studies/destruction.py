@@ -42,7 +42,6 @@ from concord.errors import (
     ConfigError,
     InfrastructureError,
     RefusedError,
-    UsageError,
 )
 from concord.lake import catalog
 from concord.lake.points import reach
@@ -206,8 +205,7 @@ def destroy(
 def _dula(register: Register, agreement: str, today: date) -> Dula:
     found = register.dula(agreement, today)
     if found is None:
-        known = ", ".join(sorted(register.dulas)) or "none"
-        raise UsageError(f"there is no agreement {agreement!r}; conf/agreements has {known}")
+        raise register.unknown(agreement)
     return found
 
 

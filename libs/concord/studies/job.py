@@ -82,7 +82,7 @@ def study(
     InfrastructureError as they come.
     """
     wanted = _wanted(run, register, agreements)
-    requests = [_request(run, dula, purpose or dula.purpose.code, columns) for dula in wanted]
+    requests = [study_request(run, dula, purpose=purpose, columns=columns) for dula in wanted]
     decisions = access_log.ask_all(run, register, requests)
     reach("study.decided")
     both = list(zip(requests, decisions, strict=True))
@@ -124,8 +124,7 @@ def _wanted(run: Run, register: Register, agreements: Sequence[str]) -> list[Dul
     for name in agreements or sorted(register.dulas):
         standing = register.standing(name, today)
         if standing is None:
-            known = ", ".join(sorted(register.dulas)) or "none"
-            raise UsageError(f"there is no agreement {name!r}; conf/agreements has {known}")
+            raise register.unknown(name)
         ended = standing.state in ENDED and not run.lake.storage.list(
             run.lake.path(tables.folder(standing.terms))
         )
@@ -136,8 +135,10 @@ def _wanted(run: Run, register: Register, agreements: Sequence[str]) -> list[Dul
     return found
 
 
-def _request(run: Run, dula: Dula, purpose: str, columns: Sequence[str]) -> Request:
-    """All that the agreement lists, and `columns` besides."""
+def study_request(
+    run: Run, dula: Dula, *, purpose: str | None = None, columns: Sequence[str] = ()
+) -> Request:
+    """All that the agreement lists, for its own purpose; or another, and `columns` besides."""
     asked = {dataset.table: set(dataset.column_names) for dataset in dula.datasets}
     for column in columns:
         table, _, name = column.rpartition(".")
@@ -146,7 +147,7 @@ def _request(run: Run, dula: Dula, purpose: str, columns: Sequence[str]) -> Requ
         asked.setdefault(table, set()).add(name)
     return Request(
         agreement=dula.id,
-        purpose=purpose,
+        purpose=purpose or dula.purpose.code,
         use="study",
         columns={table: frozenset(names) for table, names in asked.items()},
         as_of=run.as_of,

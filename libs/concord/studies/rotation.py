@@ -23,13 +23,12 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from concord.agreements import access_log
-from concord.agreements.decision import Request
 from concord.agreements.dula import Dula
 from concord.agreements.labels import study_labels
 from concord.agreements.meet import meet
 from concord.agreements.register import Register
 from concord.contracts.model import Contract
-from concord.errors import ConcordError, InfrastructureError, UsageError
+from concord.errors import ConcordError, InfrastructureError
 from concord.lake.points import reach
 from concord.lake.registry import Registry, Table
 from concord.lake.run import Run
@@ -61,9 +60,8 @@ def rotate(
     """
     standing = register.standing(agreement, run.clock().date())
     if standing is None:
-        known = ", ".join(sorted(register.dulas)) or "none"
-        raise UsageError(f"there is no agreement {agreement!r}; conf/agreements has {known}")
-    decision = access_log.ask(run, register, _request(run, standing.terms))
+        raise register.unknown(agreement)
+    decision = access_log.ask(run, register, job.study_request(run, standing.terms))
     dula, lake, keys = decision.terms, run.lake, run.settings.keys
     mapping = tables.rotated_table(dula)
     with lake.locks.hold([mapping.name]):
@@ -94,18 +92,6 @@ def rotate(
         reach("rotate.erased")
     run.reporter.say(f"{agreement}: its study has key version {new.version}", agreement=agreement)
     return new.version
-
-
-def _request(run: Run, dula: Dula) -> Request:
-    """All that the agreement lists: its whole study is made anew."""
-    return Request(
-        agreement=dula.id,
-        purpose=dula.purpose.code,
-        use="study",
-        columns={each.table: frozenset(each.column_names) for each in dula.datasets},
-        as_of=run.as_of,
-        linkages=frozenset(frozenset(linkage.tables) for linkage in dula.linkages),
-    )
 
 
 def _turn(

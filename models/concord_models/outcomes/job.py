@@ -21,7 +21,6 @@ from concord.agreements import access_log
 from concord.agreements.decision import Decision, Request
 from concord.agreements.register import Register
 from concord.contracts.model import Contract
-from concord.errors import UsageError
 from concord.lake import run as runs
 from concord.lake.points import reach
 from concord.lake.run import Run
@@ -60,7 +59,7 @@ def outcomes(
     """
     dula = register.dula(spec.agreement, run.clock().date())
     if dula is None:
-        raise UsageError(f"there is no agreement {spec.agreement!r} for the study {spec.name}")
+        raise register.unknown(spec.agreement)
     request = Request(
         agreement=dula.id,
         purpose=dula.purpose.code,

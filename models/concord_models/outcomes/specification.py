@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pydantic import Field as Setting
 
 from concord.agreements.dula import Dula
-from concord.errors import ConfigError, UsageError
-from concord.settings import Document, Location, Typed, gather, read_document, validate
+from concord.errors import UsageError
+from concord.settings import Location, Typed, load_folder
 from concord_models.outcomes.estimation import LEAST_CELL
 from concord_models.outcomes.panel import BEFORE, COVARIATES, Extent
 
@@ -61,24 +60,9 @@ class OutcomeStudy(Typed):
 
 def load_studies(conf: Path, dulas: Mapping[str, Dula] | None = None) -> dict[str, OutcomeStudy]:
     """All files of `conf/outcomes`, by name. Raises one ConfigError with all mistakes of all."""
-    found: dict[str, OutcomeStudy] = {}
-    errors = []
-    for path in sorted((conf / "outcomes").glob("*.yaml")):
-        try:
-            found[path.stem] = _load(path, dulas)
-        except ConfigError as error:
-            errors.append(error)
-    gather(errors)
-    return found
-
-
-def write_schema(folder: Path) -> Path:
-    """Writes `outcomes.schema.json`, by which editors complete and check a study's file."""
-    schema = OutcomeStudy.model_json_schema(mode="validation")
-    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-    path = folder / "outcomes.schema.json"
-    path.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return path
+    return load_folder(
+        conf / "outcomes", OutcomeStudy, lambda stem, spec: _mistakes(stem, spec, dulas)
+    )
 
 
 def named(studies: Mapping[str, OutcomeStudy], name: str) -> OutcomeStudy:
@@ -87,15 +71,6 @@ def named(studies: Mapping[str, OutcomeStudy], name: str) -> OutcomeStudy:
         known = ", ".join(sorted(studies)) or "none"
         raise UsageError(f"there is no outcome study {name!r}; conf/outcomes has {known}")
     return studies[name]
-
-
-def _load(path: Path, dulas: Mapping[str, Dula] | None) -> OutcomeStudy:
-    document: Document = read_document(path)
-    spec = validate(document, OutcomeStudy)
-    found = [document.problem(place, text) for place, text in _mistakes(path.stem, spec, dulas)]
-    if found:
-        raise ConfigError(found)
-    return spec
 
 
 def _mistakes(

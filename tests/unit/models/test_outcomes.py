@@ -30,7 +30,6 @@ from concord_models.outcomes.specification import (
     OutcomeStudy,
     load_studies,
     named,
-    write_schema,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -310,12 +309,6 @@ def test_fewer_than_eleven_can_not_be_asked_for(tmp_path: Path) -> None:
     place.write_text(text.replace("least_people: 11", "least_people: 5"))
     with pytest.raises(ConfigError, match="least_people"):
         load_studies(tmp_path)
-
-
-def test_the_schema_is_that_of_the_type(tmp_path: Path) -> None:
-    made = json.loads(write_schema(tmp_path).read_text())
-    assert made == json.loads((ROOT / "conf/schemas/outcomes.schema.json").read_text())
-    assert made["title"] == OutcomeStudy.__name__
 
 
 def test_an_estimate_knows_what_it_covers() -> None:

@@ -10,11 +10,13 @@ from typing import get_args
 import pandas as pd
 import pytest
 
+from concord.contracts.schemas import write_schemas
 from concord.errors import ConfigError, UsageError
 from concord_models.churn import cohort
 from concord_models.churn.definitions import DEFINITIONS, Name
 from concord_models.churn.features import COLUMNS
-from concord_models.specification import ModelSpec, load_models, named, write_schema
+from concord_models.commands import schemas
+from concord_models.specification import load_models, named
 from concord_models.train import columns
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -44,11 +46,12 @@ def test_race_ethnicity_and_gender_are_no_features() -> None:
     assert not {"race", "ethnicity", "gender"} & set(spec.features)
 
 
-def test_the_schema_is_that_of_the_type(tmp_path: Path) -> None:
-    write_schema(tmp_path)
-    made = json.loads((tmp_path / "model.schema.json").read_text())
-    assert made == json.loads((ROOT / "conf/schemas/model.schema.json").read_text())
-    assert made["title"] == ModelSpec.__name__
+@pytest.mark.parametrize("kind, title", [("model", "ModelSpec"), ("outcomes", "OutcomeStudy")])
+def test_the_schemas_are_those_of_the_types(kind: str, title: str, tmp_path: Path) -> None:
+    write_schemas(tmp_path, schemas())
+    made = json.loads((tmp_path / f"{kind}.schema.json").read_text())
+    assert made == json.loads((ROOT / f"conf/schemas/{kind}.schema.json").read_text())
+    assert made["title"] == title
 
 
 def test_a_label_counts_in_a_slice_only_if_the_next_slice_could_know_it() -> None:
