@@ -19,7 +19,7 @@ from typing import Any
 from concord.errors import ConfigError, InfrastructureError
 from concord.settings import Settings
 
-CHAMPION = "champion"
+CHAMPION, CHALLENGER = "champion", "challenger"
 # Tags of runs and model versions, written once here.
 INPUTS = "concord.inputs"
 RUN_ID = "concord.run_id"

@@ -21,7 +21,7 @@ from concord_models import studies
 from concord_models.churn import cohort
 from concord_models.specification import ModelSpec
 from concord_models.temporal import Split, splits, timeline
-from concord_models.train import label_columns, labels, request, slice_edges
+from concord_models.training_rows import label_columns, labels, request, slice_edges
 
 
 @dataclass(frozen=True)

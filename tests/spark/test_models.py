@@ -34,7 +34,7 @@ from concord.reporting import Reporter
 from concord.settings import Keys
 from concord.studies.keys import study_key
 from concord.studies.tables import StudyTable, of_agreement
-from concord_models import planning, studies
+from concord_models import planning, studies, training_rows
 from concord_models import return_scores as returning
 from concord_models import score as scoring
 from concord_models import train as training
@@ -222,7 +222,7 @@ def hub(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Hub:
                     transaction=Transaction(f"study/{table.table.name}", 0),
                     labels={**LABELS, "concord.agreement_digest": digest(dula)},
                 )  # fmt: skip
-        request = training.request(run, spec, dula)
+        request = training_rows.request(run, spec, dula)
         decision = access_log.ask(run, made.register, replace(request, use="study"))
         access_log.record_reads(run, [access_log.Read(request, decision, run.run_id, 1)])
     contract = deployment.contracts["dta_snap"]
@@ -336,9 +336,9 @@ def test_returns_are_learnt_as_of_several_days(hub: Hub) -> None:
         }
     )
     run, it = hub.run("train", date(2024, 12, 31)), hub.deployment
-    access_log.ask(run, hub.register, training.request(run, spec, it.dulas[TRAINED]))
-    held = studies.held(run, it.dulas[TRAINED], it.contracts, training.columns(spec))
-    slices = training._slices(run, spec, held)
+    access_log.ask(run, hub.register, training_rows.request(run, spec, it.dulas[TRAINED]))
+    held = studies.held(run, it.dulas[TRAINED], it.contracts, training_rows.columns(spec))
+    slices = training_rows.slices(run, spec, held)
     # September's window ends after the last file. A label comes in the second month after the due
     # day: July's was not known two weeks before the end of August, nor May's before June's.
     assert slices.counts == {"train": 4 * 120, "validation": 120, "test": 120}

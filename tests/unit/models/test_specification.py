@@ -17,7 +17,7 @@ from concord_models.churn.definitions import DEFINITIONS, Name
 from concord_models.churn.features import COLUMNS
 from concord_models.commands import schemas
 from concord_models.specification import load_models, named
-from concord_models.train import columns
+from concord_models.training_rows import columns
 
 ROOT = Path(__file__).resolve().parents[3]
 

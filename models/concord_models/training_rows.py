@@ -1,0 +1,157 @@
+"""The rows that a model learns from: which columns of a study they need, features and labels of
+every check-in whose label is mature, cut into slices by time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import reduce
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyspark.sql import DataFrame
+
+from concord.agreements.decision import Request
+from concord.agreements.dula import Dula
+from concord.errors import UsageError
+from concord.lake.run import Run
+from concord_models.churn import cohort, definitions
+from concord_models.churn.features import AUDIT, AUDIT_COLUMNS, COLUMNS, audit, features
+from concord_models.fitting import Slice
+from concord_models.scorer import matrix
+from concord_models.specification import ModelSpec
+from concord_models.studies import Held
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The rows on the driver, whole and by slice, and the training rows on Spark."""
+
+    rows: pd.DataFrame
+    train_frame: DataFrame
+    parts: Mapping[str, Slice]
+    groups: Mapping[str, list[str]]
+    boundaries: cohort.Boundaries
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {name: len(part.label) for name, part in self.parts.items()}
+
+    @property
+    def first_days(self) -> dict[str, str]:
+        """The day on which the first check-in of each slice falls due."""
+        first = self.rows.groupby(cohort.SPLIT)[cohort.DUE].min()
+        return {name: str(first[name]) for name in self.parts}
+
+
+def label_columns(spec: ModelSpec) -> Mapping[str, frozenset[str]]:
+    """Columns by table that the label is told from."""
+    own = {"dta_snap.checkins": cohort.COLUMNS}
+    return _joined(own, definitions.COLUMNS) if spec.label.definition else own
+
+
+def columns(spec: ModelSpec) -> dict[str, frozenset[str]]:
+    """Columns by table that training reads: of features, of the audit, of the label."""
+    return _joined(COLUMNS, AUDIT_COLUMNS if spec.audit else {}, label_columns(spec))
+
+
+def _joined(*several: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+    names = dict.fromkeys(name for each in several for name in each)
+    return {n: frozenset().union(*(each.get(n, ()) for each in several)) for n in names}
+
+
+def request(run: Run, spec: ModelSpec, dula: Dula) -> Request:
+    """What a training asks of its agreement."""
+    return Request(
+        agreement=dula.id,
+        purpose=dula.purpose.code,
+        use="train",
+        columns=columns(spec),
+        as_of=run.as_of,
+        linkages=frozenset({frozenset(columns(spec))}),
+    )
+
+
+def slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
+    """Features and labels of every row, once on Spark, then sliced by time."""
+    frames = held.frames(run, columns(spec))
+    known = labels(spec, frames, run.as_of)
+    parts_of = [_rows(spec, frames, days) for days in spec.cohort.leads]
+    whole = reduce(DataFrame.unionByName, parts_of).join(known, [*cohort.KEY], "inner")
+    # Collected once, sorted: what follows sees the rows in one order, whatever Spark did, and its
+    # queries do not carry the whole plan. Some 400 bytes a row: a million rows fit a driver.
+    order = [*cohort.KEY, cohort.AS_OF]
+    local = whole.toPandas().sort_values(order, kind="stable", ignore_index=True)
+    edges = slice_edges(spec, sorted(set(local[cohort.DUE])), run.as_of)
+    local[cohort.SPLIT] = cohort.split(local, edges)
+    parts = {name: _part(local, name, spec) for name in cohort.SLICES}
+    for name, part in parts.items():
+        if not 0 < part.label.sum() < len(part.label):
+            raise UsageError(
+                f"{spec.name}: the {name} slice has {len(part.label)} check-ins of which "
+                f"{int(part.label.sum())} closed; a model needs both kinds"
+            )
+    test = local[local[cohort.SPLIT] == cohort.TEST]
+    groups_of = {name: test[f"_audit_{name}"].astype(str).tolist() for name in spec.audit}
+    own = local[local[cohort.SPLIT] == cohort.TRAIN][[*cohort.KEY, *spec.features, cohort.LABEL]]
+    train_frame = run.lake.spark.createDataFrame(pa.Table.from_pandas(own, preserve_index=False))
+    return Slices(local, train_frame, parts, groups_of, edges)
+
+
+def slice_edges(spec: ModelSpec, due_days: Sequence[date], as_of: date) -> cohort.Boundaries:
+    """Where train, validation and test meet. Raises UsageError when there are too few months."""
+    months = spec.splits
+    edges = cohort.boundaries(
+        due_days,
+        test_months=months.test_months,
+        validation_months=months.validation_months,
+        lead_days=max(spec.cohort.leads),
+    )
+    least = months.test_months + months.validation_months + months.least_train_months
+    counted = len({day.replace(day=1) for day in due_days})
+    if edges is None or counted < least:
+        raise UsageError(
+            f"{spec.name}: check-ins with a mature label at {as_of} fall in {counted} months, "
+            f"{least} are needed; wait for more deliveries, name a later --as-of, or shorten "
+            "splits in the model's file"
+        )
+    return edges
+
+
+def labels(spec: ModelSpec, frames: Mapping[str, DataFrame], as_of: date) -> DataFrame:
+    """study_case_id, due_on, label, label_known_on: the labels that are mature at `as_of`.
+
+    `frames` has the tables of label_columns.
+    """
+    closed = cohort.labels(
+        frames["dta_snap.checkins"],
+        closure_reasons=spec.label.closure_reasons,
+        mature_after_days=spec.label.mature_after_days,
+        as_of=as_of,
+    )
+    if spec.label.definition is None:
+        return closed
+    definition = definitions.DEFINITIONS[spec.label.definition]
+    churn = definitions.events(definition, definitions.exits(frames, as_of=as_of))
+    return cohort.churn_labels(closed, churn, frames["dta_snap.cases"], definition, as_of=as_of)
+
+
+def _rows(spec: ModelSpec, frames: Mapping[str, DataFrame], days: int) -> DataFrame:
+    """Features, and groups to audit by, as of so many days before the check-ins fall due."""
+    rows = cohort.open_checkins(frames["dta_snap.checkins"], cohort.lead(days))
+    found = features(rows, frames)
+    if not spec.audit:
+        return found
+    groups = audit(rows.select(*cohort.KEY, cohort.AS_OF), frames["dta_snap.persons"])
+    named = groups.drop(cohort.AS_OF).withColumnsRenamed({n: f"_audit_{n}" for n in AUDIT})
+    return found.join(named, [*cohort.KEY], "left")
+
+
+def _part(local: pd.DataFrame, name: str, spec: ModelSpec) -> Slice:
+    own = local[local[cohort.SPLIT] == name]
+    rows = matrix({column: own[column] for column in spec.features}, spec.features)
+    names = (own[name].astype(str) for name in ("office", cohort.DUE, cohort.AS_OF))
+    lists = tuple(zip(*names, strict=True))
+    return Slice(rows, own[cohort.LABEL].to_numpy(dtype=np.int64), lists)
