@@ -45,7 +45,8 @@ class DeliveryError(ConcordError):
 
 
 class QualityError(ConcordError):
-    """Too many rows of a delivery break their contract's rules; nothing was published."""
+    """Not good enough: too many rows of a delivery break their contract's rules, or a model misses
+    what a promotion asks for. Nothing was published."""
 
     exit_code = 12
 

@@ -236,7 +236,7 @@ Zone = Literal["curated", "vault", "index", "studies", "products", "ops"]
 JobName = Literal[
     "ingest", "index", "study", "return", "rotate", "expire", "maintain", "review", "agreement",
     "audit", "labels", "catalog", "show", "lineage", "demo", "train", "score", "publish", "model",
-    "outcomes", "read",
+    "reproduce", "outcomes", "read",
 ]  # fmt: skip
 
 
@@ -261,7 +261,7 @@ class JobRole(Typed):
 # every job its runs and what it asked to ops.
 JOB_ROLES = {
     "recipient": JobRole(
-        jobs=("train", "score", "publish", "model", "outcomes", "read"),
+        jobs=("train", "score", "publish", "model", "reproduce", "outcomes", "read"),
         reads=("studies", "products", "ops"),
         writes=("studies", "products", "ops"),
     ),

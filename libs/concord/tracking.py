@@ -63,10 +63,14 @@ class Store:
 
     def champion(self, name: str) -> Registered | None:
         """The version that scores are made with, or None."""
+        return self.aliased(name, CHAMPION)
+
+    def aliased(self, name: str, alias: str) -> Registered | None:
+        """The version that has an alias, or None."""
         from mlflow.exceptions import MlflowException
 
         try:
-            return _registered(self.client.get_model_version_by_alias(name, CHAMPION))
+            return _registered(self.client.get_model_version_by_alias(name, alias))
         except MlflowException:
             return None
 

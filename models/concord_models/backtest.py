@@ -1,14 +1,15 @@
 """How each candidate would have done at every split of the past, and which to use from now on.
 
-A candidate is a way to make a model: the parameters of one trial of the search, or a logistic
-regression. At each split it is fitted on what was known then and measured on what came after, as
-tasks of Spark on single machines. Which of them is used is `concord_models.selection`'s to say.
+A candidate is a way to make a model: the parameters of one trial of the search, those of the model
+in use, or a logistic regression. At each split it is fitted on what was known then and measured on
+what came after, as tasks of Spark on single machines. Which of them is used is
+`concord_models.selection`'s to say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,24 @@ from concord.errors import InfrastructureError, UsageError
 from concord_models import evaluation, selection
 from concord_models.churn import cohort
 from concord_models.evaluation import Floats, Ints
-from concord_models.fitting import Trial
 from concord_models.scorer import matrix
+from concord_models.search import Trial, whole
 from concord_models.selection import Regret
 from concord_models.specification import ModelSpec, Selection
 from concord_models.temporal import Split, Temporal, splits
 
-LOGISTIC = "logistic"
+LOGISTIC, TREES = "logistic", "xgboost"
+# The recipe of the model in use, fitted anew at every split.
+IN_USE = "the model in use"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way to make a model: parameters and number of trees, or (None) logistic regression."""
+
+    name: str
+    parameters: Mapping[str, float] | None = None
+    trees: int = 0
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,14 @@ class Backtest:
     measures: Mapping[str, tuple[Mapping[str, float], ...]]
     regrets: tuple[Regret, ...]
     chosen: Regret
+
+    def regret(self, name: str, metric: str) -> float:
+        """Mean distance of a candidate from the best one of each split, in units of the metric."""
+        sign = 1 if metric in evaluation.GREATER_IS_BETTER else -1
+        values = {
+            n: np.array([sign * e[metric] for e in each]) for n, each in self.measures.items()
+        }
+        return float(np.mean(np.max(list(values.values()), axis=0) - values[name]))
 
     @property
     def told(self) -> dict[str, Any]:
@@ -63,8 +83,11 @@ class Backtest:
         }  # fmt: skip
 
 
-def trial_name(trial: Trial) -> str:
-    return f"trial {trial.number}"
+def recipes(trials: Sequence[Trial], wanted: Selection, in_use: Recipe | None) -> list[Recipe]:
+    """The candidates: logistic regression, the best trials, and the recipe of the model in use."""
+    best = sorted(trials, key=lambda trial: (trial.loss, trial.number))[: wanted.candidates]
+    found = [Recipe(f"trial {each.number}", each.parameters, each.trees) for each in best]
+    return [Recipe(LOGISTIC), *found, *([replace(in_use, name=IN_USE)] if in_use else [])]
 
 
 def usable(
@@ -88,12 +111,12 @@ def usable(
 def backtest(
     spark: SparkSession,
     rows: pd.DataFrame,
-    trials: Sequence[Trial],
+    candidates: Sequence[Recipe],
     spec: ModelSpec,
     design: Temporal,
     wanted: Selection,
 ) -> Backtest:
-    """Fits the best trials and a logistic regression at every split of the design, and selects.
+    """Fits the candidates at every split of the design, and selects.
 
     `rows`: features, label, as_of, due_on, office and label_known_on of every row whose label is
     mature. Raises UsageError when no split fits, InfrastructureError when a fit fails.
@@ -104,18 +127,14 @@ def backtest(
             f"{spec.name}: no split of its temporal design has both labels in training and test; "
             "wait for more deliveries, or shorten its spans in the model's file"
         )
-    best = sorted(trials, key=lambda trial: (trial.loss, trial.number))[: wanted.candidates]
-    names = [LOGISTIC, *(trial_name(trial) for trial in best)]
+    names = [each.name for each in candidates]
     features = matrix({name: rows[name] for name in spec.features}, spec.features)
     label = rows[cohort.LABEL].to_numpy(dtype=np.int64)
-    lists = list(
-        zip(*(rows[c].astype(str) for c in ("office", cohort.DUE, cohort.AS_OF)), strict=True)
-    )
+    lists = cohort.lists(rows)
     data = spark.sparkContext.broadcast((features, label, [part for _, part, _ in found]))
     tests = [test for *_, test in found]
     held = spark.sparkContext.broadcast(tests)
-    points: list[Mapping[str, float] | None] = [None, *(trial.parameters for trial in best)]
-    trees = [0, *(trial.trees for trial in best)]
+    made = [(each.parameters, each.trees) for each in candidates]
     tasks = [(split, number) for split in range(len(found)) for number in range(len(names))]
     seed, least = spec.seed, spec.search.sample_rows
 
@@ -125,12 +144,12 @@ def backtest(
         chosen = np.flatnonzero(train_[split])
         if len(chosen) > least:
             chosen = np.sort(np.random.default_rng(seed).choice(chosen, least, replace=False))
-        point = points[number]
+        point, trees = made[number]
         test = rows_[held.value[split]]
         if point is None:
             raw = _logistic(rows_[chosen], label_[chosen], test)
         else:
-            raw = _trees(rows_[chosen], label_[chosen], test, point, trees[number], seed)
+            raw = _trees(rows_[chosen], label_[chosen], test, point, trees, seed)
         return split, number, raw.astype(np.float64).tobytes()
 
     try:
@@ -188,7 +207,7 @@ def _trees(
     train: Floats, label: Ints, test: Floats, point: Mapping[str, float], trees: int, seed: int
 ) -> Floats:
     booster = xgboost.train(
-        {**point, "max_depth": int(point["max_depth"]), "objective": "binary:logistic",
+        {**whole(point), "objective": "binary:logistic",
          "seed": seed, "nthread": 1, "verbosity": 0},
         xgboost.DMatrix(train.astype(np.float32), label),
         num_boost_round=trees,

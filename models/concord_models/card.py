@@ -42,6 +42,7 @@ class Card:
     use: Mapping[str, str]
     slices: Sequence[Mapping[str, Any]]
     measures: Sequence[Mapping[str, str]]
+    figures: Mapping[str, str]
     groups: Sequence[Mapping[str, Any]]
     rules: Sequence[Mapping[str, str]]
     features: Sequence[str]
@@ -66,12 +67,15 @@ def card(
     measures: Mapping[str, Mapping[str, float]],
     groups: Sequence[Mapping[str, Any]],
     past: Backtest | None,
+    shown: Mapping[str, Any],
 ) -> Card:
     """The card of a training.
 
     `measures`: the test slice's by model and baseline. `days`: first due day by slice. `tags`: the
-    run's, names without a prefix. `groups`: evaluation.recall_by_group's rows.
+    run's, names without a prefix. `groups`: evaluation.recall_by_group's rows. `shown`:
+    evidence.promotion_evidence.
     """
+    ratios = {(each["kind"], each["group"]): each for each in shown["parity"]}
     predicts = " by ".join(filter(None, (spec.label.name, spec.label.definition)))
     rules = []
     if past is not None:
@@ -99,10 +103,26 @@ def card(
             {"model": name, **{each: _figure(values.get(each)) for each in SHOWN}}
             for name, values in measures.items()
         ],
-        groups=groups,
+        figures={
+            "AUC": _interval(shown["auc"]),
+            "calibration slope": f"{_interval(shown['slope'])}, before calibration "
+            f"{_interval(shown['slope_before'])}; 1 is right",
+            "calibration intercept": f"{_interval(shown['intercept'])}; 0 is right",
+        },
+        groups=[
+            {**each, "ratio": _interval(ratios.get((each["kind"], each["group"])), "ratio")}
+            for each in groups
+        ],
         rules=rules,
         features=[f"{name}: {FEATURES[name].words}" for name in spec.features],
     )
+
+
+def _interval(figure: Mapping[str, float] | None, name: str = "value") -> str:
+    """A figure with its 95 % interval."""
+    if figure is None or math.isnan(figure[name]):
+        return ""
+    return f"{figure[name]:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
 
 
 def _figure(value: float | None) -> str:
@@ -150,17 +170,24 @@ MARKDOWN = """\
 
 {% endfor %}
 
+{% for name, value in c.figures.items() %}
+- {{ name }}: {{ value }}
+{% endfor %}
+
+With 95 % intervals: DeLong's of the AUC, Wald's of the calibration (Cox 1958).
+
 ## By group
 
 Of each group's closures the share that the first calls of each office reach, with Wilson's 95 %
-interval. Groups with fewer than 11 closures are told together.
+interval, and its ratio to that of all others of the kind. Groups with fewer than 11 closures are
+told together.
 
-| kind | group | closures | recall | low | high |
-| --- | --- | --- | --- | --- | --- |
+| kind | group | closures | recall | low | high | ratio to the others |
+| --- | --- | --- | --- | --- | --- | --- |
 {% for each in c.groups %}
 | {{ each["kind"] }} | {{ each["group"] }} | {{ each.get("closures", "") }} |\
 {% for name in ("recall", "low", "high") %} \
-{{ "%.3f" | format(each[name]) if name in each else "" }} |{% endfor %}
+{{ "%.3f" | format(each[name]) if name in each else "" }} |{% endfor %} {{ each["ratio"] }} |
 
 {% endfor %}
 {% if c.rules %}
@@ -225,16 +252,22 @@ PAGE = """\
 <tr><td>{{ each["model"] }}</td>{% for name in shown %}<td>{{ each[name] }}</td>{% endfor %}</tr>
 {% endfor %}
 </table></div>
+<dl>{% for name, value in c.figures.items() %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}
+</dl>
+<p>With 95 % intervals: DeLong's of the AUC, Wald's of the calibration (Cox 1958).</p>
 <h2>By group</h2>
 <p>Of each group's closures the share that the first calls of each office reach, with Wilson's 95 %
-interval. Groups with fewer than 11 closures are told together.</p>
+interval, and its ratio to that of all others of the kind. Groups with fewer than 11 closures are
+told together.</p>
 <table>
-<tr><th>kind</th><th class="text">group</th><th>closures</th><th>recall</th><th>interval</th></tr>
+<tr><th>kind</th><th class="text">group</th><th>closures</th><th>recall</th><th>interval</th>
+<th>ratio to the others</th></tr>
 {% for each in c.groups %}
 <tr><td>{{ each["kind"] }}</td><td class="text">{{ each["group"] }}</td>
 <td>{{ each.get("closures", "") }}</td>
 <td>{{ "%.3f" | format(each["recall"]) if "recall" in each else "" }}</td>
-<td>{{ "%.3f to %.3f" | format(each["low"], each["high"]) if "low" in each else "" }}</td></tr>
+<td>{{ "%.3f to %.3f" | format(each["low"], each["high"]) if "low" in each else "" }}</td>
+<td>{{ each["ratio"] }}</td></tr>
 {% endfor %}
 </table>
 {% if c.rules %}

@@ -1,4 +1,5 @@
-"""`concord train`, `score`, `return`, `outcomes`: the command line finds them by an entry point."""
+"""`concord train`, `score`, `return`, `outcomes`, `model`, `reproduce`: the command line finds them
+by an entry point."""
 
 from __future__ import annotations
 
@@ -78,7 +79,7 @@ def _mistakes(conf: Path, dulas: Mapping[str, Dula] | None) -> list[ConfigError]
     return found
 
 
-model_app = typer.Typer(help="Models' files: check them, and see what would be trained.")
+model_app = typer.Typer(help="Models: their files, what would be trained, which version is used.")
 
 
 def register(app: typer.Typer) -> None:
@@ -87,6 +88,7 @@ def register(app: typer.Typer) -> None:
     app.command()(score)
     app.command(name="return")(return_scores)
     app.command()(outcomes)
+    app.command()(reproduce)
     app.add_typer(model_app, name="model")
 
 
@@ -141,6 +143,99 @@ def plan_model(
         if draw is not None:
             planning.draw(made, draw)
         current.ended(f"{len(made.splits)} splits", model=spec.name, identity=spec.identity)
+
+
+@model_app.command("promote")
+def promote_model(
+    model: ModelOption = "snap_churn",
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    run_id: RunIdOption = None,
+    dry_run: DryRunOption = False,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Put the newest trained version into use, if every check of its evidence passes."""
+    from concord_models.promotion import promote
+
+    loaded = load(settings, lake=lake)
+    spec = named(loaded.models, model)
+    deployment = loaded.deployment
+    with job(
+        "model promote",
+        deployment,
+        Options(None, run_id, dry_run, json_logs),
+        arguments={"model": model},
+        inputs=lambda spark: runs.real_clock().isoformat(),
+        digest=loaded.digest,
+    ) as current:
+        done = promote(current.run, spec, deployment.register(current.run.lake))
+        for check in done.checks:
+            current.reporter.say(f"model promote: {check}")
+        current.reporter.say(f"model promote: {done.message}")
+        current.ended(
+            done.message,
+            model=spec.registered_name,
+            version=done.version,
+            status=done.status,
+            checks={each.name: each.said for each in done.checks},
+        )
+
+
+@model_app.command("compare")
+def compare_models(
+    versions: Annotated[
+        list[str] | None, typer.Argument(help="Versions; none: champion and challenger.")
+    ] = None,
+    model: ModelOption = "snap_churn",
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+) -> None:
+    """Show versions of a model beside each other: what each was made from, and its test slice."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from concord import tracking
+    from concord_models.promotion import compare
+
+    loaded = load(settings, lake=lake)
+    spec = named(loaded.models, model)
+    found = compare(tracking.opened(loaded.deployment.settings), spec, versions or [])
+    grid = Table(title=spec.registered_name, title_justify="left")
+    grid.add_column("")
+    for each in found:
+        grid.add_column(f"version {each['version']}", justify="right")
+    for name in list(found[0])[1:]:
+        grid.add_row(name, *(each[name] for each in found))
+    console = Console(highlight=False)
+    console.print(grid)
+    if len({each["tested from"] for each in found}) > 1:
+        console.print("Their test slices differ: only the regret compares them on the same rows.")
+
+
+def reproduce(
+    training: Annotated[str, typer.Argument(metavar="RUN", help="The training's MLflow run.")],
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    run_id: RunIdOption = None,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Fit a training's final model again from what was recorded, and compare to 1e-9."""
+    from concord_models.reproduction import reproduce as again
+
+    loaded = load(settings, lake=lake)
+    deployment = loaded.deployment
+    with job(
+        "reproduce",
+        deployment,
+        Options(None, run_id, False, json_logs),
+        arguments={"run": training},
+        inputs=lambda spark: runs.real_clock().isoformat(),
+        digest=loaded.digest,
+    ) as current:
+        register = deployment.register(current.run.lake)
+        done = again(current.run, deployment.contracts, register, training=training)
+        current.reporter.say(f"reproduce: {done.message}")
+        current.ended(done.message, rows=done.rows, difference=done.difference)
 
 
 def train(

@@ -17,6 +17,7 @@ from concord.deployment import Deployment
 from concord.lake import run as runs
 from concord.lake.run import Clock, Run, running
 from concord.reporting import Reporter
+from concord_models.promotion import promote
 from concord_models.return_scores import return_scores
 from concord_models.score import score
 from concord_models.specification import load_models
@@ -38,8 +39,8 @@ def show(
     clock: Clock,
     seconds: dict[str, float],
 ) -> None:
-    """Trains as of `as_of`, scores, returns the scores, and shows the test slice's measures beside
-    the baselines'."""
+    """Trains as of `as_of`, promotes, scores, returns the scores, and shows the test slice's
+    measures beside the baselines'."""
     models = load_models(deployment.settings.conf, deployment.dulas)
     spec, contracts = models[MODEL], deployment.contracts
     console.print(f"\n[bold]train {spec.registered_name}[/], as of {as_of}")
@@ -51,6 +52,13 @@ def show(
         console.print(_grid(done))
     else:
         console.print(f"  {done.message}")
+    promoted = _stage(
+        deployment, spark, reporter, "model promote", as_of, clock, seconds,
+        lambda run: promote(run, spec, deployment.register(run.lake)),
+    )  # fmt: skip
+    for check in promoted.checks:
+        console.print(f"  {check}")
+    console.print(f"  {promoted.message}")
     console.print(f"\n[bold]score under {APPLIED}[/], as of {SCORED}")
     scored = _stage(
         deployment, spark, reporter, "score", SCORED, clock, seconds,

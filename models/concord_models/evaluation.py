@@ -115,6 +115,66 @@ def called(score: Floats, lists: Sequence[object], k: int) -> NDArray[np.bool_]:
     return chosen
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def told(self) -> dict[str, float]:
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+def auc_interval(label: Ints, score: Floats) -> Estimate:
+    """The AUC with DeLong's interval (DeLong et al. 1988, by the ranks of Sun and Xu 2014).
+
+    Rows count as independent. NaN without both labels.
+    """
+    from scipy.stats import rankdata
+
+    ones, zeros = score[label == 1], score[label == 0]
+    m, n = len(ones), len(zeros)
+    if m < 2 or n < 2:
+        return Estimate(math.nan, math.nan, math.nan)
+    whole = rankdata(np.concatenate([ones, zeros]))
+    above = (whole[:m] - rankdata(ones)) / n
+    below = 1 - (whole[m:] - rankdata(zeros)) / m
+    auc = float(above.mean())
+    half = 1.959964 * math.sqrt(above.var(ddof=1) / m + below.var(ddof=1) / n)
+    return Estimate(auc, max(0.0, auc - half), min(1.0, auc + half))
+
+
+def calibration_slope(label: Ints, probability: Floats) -> tuple[Estimate, Estimate]:
+    """Slope and intercept of the labels' log-odds on the predicted ones (Cox 1958), with Wald's
+    intervals. 1 and 0 are right; a slope below 1 says that probabilities are too far apart.
+
+    By Newton's method. NaN where it has no answer: one label only, or all probabilities alike.
+    """
+    nothing = Estimate(math.nan, math.nan, math.nan)
+    clipped = np.clip(probability, EPSILON, 1 - EPSILON)
+    if not 0 < label.sum() < len(label) or np.ptp(clipped) == 0:
+        return nothing, nothing
+    rows = np.column_stack([np.ones(len(label)), np.log(clipped / (1 - clipped))])
+    found = np.array([0.0, 1.0])
+    for _ in range(50):
+        fitted = 1 / (1 + np.exp(-rows @ found))
+        information = rows.T @ (rows * (fitted * (1 - fitted))[:, None])
+        if np.linalg.cond(information) > 1e12:
+            return nothing, nothing
+        step = np.linalg.solve(information, rows.T @ (label - fitted))
+        found = found + step
+        if np.abs(step).max() < 1e-10:
+            break
+    spread = 1.959964 * np.sqrt(np.diag(np.linalg.inv(information)))
+    intercept, slope = (
+        Estimate(float(f), float(f - s), float(f + s)) for f, s in zip(found, spread, strict=True)
+    )
+    return slope, intercept
+
+
 def recall_by_group(
     label: Ints, chosen: NDArray[np.bool_], groups: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
@@ -136,9 +196,38 @@ def recall_by_group(
             hits = int((ones & chosen).sum())
             low, high = wilson(hits, closures)
             found = {"recall": hits / closures, "low": low, "high": high}
-            rows.append({"kind": kind, "group": name, "closures": closures, **found})
+            rows.append({"kind": kind, "group": name, "closures": closures, "hits": hits, **found})
         if small:
             rows.append({"kind": kind, "group": f"{small} with fewer than {LEAST_CELL} closures"})
+    return rows
+
+
+def parity(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """By group of recall_by_group's rows: its recall against that of all others of its kind, the
+    ratio with a 95 % interval on the log scale (Katz et al. 1978, half a closure added to each
+    count). Kinds with one told group have no ratio.
+
+    A list that is to help reaches a group less where the ratio is below 1.
+    """
+    rows: list[dict[str, Any]] = []
+    for each in groups:
+        others = [o for o in groups if o["kind"] == each["kind"] and o is not each and "hits" in o]
+        if "hits" not in each or not others:
+            continue
+        hits, of = each["hits"] + 0.5, each["closures"] + 0.5
+        other_hits = sum(o["hits"] for o in others) + 0.5
+        other_of = sum(o["closures"] for o in others) + 0.5
+        ratio = (hits / of) / (other_hits / other_of)
+        half = 1.959964 * math.sqrt(1 / hits - 1 / of + 1 / other_hits - 1 / other_of)
+        rows.append(
+            {
+                "kind": each["kind"],
+                "group": each["group"],
+                "ratio": ratio,
+                "low": ratio * math.exp(-half),
+                "high": ratio * math.exp(half),
+            }
+        )
     return rows
 
 

@@ -1,7 +1,7 @@
-"""Baselines, logistic regression and gradient-boosted trees, the search, and calibration.
+"""Baselines, logistic regression and gradient-boosted trees, and calibration.
 
-Spark fits the logistic regression and the final trees on all training rows; a search's trials fit
-on one machine each, on a sample, as tasks of Spark (hyperopt's SparkTrials).
+Spark fits the logistic regression and the trees on all training rows; the parameters of the trees
+are `concord_models.search`'s to find.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import xgboost
 from numpy.typing import NDArray
 from pyspark.ml.classification import LogisticRegression
 from pyspark.ml.feature import VectorAssembler
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from sklearn.isotonic import IsotonicRegression
 
@@ -36,21 +35,11 @@ Ints = NDArray[np.int64]
 @dataclass(frozen=True)
 class Slice:
     """Rows of one slice on the driver: features (NaN where unknown), labels, and each row's list
-    (office, due day, as-of day)."""
+    (office and week)."""
 
     rows: Floats
     label: Ints
     lists: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One point of the search: parameters, trees at early stopping, the validation's log loss."""
-
-    number: int
-    parameters: Mapping[str, float]
-    trees: int
-    loss: float
 
 
 # --- baselines -----------------------------------------------------------------------------------
@@ -135,107 +124,34 @@ def logistic(train: DataFrame, spec: ModelSpec) -> Scorer:
 # --- gradient-boosted trees ----------------------------------------------------------------------
 
 
-def search(spark: SparkSession, train: Slice, validation: Slice, spec: ModelSpec) -> list[Trial]:
-    """The trials, in the order they were drawn: random in the space, side by side on Spark.
-
-    Random points depend on seed and order alone, not on which trial ends first, so that a search
-    that is repeated draws and finds the same. Raises InfrastructureError when a trial fails.
-    """
-    from hyperopt import STATUS_OK, SparkTrials, fmin, hp, rand, space_eval
-
-    size = len(train.label)
-    chosen = np.arange(size)
-    if size > spec.search.sample_rows:
-        drawn = np.random.default_rng(spec.seed).choice(size, spec.search.sample_rows, False)
-        chosen = np.sort(drawn)
-    data = spark.sparkContext.broadcast(
-        (train.rows[chosen], train.label[chosen], validation.rows, validation.label)
-    )
-    rounds, patience, seed = spec.search.rounds, spec.search.early_stopping, spec.seed
-
-    def objective(point: Mapping[str, Any]) -> dict[str, Any]:
-        rows, label, other_rows, other_label = data.value
-        fit = xgboost.DMatrix(rows.astype(np.float32), label)
-        held = xgboost.DMatrix(other_rows.astype(np.float32), other_label)
-        told: dict[str, Any] = {}
-        booster = xgboost.train(
-            {**_parameters(point), "objective": "binary:logistic", "eval_metric": "logloss",
-             "seed": seed, "nthread": 1, "verbosity": 0},
-            fit,
-            num_boost_round=rounds,
-            evals=[(held, "held")],
-            early_stopping_rounds=patience,
-            evals_result=told,
-            verbose_eval=False,
-        )  # fmt: skip
-        found = {"loss": float(booster.best_score), "trees": int(booster.best_iteration) + 1}
-        return {**found, "status": STATUS_OK}
-
-    space = {
-        name: hp.quniform(name, least, most, 1)
-        if name == "max_depth"
-        else hp.uniform(name, least, most)
-        if name in {"subsample", "colsample_bytree"}
-        else hp.loguniform(name, math.log(least), math.log(most))
-        for name, (least, most) in spec.search.space
-    }
-    try:
-        with _quiet():
-            trials = SparkTrials(parallelism=spec.search.parallelism, spark_session=spark)
-            fmin(
-                objective,
-                space,
-                algo=rand.suggest,
-                max_evals=spec.search.trials,
-                trials=trials,
-                rstate=np.random.default_rng(spec.seed),
-                show_progressbar=False,
-                verbose=False,
-                return_argmin=False,
-            )
-    except Exception as error:
-        # What a failed task says can quote rows.
-        raise InfrastructureError(
-            f"train: the search failed with {type(error).__name__}; run this again"
-        ) from None
-    finally:
-        data.unpersist()
-    found = []
-    for trial in trials.trials:
-        result = trial["result"]
-        if result.get("status") != STATUS_OK:
-            raise InfrastructureError(f"train: trial {trial['tid']} failed; run this again")
-        point = {name: values[0] for name, values in trial["misc"]["vals"].items()}
-        parameters = _parameters(space_eval(space, point))
-        found.append(Trial(int(trial["tid"]), parameters, result["trees"], result["loss"]))
-    return sorted(found, key=lambda trial: trial.number)
-
-
-def boosted(train: DataFrame, spec: ModelSpec, best: Trial) -> Scorer:
-    """The winner, fitted by xgboost.spark on all training rows with its number of trees.
+def boosted(
+    train: DataFrame, spec: ModelSpec, parameters: Mapping[str, float], trees: int
+) -> Scorer:
+    """Trees of the found parameters, fitted by xgboost.spark on all training rows.
 
     Rows are put in an order of their own first: with one worker the same rows give the same trees.
+    Raises InfrastructureError when the fit fails.
     """
     from xgboost.spark import SparkXGBClassifier
 
     names = list(spec.features)
-    keys = [name for name in ("study_case_id", "due_on") if name in train.columns]
-    rows = train.repartition(spec.workers, *keys).sortWithinPartitions(*keys)
+    keys = [name for name in ("study_case_id", "due_on", "as_of") if name in train.columns]
+    rows = train.repartition(spec.workers, *keys[:1]).sortWithinPartitions(*keys)
     rows = rows.fillna(math.nan, subset=names).select(*names, F.col("label").cast("double"))
-    parameters: dict[str, Any] = {**best.parameters, "max_depth": int(best.parameters["max_depth"])}
+    given: dict[str, Any] = {**parameters, "max_depth": int(parameters["max_depth"])}
     classifier = SparkXGBClassifier(
         features_col=names,
         label_col="label",
         num_workers=spec.workers,
-        n_estimators=best.trees,
+        n_estimators=trees,
         random_state=spec.seed,
         missing=math.nan,
         verbosity=0,
         verbose=False,
-        **parameters,
+        **given,
     )
     try:
-        with _quiet():
+        with quiet():
             booster = classifier.fit(rows).get_booster()
     except Exception as error:
         raise InfrastructureError(
@@ -260,10 +176,6 @@ def calibration(label: Ints, probability: Floats) -> Calibration:
     )
 
 
-def _parameters(point: Mapping[str, Any]) -> dict[str, float]:
-    return {name: int(v) if name == "max_depth" else float(v) for name, v in sorted(point.items())}
-
-
 def _described(spec: ModelSpec) -> tuple[dict[str, str], dict[str, str]]:
     return (
         {name: FEATURES[name].words for name in spec.features},
@@ -272,7 +184,7 @@ def _described(spec: ModelSpec) -> tuple[dict[str, str], dict[str, str]]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """hyperopt and xgboost talk on the terminal about each of their steps."""
     names = ("hyperopt", "hyperopt-spark", "XGBoost-PySpark", "py4j")
     levels = {name: logging.getLogger(name).level for name in names}

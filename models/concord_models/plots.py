@@ -1,9 +1,11 @@
-"""Pictures that are kept with a run: calibration before and after, recall by group."""
+"""Pictures that are kept with a run. None shows a row: curves, bins and means alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from concord_models.backtest import Backtest
 from concord_models.evaluation import Floats, Ints, bins_of
@@ -50,6 +52,88 @@ def recall_plot(rows: Sequence[dict[str, Any]], k: int, title: str) -> Any:
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), title=title)
     axes.set_xlabel(f"share of closures among the first {k} calls of an office")
+    axes.grid(alpha=0.3, axis="x")
+    return figure
+
+
+def curves(label: Ints, score: Floats, rate: float) -> dict[str, Any]:
+    """Figures by name: ROC and precision-recall curve, and lift by the share that is called, over
+    all lists together. `rate` is the base rate."""
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    false, true, _ = roc_curve(label, score)
+    precision, recall, _ = precision_recall_curve(label, score)
+    found = np.cumsum(label[np.argsort(-score, kind="stable")])
+    called = np.arange(1, len(label) + 1)
+    # Before the first hundredth the share found is of a handful of rows.
+    told = called >= len(label) / 100
+    lift = found / called / rate
+    return {
+        "roc_curve": _curve(false, true, [0, 1], "false alarms", "closures found", "ROC"),
+        "precision_recall_curve": _curve(
+            recall, precision, [rate, rate], "closures found (recall)",
+            "of the called, closures (precision)", "Precision and recall",
+        ),
+        "lift_curve": _curve(
+            (called / len(label))[told], lift[told], [1, 1], "share called, by rank",
+            "times the base rate", "Lift", top=None,
+        ),
+    }  # fmt: skip
+
+
+def _curve(
+    x: Floats, y: Floats, chance: Sequence[float], across: str, up: str, title: str,
+    top: float | None = 1.0,
+) -> Any:  # fmt: skip
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(x, y, label="model")
+    axes.plot([0, 1], chance, linestyle=":", color="grey", label="by chance")
+    axes.set(xlim=(0, 1), title=f"{title}, test slice")
+    axes.set_ylim(0, top)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def shap_plot(parts: Floats, rows: Floats, words: Sequence[str], most: int = 20) -> Any:
+    """A figure: mean size of each feature's contribution to the log-odds, the largest first, and
+    whether a higher value raises or lowers the risk (sign of the rank correlation).
+
+    `parts`, `rows`: (rows, features), contributions and values.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+    from scipy.stats import spearmanr
+
+    size = np.abs(parts).mean(axis=0)
+    order = [int(i) for i in np.argsort(-size, kind="stable")[:most] if size[i] > 0]
+    figure = Figure(figsize=(9, 1.6 + 0.3 * len(order)), layout="constrained")
+    axes = figure.subplots()
+    colors = {True: "#bb5566", False: "#4477aa"}
+    rises = []
+    for index in order:
+        known = ~np.isnan(rows[:, index])
+        alike = (
+            not known.any() or np.ptp(rows[known, index]) == 0 or np.ptp(parts[known, index]) == 0
+        )
+        rises.append(not alike and spearmanr(rows[known, index], parts[known, index])[0] > 0)
+    axes.barh(range(len(order)), size[order], color=[colors[each] for each in rises])
+    axes.set_yticks(range(len(order)), [words[index] for index in order])
+    axes.invert_yaxis()
+    axes.set_xlabel("mean size of the contribution to the log-odds (SHAP)")
+    axes.set_title("What the model goes by, test slice")
+    axes.legend(
+        handles=[
+            Patch(color=colors[True], label="a higher value raises the risk"),
+            Patch(color=colors[False], label="a higher value lowers it"),
+        ],
+        loc="lower right",
+    )
     axes.grid(alpha=0.3, axis="x")
     return figure
 

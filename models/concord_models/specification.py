@@ -70,9 +70,11 @@ class Space(Typed):
 
 
 class Search(Typed):
-    """Trials of the search, random in the space: repeated with one seed, it is the same search."""
+    """Trials of the search: the first ones random in the space, the others where the best ones lead
+    (TPE). Repeated with one seed and one parallelism, it is the same search."""
 
     trials: int = Setting(ge=1)
+    random_first: int = Setting(default=20, ge=1)
     parallelism: int = Setting(ge=1)
     sample_rows: int = Setting(ge=100)
     rounds: int = Setting(ge=1)
@@ -111,6 +113,22 @@ class Selection(Typed):
     recency: float = Setting(default=5, ge=1)
 
 
+class Promotion(Typed):
+    """What a model has to show on the test slice before it may be used. A limit is crossed when the
+    whole 95 % interval of the figure is beyond it: a small slice proves neither."""
+
+    slope: Range = Setting(default=(0.8, 1.25), description="of the calibration")
+    auc: Range = Setting(
+        default=(0.55, 0.95), description="less finds nobody, more is a leak until proven otherwise"
+    )
+    parity: float = Setting(
+        default=0.8, gt=0, le=1, description="a group's recall against all others of its kind"
+    )
+    regret: float = Setting(
+        default=0.0, ge=0, description="mean regret that it may have above the champion's"
+    )
+
+
 class ModelSpec(Typed):
     """One model. The version rises with every change that should be noticed."""
 
@@ -132,6 +150,7 @@ class ModelSpec(Typed):
     workers: int = Setting(default=1, ge=1)
     seed: int
     metrics: Metrics
+    promotion: Promotion = Promotion()
 
     @property
     def identity(self) -> str:

@@ -88,6 +88,38 @@ def held(run: Run, dula: Dula, contracts: Mapping[str, Contract], names: Collect
     )
 
 
+def held_at(
+    run: Run,
+    dula: Dula,
+    contracts: Mapping[str, Contract],
+    names: Collection[str],
+    versions: Mapping[str, int],
+) -> Held:
+    """What the study held at recorded versions, by the tables' own names.
+
+    Raises UsageError when a version is gone: its files were removed, or the study was destroyed.
+    """
+    tables = {t.dataset.table: t for t in of_agreement(dula, contracts) if t.dataset.table in names}
+    found, rows = {}, 0
+    for name, table in tables.items():
+        version = versions.get(table.table.name)
+        if version is not None:
+            try:
+                rows += run.lake.read(table.table, version=version).count()
+                found[name] = version
+                continue
+            except Exception as error:
+                # Spark's own words can quote a path alone, but are pages long.
+                why = type(error).__name__
+        else:
+            why = "it is not among the recorded ones"
+        raise UsageError(
+            f"{table.table.name} can't be read at version {version} ({why}): what it was made from "
+            "is gone, and it can't be made again"
+        )
+    return Held(tables, found, rows)
+
+
 def log_inputs(run: Run, held: Held, store: Store, context: str) -> None:
     """Every table as a dataset input of the active MLflow run: where it is and at which version.
 

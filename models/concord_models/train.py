@@ -9,13 +9,12 @@ that was made from the same inputs is left alone.
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -33,12 +32,12 @@ from concord.lake import run as runs
 from concord.lake.points import reach
 from concord.lake.run import Run
 from concord.tracking import Store
-from concord_models import evaluation, fitting, plots, studies, training_rows
-from concord_models.backtest import LOGISTIC, Backtest, backtest, trial_name
+from concord_models import evidence, fitting, studies, training_rows, trial_runs
+from concord_models.backtest import IN_USE, LOGISTIC, TREES, Recipe, backtest, recipes
 from concord_models.card import card
 from concord_models.churn import cohort
-from concord_models.fitting import Slice, Trial
 from concord_models.scorer import Scorer
+from concord_models.search import Trial, search, whole
 from concord_models.specification import ModelSpec
 from concord_models.studies import Held
 
@@ -91,9 +90,7 @@ def train(
             store = opening.result()
         before = store.made_from(spec.registered_name, inputs)
         if before:
-            store.client.set_registered_model_alias(
-                spec.registered_name, tracking.CHAMPION, before.version
-            )
+            _challenge(store, spec, before.version)
             return Outcome(
                 spec.registered_name, "nothing to do", "nothing to do", before.version,
                 before.run_id, seconds=seconds,
@@ -136,7 +133,7 @@ def _fit_and_log(
 ) -> Outcome:
     experiment = store.experiment(spec.registered_name)
     store.end_interrupted(experiment, inputs)
-    mlflow = store.mlflow
+    mlflow, spark, parts = store.mlflow, run.lake.spark, slices.parts
     tags = {
         **tracking.origin(Path(__file__).parent),
         tracking.INPUTS: inputs,
@@ -151,183 +148,92 @@ def _fit_and_log(
     }
     name = f"{spec.name} as of {run.as_of}"
     with mlflow.start_run(experiment_id=experiment, run_name=name, tags=tags) as active:
+        run_id = active.info.run_id
         with _timed(seconds, "log"):
             studies.log_inputs(run, held, store, "training")
-        parts = slices.parts
+            earlier = trial_runs.recorded(store, experiment, run_id, inputs)
+
+        def ended(trial: Trial) -> None:
+            trial_runs.record(store, experiment, run_id, inputs, trial)
+            reach(f"train.trial.{trial.number}")
+
         with _timed(seconds, "search"):
-            trials = fitting.search(
-                run.lake.spark, parts[cohort.TRAIN], parts[cohort.VALIDATION], spec
-            )
-        best = min(trials, key=lambda trial: (trial.loss, trial.number))
-        with _timed(seconds, "log"):
-            _log_trials(store, experiment, active.info.run_id, trials, tags)
-        past = None
+            searched = search(
+                spark, parts[cohort.TRAIN], parts[cohort.VALIDATION], spec,
+                earlier=earlier, ended=ended,
+            )  # fmt: skip
+        for number in searched.lost:
+            trial_runs.lost(store, experiment, run_id, inputs, number)
+        past, family, recipe = None, None, Recipe("", searched.best.parameters, searched.best.trees)
         if spec.temporal is not None:
             with _timed(seconds, "backtest"):
-                past = backtest(
-                    run.lake.spark, slices.rows, trials, spec, spec.temporal, spec.selection
-                )
-            best = next((t for t in trials if trial_name(t) == past.chosen.pick), best)
-            with _timed(seconds, "log"):
-                _log_backtest(store, spec, past)
+                tried = recipes(searched.trials, spec.selection, _in_use(store, spec))
+                past = backtest(spark, slices.rows, tried, spec, spec.temporal, spec.selection)
+            picked = next(each for each in tried if each.name == past.chosen.pick)
+            family = LOGISTIC if picked.parameters is None else TREES
+            recipe = recipe if picked.parameters is None else picked
         reach("train.searched")
         with _timed(seconds, "fit"):
             candidates = {
-                "logistic": fitting.logistic(slices.train_frame, spec),
-                "xgboost": fitting.boosted(slices.train_frame, spec, best),
+                LOGISTIC: fitting.logistic(slices.train_frame, spec),
+                TREES: fitting.boosted(
+                    slices.train_frame, spec, recipe.parameters or {}, recipe.trees
+                ),
             }
         reach("train.fitted")
-        family = None
-        if past is not None:
-            family = LOGISTIC if past.chosen.pick == LOGISTIC else "xgboost"
-        winner, scorer, measures, before = _choose(candidates, slices, spec, family)
+        with _timed(seconds, "measure"):
+            chosen = evidence.choose(candidates, slices, spec, family)
+            shown = evidence.promotion_evidence(spec, slices, chosen, past, ())
         with _timed(seconds, "log"):
-            groups = _log_evidence(store, spec, slices, scorer, winner, best, measures, before)
+            evidence.log(store, spec, slices, searched, recipe, chosen, past, shown)
             made = card(
-                spec, dula, winner=winner, tags=_told(tags), rows=slices.counts,
-                days=slices.first_days, groups=groups, past=past,
-                measures={name: by_slice[cohort.TEST] for name, by_slice in measures.items()},
+                spec, dula, winner=chosen.winner, tags=_told(tags), rows=slices.counts,
+                days=slices.first_days, groups=chosen.groups, past=past, measures=chosen.test,
+                shown=shown,
             )  # fmt: skip
             mlflow.log_text(made.markdown(), "model_card.md")
             mlflow.log_text(made.page(), "model_card.html")
-            version = _register(store, spec, dula, scorer, slices, tags, active.info.run_id)
+            logged = _log_model(store, spec, chosen.scorer, slices)
+            evidence.evaluate(store, spec, slices, chosen, logged.model_id)
+            version = _register(store, spec, dula, logged, tags, run_id)
         reach("train.registered")
-        store.client.set_registered_model_alias(spec.registered_name, tracking.CHAMPION, version)
-        reach("train.champion")
-    test = {name: values[cohort.TEST] for name, values in measures.items()}
-    chosen = test["champion"]
+        _challenge(store, spec, version)
+        reach("train.challenger")
+    values = chosen.test[evidence.MODEL]
     message = (
-        f"{spec.registered_name} version {version}: {winner}, test AUC {chosen['auc']:.3f}, "
-        f"average precision {chosen['average_precision']:.3f} "
-        f"(base rate {chosen['base_rate']:.3f})"
+        f"{spec.registered_name} version {version}: {chosen.winner}, test AUC {values['auc']:.3f}, "
+        f"average precision {values['average_precision']:.3f} "
+        f"(base rate {values['base_rate']:.3f})"
     )
     return Outcome(
-        spec.registered_name, "trained", message, version, active.info.run_id, slices.counts, test,
+        spec.registered_name, "trained", message, version, run_id, slices.counts, chosen.test,
         seconds,
     )  # fmt: skip
 
 
-Measures = dict[str, dict[str, dict[str, float]]]
+def _challenge(store: Store, spec: ModelSpec, version: str) -> None:
+    """The version waits for its promotion, unless it is in use."""
+    champion = store.champion(spec.registered_name)
+    if champion is None or champion.version != version:
+        name = spec.registered_name
+        store.client.set_registered_model_alias(name, tracking.CHALLENGER, version)
 
 
-def _choose(
-    candidates: Mapping[str, Scorer],
-    slices: training_rows.Slices,
-    spec: ModelSpec,
-    winner: str | None,
-) -> tuple[str, Scorer, Measures, Scorer]:
-    """The winner (None: the best on the validation slice), calibrated there, and everything's
-    measures by slice.
-
-    Returns the winner's name, the calibrated scorer, measures by model and slice, and the scorer
-    before calibration.
-    """
-    metrics, parts = spec.metrics, slices.parts
-
-    def measured(part: Slice, probability: Any, score: Any) -> dict[str, float]:
-        return evaluation.metrics(
-            part.label, probability, score, part.lists,
-            k=metrics.calls_per_office, bins=metrics.calibration_bins,
-        )  # fmt: skip
-
-    found: Measures = {}
-    for name, baseline in fitting.baselines(parts[cohort.TRAIN], spec.features).items():
-        found[name] = {
-            key: measured(part, baseline(part), baseline(part)) for key, part in parts.items()
-        }
-    for name, scorer in candidates.items():
-        found[name] = {
-            key: measured(part, scorer.raw(part.rows), scorer.raw(part.rows))
-            for key, part in parts.items()
-        }
-    better = -1 if metrics.select_by in {"auc", "average_precision"} else 1
-    winner = winner or min(
-        candidates, key=lambda name: better * found[name][cohort.VALIDATION][metrics.select_by]
+def _in_use(store: Store, spec: ModelSpec) -> Recipe | None:
+    """The recipe of the champion, if these features can make it."""
+    champion = store.champion(spec.registered_name)
+    if champion is None:
+        return None
+    said = store.client.get_run(champion.run_id).data.params
+    before = ModelSpec.model_validate(
+        store.mlflow.artifacts.load_dict(f"runs:/{champion.run_id}/model.json")
     )
-    raw = candidates[winner]
-    validation = parts[cohort.VALIDATION]
-    scorer = replace(
-        raw, calibration=fitting.calibration(validation.label, raw.raw(validation.rows))
-    )
-    found["champion"] = {
-        # Ordered by the uncalibrated score, as the lists are: calibration only adds ties.
-        key: measured(part, scorer.probability(part.rows), raw.raw(part.rows))
-        for key, part in parts.items()
-    }
-    return winner, scorer, found, raw
-
-
-def _log_trials(
-    store: Store, experiment: str, parent: str, trials: list[Trial], tags: Mapping[str, str]
-) -> None:
-    """A nested run for each trial, written by the driver."""
-    from mlflow.entities import Metric, Param, RunTag
-
-    now = int(time.time() * 1000)
-    for trial in trials:
-        own = {"mlflow.parentRunId": parent, tracking.INPUTS: tags[tracking.INPUTS]}
-        made = store.client.create_run(experiment, tags=own, run_name=f"trial {trial.number}")
-        store.client.log_batch(
-            made.info.run_id,
-            metrics=[
-                Metric("validation_log_loss", trial.loss, now, 0),
-                Metric("trees", trial.trees, now, 0),
-            ],
-            params=[Param(name, f"{value:g}") for name, value in trial.parameters.items()],
-            tags=[RunTag("concord.trial", str(trial.number))],
-        )
-        store.client.set_terminated(made.info.run_id)
-
-
-def _log_evidence(
-    store: Store,
-    spec: ModelSpec,
-    slices: training_rows.Slices,
-    scorer: Scorer,
-    winner: str,
-    best: Trial,
-    measures: Measures,
-    before: Scorer,
-) -> list[dict[str, Any]]:
-    """Logs parameters, measures and pictures. Returns recall by group, of the test slice."""
-    mlflow = store.mlflow
-    mlflow.log_params(
-        {
-            "model": spec.name,
-            "winner": winner,
-            "seed": spec.seed,
-            "lead_days": spec.cohort.lead_days,
-            "trees": best.trees,
-            **{f"best_{name}": f"{value:g}" for name, value in best.parameters.items()},
-            **{f"{name}_rows": count for name, count in slices.counts.items()},
-            "validation_from": slices.boundaries.validation_from,
-            "test_from": slices.boundaries.test_from,
-        }
-    )
-    mlflow.log_metrics(
-        {
-            f"{model.split(' ')[0]}.{part}.{name}": value
-            for model, by_part in measures.items()
-            for part, values in by_part.items()
-            for name, value in values.items()
-            if not math.isnan(value)
-        }
-    )
-    mlflow.log_dict(measures, "measures.json")
-    test = slices.parts[cohort.TEST]
-    k, bins = spec.metrics.calls_per_office, spec.metrics.calibration_bins
-    raw, probability = before.raw(test.rows), scorer.probability(test.rows)
-    figure = plots.calibration_plot(test.label, raw, probability, bins, "Calibration, test slice")
-    mlflow.log_figure(figure, "calibration.png")
-    rows: list[dict[str, Any]] = []
-    if slices.groups:
-        chosen = evaluation.called(raw, test.lists, k)
-        rows = evaluation.recall_by_group(test.label, chosen, slices.groups)
-        mlflow.log_dict({"calls_per_office": k, "groups": rows}, "recall_by_group.json")
-        picture = plots.recall_plot(rows, k, "Recall by group, test slice")
-        mlflow.log_figure(picture, "recall_by_group.png")
-    mlflow.log_dict(spec.model_dump(mode="json"), "model.json")
-    return rows
+    if before.features != spec.features or before.label != spec.label:
+        return None
+    if said["winner"] == LOGISTIC:
+        return Recipe(IN_USE)
+    found = {n.removeprefix("best_"): float(v) for n, v in said.items() if n.startswith("best_")}
+    return Recipe(IN_USE, whole(found), int(said["trees"]))
 
 
 def _told(tags: Mapping[str, str]) -> dict[str, str]:
@@ -339,28 +245,8 @@ def _told(tags: Mapping[str, str]) -> dict[str, str]:
     return {name: tags[tag] for tag, name in names.items()}
 
 
-def _log_backtest(store: Store, spec: ModelSpec, past: Backtest) -> None:
-    """What each candidate did at each split, and how the rules would have chosen."""
-    mlflow = store.mlflow
-    mlflow.log_dict(past.told, "backtest.json")
-    mlflow.log_params({"selection_rule": past.chosen.rule, "selected": past.chosen.pick})
-    picked = past.measures[past.chosen.pick]
-    mlflow.log_metrics({"backtest.splits": float(len(past.splits))})
-    for step, each in enumerate(picked):
-        mlflow.log_metric(f"backtest.{spec.selection.metric}", each[spec.selection.metric], step)
-    mlflow.log_figure(plots.stability_plot(past, spec.selection.metric), "stability.png")
-
-
-def _register(
-    store: Store,
-    spec: ModelSpec,
-    dula: Dula,
-    scorer: Scorer,
-    slices: training_rows.Slices,
-    tags: Mapping[str, str],
-    run_id: str,
-) -> str:
-    """Logs the model, registers a version, and marks it whole as the last step."""
+def _log_model(store: Store, spec: ModelSpec, scorer: Scorer, slices: training_rows.Slices) -> Any:
+    """The model with its signature and an example of an input, in the active run."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
 
@@ -379,7 +265,7 @@ def _register(
     example = pd.DataFrame([dict(zip(spec.features, medians, strict=True))])
     with tempfile.TemporaryDirectory() as folder:
         scorer.save(Path(folder) / SCORER_ARTIFACT)
-        logged = store.mlflow.pyfunc.log_model(
+        return store.mlflow.pyfunc.log_model(
             name=spec.name,
             python_model=ScorerModel(spec.label.name),
             artifacts={SCORER_ARTIFACT: str(Path(folder) / SCORER_ARTIFACT)},
@@ -388,6 +274,12 @@ def _register(
             # Named, for MLflow would load the model in a process of its own to find them out.
             pip_requirements=["concord", "numpy", "pandas", "xgboost-cpu"],
         )
+
+
+def _register(
+    store: Store, spec: ModelSpec, dula: Dula, logged: Any, tags: Mapping[str, str], run_id: str
+) -> str:
+    """Registers a version, and marks it whole as the last step."""
     client = store.client
     if not any(m.name == spec.registered_name for m in client.search_registered_models()):
         client.create_registered_model(

@@ -95,7 +95,10 @@ def slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
             )
     test = local[local[cohort.SPLIT] == cohort.TEST]
     groups_of = {name: test[f"_audit_{name}"].astype(str).tolist() for name in spec.audit}
-    own = local[local[cohort.SPLIT] == cohort.TRAIN][[*cohort.KEY, *spec.features, cohort.LABEL]]
+    groups_of["office"] = test["office"].astype(str).tolist()
+    own = local[local[cohort.SPLIT] == cohort.TRAIN][
+        [*cohort.KEY, cohort.AS_OF, *spec.features, cohort.LABEL]
+    ]
     train_frame = run.lake.spark.createDataFrame(pa.Table.from_pandas(own, preserve_index=False))
     return Slices(local, train_frame, parts, groups_of, edges)
 
@@ -152,6 +155,4 @@ def _rows(spec: ModelSpec, frames: Mapping[str, DataFrame], days: int) -> DataFr
 def _part(local: pd.DataFrame, name: str, spec: ModelSpec) -> Slice:
     own = local[local[cohort.SPLIT] == name]
     rows = matrix({column: own[column] for column in spec.features}, spec.features)
-    names = (own[name].astype(str) for name in ("office", cohort.DUE, cohort.AS_OF))
-    lists = tuple(zip(*names, strict=True))
-    return Slice(rows, own[cohort.LABEL].to_numpy(dtype=np.int64), lists)
+    return Slice(rows, own[cohort.LABEL].to_numpy(dtype=np.int64), cohort.lists(own))

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from concord.errors import UsageError
 from concord_models import plots
 from concord_models.backtest import LOGISTIC, Backtest, backtest
-from concord_models.fitting import Trial
+from concord_models.search import Trial
 from concord_models.specification import ModelSpec, load_models
 from concord_models.temporal import Temporal
 

@@ -34,7 +34,7 @@ from concord.reporting import Reporter
 from concord.settings import Keys
 from concord.studies.keys import study_key
 from concord.studies.tables import StudyTable, of_agreement
-from concord_models import planning, studies, training_rows
+from concord_models import planning, promotion, reproduction, studies, training_rows
 from concord_models import return_scores as returning
 from concord_models import score as scoring
 from concord_models import train as training
@@ -170,6 +170,10 @@ class Hub:
         it = self.deployment
         run = self.run("train", as_of)
         return training.train(run, self.spec, it.contracts, self.register)
+
+    def promote(self, **changes: Any) -> promotion.Outcome:
+        run = self.run("model promote", date(2024, 12, 31), **changes)
+        return promotion.promote(run, self.spec, self.register)
 
     def score(
         self, as_of: date, agreement: str = APPLIED, spec: ModelSpec | None = None, **changes: Any
@@ -348,10 +352,8 @@ def test_returns_are_learnt_as_of_several_days(hub: Hub) -> None:
     test = slices.parts["test"]
     mailed = test.rows[:, spec.features.index("days_since_mailed")]
     assert sorted(set(mailed)) == [31, 38]
-    # A list to call from is of one office, due day and as-of day.
-    assert {name[1:] for name in test.lists} == {
-        ("2024-08-31", "2024-08-17"), ("2024-08-31", "2024-08-24")
-    }  # fmt: skip
+    # A list to call from is of one office and week.
+    assert {name[1] for name in test.lists} == {"2024-08-12", "2024-08-19"}
     names, rows = list(hub.cases), world(list(hub.cases))["dta_snap.cases"]
     closed = [row["study_case_id"] for row in rows if row["closed_on"] == date(2024, 8, 31)]
     back = [case for case in closed if names.index(case) % 2]
@@ -381,11 +383,18 @@ def test_train_and_score(hub: Hub) -> None:
     assert done.status == "trained" and done.version == "1"
     assert done.rows == {"train": 60 * 7, "validation": 60, "test": 60}
     assert {name: rows for name, (rows, _) in made.slices.items()} == done.rows, "as was planned"
-    assert done.measures["champion"]["auc"] > done.measures["base_rate"]["auc"] + 0.1
+    assert done.measures["model"]["auc"] > done.measures["base_rate"]["auc"] + 0.1
     assert done.measures["base_rate"]["auc"] == 0.5
 
     store = tracking.opened(hub.deployment.settings)
+    assert store.champion(hub.spec.registered_name) is None, "used only after a promotion"
+    assert hub.promote(dry_run=True).status == "would promote"
+    promoted = hub.promote()
+    assert promoted.status == "promoted" and promoted.version == "1"
+    assert {each.name for each in promoted.checks} >= {"no leak", "AUC", "parity"}
+    assert hub.promote().status == "nothing to do"
     champion = store.champion(hub.spec.registered_name)
+    assert store.aliased(hub.spec.registered_name, tracking.CHALLENGER) is None
     assert champion is not None and champion.name == "DULA-2026-0001.snap_churn"
     tags = champion.tags
     assert tags[tracking.AGREEMENTS] == TRAINED
@@ -393,14 +402,16 @@ def test_train_and_score(hub: Hub) -> None:
     assert tags[tracking.PURPOSES] == "program-evaluation"
     run = store.client.get_run(done.run)
     inputs = {each.dataset.name for each in run.inputs.dataset_inputs}
-    assert inputs == {f"studies/{TRAINED}/{t.replace('.', '_')}" for t in features.COLUMNS}
+    tables = {f"studies/{TRAINED}/{t.replace('.', '_')}" for t in features.COLUMNS}
+    assert inputs == {*tables, "test slice"}
     nested = store.client.search_runs(
         [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{done.run}'"
     )
     assert len(nested) == 2
     assert {a.path for a in store.client.list_artifacts(done.run)} >= {
         "calibration.png", "recall_by_group.json", "measures.json", "model.json",
-        "backtest.json", "stability.png", "model_card.md", "model_card.html",
+        "backtest.json", "stability.png", "model_card.md", "model_card.html", "promotion.json",
+        "roc_curve.png", "precision_recall_curve.png", "lift_curve.png", "shap_summary.png",
     }  # fmt: skip
     past = store.mlflow.artifacts.load_dict(f"runs:/{done.run}/backtest.json")
     assert past["chosen"]["rule"] == run.data.params["selection_rule"]
@@ -431,6 +442,12 @@ def test_train_and_score(hub: Hub) -> None:
 
     again = hub.train()
     assert again.status == "nothing to do" and again.version == "1"
+    assert store.aliased(hub.spec.registered_name, tracking.CHALLENGER) is None
+    same = reproduction.reproduce(
+        hub.run("reproduce", date(2025, 3, 1)), hub.deployment.contracts, hub.register,
+        training=done.run,
+    )  # fmt: skip
+    assert same.rows == sum(done.rows.values()) and same.difference <= 1e-9
 
     day = date(2024, 9, 16)
     first = hub.score(day)

@@ -158,3 +158,10 @@ def split(rows: pd.DataFrame, edges: Boundaries) -> pd.Series:
     found[(due >= edges.validation_from) & (due < edges.test_from) & learnt] = VALIDATION
     found[due >= edges.test_from] = TEST
     return found
+
+
+def lists(rows: pd.DataFrame) -> tuple[tuple[str, str], ...]:
+    """Each row's list to call from: its office and the week of its as-of day, by its Monday."""
+    days = pd.to_datetime(rows[AS_OF])
+    weeks = (days - pd.to_timedelta(days.dt.weekday, unit="D")).dt.strftime("%Y-%m-%d")
+    return tuple(zip(rows["office"].astype(str), weeks, strict=True))
