@@ -15,13 +15,21 @@ from concord_models.specification import load_models
 ROOT = Path(__file__).resolve().parents[3]
 MEASURES = {
     "base_rate": {**dict.fromkeys(SHOWN, 0.2), "auc": 0.5},
-    "champion": {**dict.fromkeys(SHOWN, 0.3), "auc": 0.7654, "ece": float("nan")},
+    "model": {**dict.fromkeys(SHOWN, 0.3), "auc": 0.7654, "ece": float("nan")},
 }
 GROUPS = [
     {"kind": "language", "group": "eng & <more>", "closures": 40, "recall": 0.5, "low": 0.35,
      "high": 0.65},
     {"kind": "language", "group": f"2 with fewer than {LEAST_CELL} closures"},
 ]  # fmt: skip
+NOTHING = dict.fromkeys(("value", "low", "high"), float("nan"))
+SHOWN_BESIDE = {
+    "auc": {"value": 0.7654, "low": 0.7, "high": 0.83}, "slope": NOTHING, "slope_before": NOTHING,
+    "intercept": NOTHING,
+    "parity": [
+        {"kind": "language", "group": "eng & <more>", "ratio": 0.9, "low": 0.7, "high": 1.1}
+    ],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +39,7 @@ def made() -> Card:
     return card(
         spec, dula, winner="xgboost", tags={"expires": "2030-12-31", "as of": "2026-06-30"},
         rows={"train": 12345, "test": 678}, days={"train": "2024-01-05", "test": "2025-04-01"},
-        measures=MEASURES, groups=GROUPS, past=None,
+        measures=MEASURES, groups=GROUPS, past=None, shown=SHOWN_BESIDE,
     )  # fmt: skip
 
 
@@ -39,14 +47,15 @@ def test_it_says_what_the_model_is_for_and_how_well_it_does(made: Card) -> None:
     text = made.markdown()
     for words in (
         "DULA-2026-0001", "program-evaluation", "expires: 2030-12-31",
-        "| train | 2024-01-05 | 12,345 |", "| champion | 0.765 | 0.300 |",
-        "| language | eng & <more> | 40 | 0.500 | 0.350 | 0.650 |",
+        "| train | 2024-01-05 | 12,345 |", "| model | 0.765 | 0.300 |",
+        "| language | eng & <more> | 40 | 0.500 | 0.350 | 0.650 | 0.900 (0.700 to 1.100) |",
+        "AUC: 0.765 (0.700 to 0.830)",
         "no ground for a decision against anybody", "days_since_mailed: days since",
     ):  # fmt: skip
         assert words in text, words
     assert "nan" not in text and "Over time" not in text, "nothing that was not measured"
-    header = next(line for line in text.splitlines() if line.startswith("| model |"))
-    rows = [line for line in text.splitlines() if line.startswith(("| champion", "| base_rate"))]
+    header, *_ = (line for line in text.splitlines() if line.startswith("| model |"))
+    rows = [line for line in text.splitlines() if line.startswith(("| model |", "| base_rate"))]
     assert {line.count("|") for line in (header, *rows)} == {len(SHOWN) + 2}
 
 

@@ -7,11 +7,13 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from concord_models import evaluation, scorer
+from concord_models.churn import cohort
 from concord_models.fitting import Slice, baselines, calibration
 from concord_models.scorer import Calibration, Linear, Scorer
 
@@ -126,3 +128,65 @@ def test_a_scorer_is_the_same_when_it_is_read_back(tmp_path: Path) -> None:
 def test_reasons_are_what_raises_the_risk_in_plain_words() -> None:
     found = linear().reasons(np.array([[1, 0.1], [0, 0.9], [0, np.nan]]))
     assert found == [["a flag: yes", "a share: 10%"], [], []]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 6)), min_size=6, max_size=40).filter(
+        lambda found: 2 <= sum(label for label, _ in found) <= len(found) - 2
+    )
+)
+def test_the_interval_of_an_auc_is_delongs(found: list[tuple[int, int]]) -> None:
+    """Against the definition: each row's share of pairs in order, and the variance of those."""
+    label, score = (np.array(column) for column in zip(*found, strict=True))
+    got = evaluation.auc_interval(label, score.astype(float))
+    ones, zeros = score[label == 1], score[label == 0]
+    pairs = [[(a > b) + (a == b) / 2 for b in zeros] for a in ones]
+    by_one, by_zero = np.mean(pairs, axis=1), np.mean(pairs, axis=0)
+    spread = math.sqrt(by_one.var(ddof=1) / len(ones) + by_zero.var(ddof=1) / len(zeros))
+    auc = float(np.mean(pairs))
+    assert got.value == pytest.approx(auc)
+    assert got.low == pytest.approx(max(0, auc - 1.959964 * spread))
+    assert got.high == pytest.approx(min(1, auc + 1.959964 * spread))
+
+
+def test_a_calibration_slope_is_found_with_its_interval() -> None:
+    """Probabilities twice as far apart as they should be: a slope of a half, in 95 of 100 worlds
+    within its interval."""
+    within = 0
+    for seed in range(100):
+        draw = np.random.default_rng(seed)
+        odds = draw.normal(-1, 1, 1500)
+        label = (draw.random(1500) < 1 / (1 + np.exp(-odds))).astype(int)
+        slope, intercept = evaluation.calibration_slope(label, 1 / (1 + np.exp(-2 * odds)))
+        within += slope.low <= 0.5 <= slope.high
+        assert slope.low < slope.value < slope.high and abs(intercept.value) < 0.6
+    assert 88 <= within <= 100
+
+
+def test_a_slope_that_has_no_answer_is_nan() -> None:
+    for label, probability in (
+        ([0, 0, 0], [0.1, 0.2, 0.3]), ([0, 1, 0], [0.2, 0.2, 0.2]),
+    ):  # fmt: skip
+        slope, _ = evaluation.calibration_slope(np.array(label), np.array(probability))
+        assert math.isnan(slope.value)
+
+
+def test_parity_compares_a_group_with_all_others_of_its_kind() -> None:
+    groups = [
+        {"kind": "language", "group": "eng", "closures": 200, "hits": 120},
+        {"kind": "language", "group": "spa", "closures": 100, "hits": 30},
+        {"kind": "language", "group": "2 with fewer than 11 closures"},
+        {"kind": "office", "group": "Lynn", "closures": 300, "hits": 150},
+    ]
+    english, spanish = evaluation.parity(groups)
+    assert (spanish["group"], english["group"]) == ("spa", "eng"), "one office has no others"
+    assert spanish["ratio"] == pytest.approx((30.5 / 100.5) / (120.5 / 200.5))
+    assert spanish["low"] < spanish["ratio"] < spanish["high"] < 0.8
+    assert english["ratio"] == pytest.approx(1 / spanish["ratio"])
+
+
+def test_a_list_is_of_one_office_and_week() -> None:
+    days = ["2025-03-31", "2025-04-06", "2025-04-07"]
+    rows = pd.DataFrame({"office": ["Lynn", "Lynn", "Lynn"], "as_of": days})
+    monday, sunday, next_monday = cohort.lists(rows)
+    assert monday == sunday == ("Lynn", "2025-03-31") and next_monday == ("Lynn", "2025-04-07")
