@@ -32,6 +32,7 @@ JOBS = {
     "index": ("index", *LAKE, "--as-of", ROUND),
     "study": ("study", *LAKE, "--as-of", ROUND),
     "train": ("train", *LAKE, "--as-of", ROUND),
+    "promote": ("model", "promote", *LAKE),
     "score": ("score", *LAKE, "--agreement", "DULA-2026-0002", "--as-of", "2025-06-16"),
     "return": ("return", *LAKE, "--agreement", "DULA-2026-0002", "--as-of", "2025-06-16"),
     "publish": ("publish", *LAKE, "--as-of", ROUND),
@@ -144,7 +145,7 @@ def undisturbed(home: Demo, job: str) -> list[str]:
 
 
 def checksums(home: Demo) -> dict[str, str]:
-    """A digest of every table's rows, in whatever order, and of the champion and its evidence.
+    """A digest of every table's rows, in whatever order, and of the models and their evidence.
 
     The ledgers in ops/ tell of the kills, and are left out.
     """
@@ -156,28 +157,27 @@ def checksums(home: Demo) -> dict[str, str]:
             rows = pl.read_delta(str(log.parent))
             lines = sorted(json.dumps(row, default=str, sort_keys=True) for row in rows.to_dicts())
             found[name] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    return found | champion(lake.parent / "mlflow")
+    return found | models(lake.parent / "mlflow")
 
 
-def champion(store: Path) -> dict[str, str]:
-    """Of the model that is in force: its measures, and the scorer file."""
+def models(store: Path) -> dict[str, str]:
+    """Of the versions that are in use or wait for it: their measures, and their scorer files."""
     if not store.exists():
         return {}
     (file,) = store.rglob("*.db")
+    found = {}
     with sqlite3.connect(file) as database:
-        run, source = database.execute(
-            "SELECT v.run_id, v.source FROM registered_model_aliases a JOIN model_versions v "
-            "ON v.name = a.name AND v.version = a.version WHERE a.alias = 'champion'"
-        ).fetchone()
-        measures = database.execute(
-            "SELECT key, value FROM latest_metrics WHERE run_uuid = ? ORDER BY key", (run,)
-        ).fetchall()
+        for alias, run, source in database.execute(
+            "SELECT a.alias, v.run_id, v.source FROM registered_model_aliases a "
+            "JOIN model_versions v ON v.name = a.name AND v.version = a.version ORDER BY a.alias"
+        ).fetchall():
+            measures = database.execute(
+                "SELECT key, value FROM latest_metrics WHERE run_uuid = ? ORDER BY key", (run,)
+            ).fetchall()
+            model = str(source).rpartition("/")[2]
+            scorers = sorted(path for path in store.rglob("*.json") if model in str(path))
+            content = repr(measures) + "".join(path.read_text() for path in scorers)
+            found[alias] = hashlib.sha256(content.encode()).hexdigest()
         (alive,) = database.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'").fetchone()
     assert alive == 0, "what was cut short is not left running"
-    model = str(source).rpartition("/")[2]
-    scorers = sorted(path for path in store.rglob("*.json") if model in str(path))
-    content = "".join(path.read_text() for path in scorers)
-    return {
-        "champion's measures": hashlib.sha256(repr(measures).encode()).hexdigest(),
-        "champion": hashlib.sha256(content.encode()).hexdigest(),
-    }
+    return found

@@ -42,8 +42,7 @@ def snap_checkins(
     month is counted when it is settled: from the first month that was reported to the last one
     whose following month was reported too, since returns within thirty days show there. Of the
     last quarter only whole quarters count, so that a later release adds to no earlier count. Thirty
-    days after 31 January are in March, of which no report of such a check-in tells: a return on
-    its first two days is not counted.
+    days after 31 January are in March, which a whole quarter has been told of.
     """
     known = checkins.where(F.col(KNOWN_ON) <= F.lit(as_of))
     fields = ["due_on", "closed_on", "closure_reason", "reinstated_on", CASE]

@@ -362,11 +362,12 @@ def payment_numbers(
 
 
 def _checkin_rows(block: Block, case_id: np.ndarray, channel: np.ndarray, last: np.ndarray) -> Rows:
-    """Each check-in as known at the end of the months from its mailing to the month after it."""
+    """Each check-in as known at the end of the months from two before it falls due, when it is
+    scheduled and nothing is mailed yet, to two after it, when thirty days have passed in any month."""
     checkins, timeline = block.snap.checkins, block.timeline
     edges = timeline.month_edges()
     parts = []
-    for shift in (-1, 0, 1):
+    for shift in range(-2, 3):
         month = checkins.month + shift
         parts.append((np.flatnonzero((month >= 0) & (month < timeline.months)), shift))
     index = np.concatenate([p for p, _ in parts])
