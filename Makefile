@@ -1,6 +1,6 @@
 # Every command that the README names. Bare `make` explains them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench real chaos lint clean
+.PHONY: help setup demo test bench models real chaos lint clean
 
 python := .venv/bin/python
 
@@ -22,6 +22,9 @@ test: setup ## run every test, lint included (TEST="-k name tests/unit" narrows 
 
 bench: setup ## measure synthesis and ingestion, and write docs/benchmarks.md (BENCH=linkage, index, agreements; BENCH="--help")
 	@$(python) -m tests.bench $(BENCH)
+
+models: setup ## the models' experiments in full on 200,000 people, and what they have to show (MODELS="--people 60000")
+	@$(python) -m tests.experiments $(MODELS)
 
 real: setup build/real/made ## ingest a population that nobody here wrote, pseudopeople's sample, and check it
 	@$(python) -m tests.real

@@ -1,0 +1,1 @@
+"""`make models`: the experiments of conf/models in full, and what they have to show."""
