@@ -115,8 +115,12 @@ def backtest(
     spec: ModelSpec,
     design: Temporal,
     wanted: Selection,
+    *,
+    earlier: Mapping[str, Sequence[Mapping[str, float]]] | None = None,
 ) -> Backtest:
     """Fits the candidates at every split of the design, and selects.
+
+    `earlier` are measures by candidate of the same splits: what they have is not fitted again.
 
     `rows`: features, label, as_of, due_on, office and label_known_on of every row whose label is
     mature. Raises UsageError when no split fits, InfrastructureError when a fit fails.
@@ -135,7 +139,14 @@ def backtest(
     tests = [test for *_, test in found]
     held = spark.sparkContext.broadcast(tests)
     made = [(each.parameters, each.trees) for each in candidates]
-    tasks = [(split, number) for split in range(len(found)) for number in range(len(names))]
+    # The recipe in use may be another one by now.
+    known = {
+        name: list(each)
+        for name, each in (earlier or {}).items()
+        if name in names and name != IN_USE and len(each) == len(found)
+    }
+    wanting = [number for number, name in enumerate(names) if name not in known]
+    tasks = [(split, number) for split in range(len(found)) for number in wanting]
     seed, least = spec.seed, spec.search.sample_rows
 
     def fitted(task: tuple[int, int]) -> tuple[int, int, bytes]:
@@ -153,7 +164,9 @@ def backtest(
         return split, number, raw.astype(np.float64).tobytes()
 
     try:
-        scored = spark.sparkContext.parallelize(tasks, len(tasks)).map(fitted).collect()
+        scored = (
+            spark.sparkContext.parallelize(tasks, len(tasks)).map(fitted).collect() if tasks else []
+        )
     except Exception as error:
         # What a failed task says can quote rows.
         raise InfrastructureError(
@@ -162,7 +175,7 @@ def backtest(
     finally:
         data.unpersist()
         held.unpersist()
-    measures: dict[str, list[Mapping[str, float]]] = {name: [] for name in names}
+    measures: dict[str, list[Mapping[str, float]]] = {name: known.get(name, []) for name in names}
     for split, number, content in sorted(scored):
         test = np.flatnonzero(tests[split])
         raw = np.frombuffer(content)

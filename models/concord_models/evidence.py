@@ -23,6 +23,7 @@ from concord_models.scorer import Scorer
 from concord_models.search import Searched
 from concord_models.specification import ModelSpec
 from concord_models.training_rows import Slices
+from concord_models.trial_runs import BACKTEST
 
 Measures = dict[str, dict[str, dict[str, float]]]
 # The chosen model, calibrated, among baselines and candidates.
@@ -129,7 +130,6 @@ def log(
     searched: Searched,
     recipe: Recipe,
     chosen: Chosen,
-    past: Backtest | None,
     shown: Mapping[str, Any],
 ) -> None:
     """Parameters, measures and pictures into the active run; `recipe` is the trees', `shown`
@@ -177,8 +177,6 @@ def log(
     parts = chosen.raw.contributions(test.rows[np.sort(some)])[:, :-1]
     words = [f"{name}: {chosen.raw.words[name]}" for name in spec.features]
     mlflow.log_figure(plots.shap_plot(parts, test.rows[np.sort(some)], words), "shap_summary.png")
-    if past is not None:
-        _log_backtest(store, spec, past)
 
 
 def evaluate(
@@ -228,10 +226,10 @@ def evaluate(
     )  # fmt: skip
 
 
-def _log_backtest(store: Store, spec: ModelSpec, past: Backtest) -> None:
+def log_backtest(store: Store, spec: ModelSpec, past: Backtest) -> None:
     """What each candidate did at each split, and how the rules would have chosen."""
     mlflow = store.mlflow
-    mlflow.log_dict(past.told, "backtest.json")
+    mlflow.log_dict(past.told, BACKTEST)
     mlflow.log_params({"selection_rule": past.chosen.rule, "selected": past.chosen.pick})
     picked = past.measures[past.chosen.pick]
     mlflow.log_metrics({"backtest.splits": float(len(past.splits))})

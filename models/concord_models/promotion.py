@@ -24,6 +24,7 @@ from concord.tracking import Registered, Store
 from concord_models import evaluation, training_rows
 from concord_models.evidence import MODEL, PROMOTION
 from concord_models.specification import ModelSpec
+from concord_models.trial_runs import BACKTEST
 
 PROMOTED_AT, PROMOTED_BY = "concord.promoted_at", "concord.promoted_by"
 
@@ -188,7 +189,7 @@ def _better(
 
 def _over_time(store: Store, run_id: str, metric: str) -> dict[str, float]:
     """The metric of the chosen candidate by split."""
-    past = artifact(store, run_id, "backtest.json")
+    past = artifact(store, run_id, BACKTEST)
     if past is None:
         return {}
     picked = past["measures"][past["chosen"]["candidate"]]

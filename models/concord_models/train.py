@@ -168,7 +168,12 @@ def _fit_and_log(
         if spec.temporal is not None:
             with _timed(seconds, "backtest"):
                 tried = recipes(searched.trials, spec.selection, _in_use(store, spec))
-                past = backtest(spark, slices.rows, tried, spec, spec.temporal, spec.selection)
+                past = backtest(
+                    spark, slices.rows, tried, spec, spec.temporal, spec.selection,
+                    earlier=trial_runs.backtested(store, experiment, inputs),
+                )  # fmt: skip
+            with _timed(seconds, "log"):
+                evidence.log_backtest(store, spec, past)
             picked = next(each for each in tried if each.name == past.chosen.pick)
             family = LOGISTIC if picked.parameters is None else TREES
             recipe = recipe if picked.parameters is None else picked
@@ -185,7 +190,7 @@ def _fit_and_log(
             chosen = evidence.choose(candidates, slices, spec, family)
             shown = evidence.promotion_evidence(spec, slices, chosen, past, ())
         with _timed(seconds, "log"):
-            evidence.log(store, spec, slices, searched, recipe, chosen, past, shown)
+            evidence.log(store, spec, slices, searched, recipe, chosen, shown)
             made = card(
                 spec, dula, winner=chosen.winner, tags=_told(tags), rows=slices.counts,
                 days=slices.first_days, groups=chosen.groups, past=past, measures=chosen.test,

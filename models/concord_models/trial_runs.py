@@ -1,9 +1,11 @@
-"""The search in MLflow: a nested run for each trial, written by the driver as the trial ends, and
-read back by a training that goes on where another was cut short."""
+"""What a training keeps in MLflow as it goes on, read back by one that goes on where another was
+cut short: a nested run for each trial of the search, written by the driver as the trial ends, and
+the backtest once it is whole."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 
 from concord import tracking
 from concord.tracking import Store
@@ -12,6 +14,7 @@ from concord_models.search import Trial
 TRIAL = "concord.trial"
 PARENT = "mlflow.parentRunId"
 LOSS, TREES = "validation_log_loss", "trees"
+BACKTEST = "backtest.json"
 
 
 def record(store: Store, experiment: str, parent: str, inputs: str, trial: Trial) -> None:
@@ -57,3 +60,21 @@ def recorded(store: Store, experiment: str, parent: str, inputs: str) -> list[Tr
         )
         store.client.set_tag(run.info.run_id, PARENT, parent)
     return sorted(found.values(), key=lambda trial: trial.number)
+
+
+def backtested(
+    store: Store, experiment: str, inputs: str
+) -> Mapping[str, Sequence[Mapping[str, float]]]:
+    """Measures by candidate of the newest backtest that was made from the same inputs, or none."""
+    said = (
+        f"tags.`{tracking.INPUTS}` = '{inputs}' and tags.`{tracking.RUN_ID}` != '' "
+        "and attributes.status = 'KILLED'"
+    )
+    for run in store.client.search_runs(
+        [experiment], said, order_by=["attributes.start_time DESC"]
+    ):
+        if BACKTEST in {each.path for each in store.client.list_artifacts(run.info.run_id)}:
+            found = store.mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/{BACKTEST}")
+            measures: Mapping[str, Sequence[Mapping[str, float]]] = found["measures"]
+            return measures
+    return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -14,8 +15,9 @@ from matplotlib.figure import Figure
 from pyspark.sql import SparkSession
 
 from concord.errors import UsageError
+from concord_models import backtest as backtesting
 from concord_models import plots
-from concord_models.backtest import LOGISTIC, Backtest, backtest
+from concord_models.backtest import IN_USE, LOGISTIC, Backtest, Recipe, backtest, recipes
 from concord_models.search import Trial
 from concord_models.specification import ModelSpec, load_models
 from concord_models.temporal import Temporal
@@ -34,6 +36,10 @@ TRIALS = [
     Trial(1, POINT, 40, 0.5),
     Trial(2, {**POINT, "learning_rate": 0.01}, 1, 0.9),
 ]
+CANDIDATES = [
+    Recipe(LOGISTIC), Recipe("trial 1", POINT, 40),
+    Recipe("trial 0", TRIALS[0].parameters, TRIALS[0].trees),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +74,7 @@ def rows(planted: float = 2.5, seed: int = 1) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def past(spark: SparkSession, spec: ModelSpec) -> Backtest:
-    return backtest(spark, rows(), TRIALS, spec, DESIGN, spec.selection)
+    return backtest(spark, rows(), CANDIDATES, spec, DESIGN, spec.selection)
 
 
 def test_the_candidate_that_is_better_over_time_is_chosen(past: Backtest) -> None:
@@ -87,15 +93,40 @@ def test_the_candidate_that_is_better_over_time_is_chosen(past: Backtest) -> Non
 
 
 def test_repeated_it_is_the_same(past: Backtest, spark: SparkSession, spec: ModelSpec) -> None:
-    again = backtest(spark, rows(), TRIALS, spec, DESIGN, spec.selection)
+    again = backtest(spark, rows(), CANDIDATES, spec, DESIGN, spec.selection)
     assert again.told == past.told
+
+
+def test_what_was_measured_before_is_not_fitted_again(
+    past: Backtest, spark: SparkSession, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = json.loads(json.dumps(past.told["measures"]))
+    other = {name: values for name, values in kept.items() if name != "trial 1"}
+    again = backtest(spark, rows(), CANDIDATES, spec, DESIGN, spec.selection, earlier=other)
+    assert again.told == past.told
+    monkeypatch.setattr(backtesting, "_trees", None)
+    monkeypatch.setattr(backtesting, "_logistic", None)
+    again = backtest(spark, rows(), CANDIDATES, spec, DESIGN, spec.selection, earlier=kept)
+    assert again.told == past.told
+
+
+def test_the_recipe_in_use_is_a_candidate(spark: SparkSession, spec: ModelSpec) -> None:
+    before = Recipe("whatever it was called", POINT, 40)
+    candidates = recipes(TRIALS, spec.selection, before)
+    assert [each.name for each in candidates] == [LOGISTIC, "trial 1", "trial 0", IN_USE]
+    stale = {IN_USE: [{"auc": 0.0}] * 10}
+    past = backtest(spark, rows(), candidates, spec, DESIGN, spec.selection, earlier=stale)
+    assert past.measures[IN_USE] == past.measures["trial 1"], "it is the same recipe"
+    assert (
+        past.regret(IN_USE, "auc") == past.regret("trial 1", "auc") < past.regret(LOGISTIC, "auc")
+    )
 
 
 def test_with_shuffled_labels_nothing_is_found(spark: SparkSession, spec: ModelSpec) -> None:
     """A candidate that knew its test rows would still tell them apart."""
     shuffled = rows()
     shuffled["label"] = np.random.default_rng(3).permutation(shuffled["label"])
-    past = backtest(spark, shuffled, TRIALS, spec, DESIGN, spec.selection)
+    past = backtest(spark, shuffled, CANDIDATES, spec, DESIGN, spec.selection)
     for name, measures in past.measures.items():
         mean = np.average([each["auc"] for each in measures], weights=[n for _, n in past.rows])
         assert abs(mean - 0.5) < 0.05, name
@@ -110,7 +141,7 @@ def test_a_label_that_was_not_known_is_not_learnt_from(
     old = pd.to_datetime(late["due_on"]) < "2025-01-01"
     late.loc[old, "label"] = 1 - late.loc[old, "label"]
     late.loc[old, "label_known_on"] = date(2026, 1, 20)
-    past = backtest(spark, late, TRIALS, spec, DESIGN, spec.selection)
+    past = backtest(spark, late, CANDIDATES, spec, DESIGN, spec.selection)
     assert all(split.at > date(2025, 1, 1) for split in past.splits)
     last = past.measures["trial 1"][-1]
     assert last["auc"] > 0.65, "the turned labels did not teach it the opposite"
@@ -120,7 +151,7 @@ def test_too_little_of_either_label_is_told(spark: SparkSession, spec: ModelSpec
     none = rows()
     none["label"] = 0
     with pytest.raises(UsageError, match="no split of its temporal design has both labels"):
-        backtest(spark, none, TRIALS, spec, DESIGN, spec.selection)
+        backtest(spark, none, CANDIDATES, spec, DESIGN, spec.selection)
 
 
 def test_the_pictures_name_what_was_chosen(past: Backtest) -> None:
