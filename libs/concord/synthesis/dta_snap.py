@@ -363,7 +363,7 @@ def payment_numbers(
 
 def _checkin_rows(block: Block, case_id: np.ndarray, channel: np.ndarray, last: np.ndarray) -> Rows:
     """Each check-in as known at the end of the months from two before it falls due, when it is
-    scheduled and nothing is mailed yet, to two after it, when thirty days have passed in any month."""
+    scheduled and nothing is mailed yet, to two after it, when thirty days have passed."""
     checkins, timeline = block.snap.checkins, block.timeline
     edges = timeline.month_edges()
     parts = []
