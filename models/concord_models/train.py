@@ -91,6 +91,7 @@ def train(
             store = opening.result()
         before = store.made_from(spec.registered_name, inputs)
         if before:
+            store.finish(before)
             store.client.set_registered_model_alias(
                 spec.registered_name, tracking.CHAMPION, before.version
             )
@@ -190,7 +191,7 @@ def _fit_and_log(
             )  # fmt: skip
             mlflow.log_text(made.markdown(), "model_card.md")
             mlflow.log_text(made.page(), "model_card.html")
-            version = _register(store, spec, dula, scorer, slices, tags, active.info.run_id)
+            version = _register(store, spec, scorer, slices, tags, active.info.run_id)
         reach("train.registered")
         store.client.set_registered_model_alias(spec.registered_name, tracking.CHAMPION, version)
         reach("train.champion")
@@ -354,7 +355,6 @@ def _log_backtest(store: Store, spec: ModelSpec, past: Backtest) -> None:
 def _register(
     store: Store,
     spec: ModelSpec,
-    dula: Dula,
     scorer: Scorer,
     slices: training_rows.Slices,
     tags: Mapping[str, str],
@@ -388,16 +388,7 @@ def _register(
             # Named, for MLflow would load the model in a process of its own to find them out.
             pip_requirements=["concord", "numpy", "pandas", "xgboost-cpu"],
         )
-    client = store.client
-    if not any(m.name == spec.registered_name for m in client.search_registered_models()):
-        client.create_registered_model(
-            spec.registered_name, {tracking.AGREEMENTS: dula.id}, spec.title
-        )
-    made = client.create_model_version(
-        spec.registered_name, logged.model_uri, run_id, tags=dict(tags), model_id=logged.model_id
-    )
-    client.set_model_version_tag(spec.registered_name, made.version, tracking.STATE, "whole")
-    return str(made.version)
+    return store.register(spec.registered_name, logged, run_id, tags, spec.title)
 
 
 @contextmanager
