@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.conftest import ROOT
-from tests.postgresql import free_port
+from tests.postgresql import Database, free_port
 
 SERVE = ROOT / "infra" / "mlflow" / "serve.py"
 
@@ -78,21 +78,35 @@ class Server:
             self.process.wait(timeout=30)
 
 
+@contextmanager
+def serving(folder: Path, database: Database) -> Iterator[str]:
+    """The address of a server over a database, which has its artifacts in a folder."""
+    server = Server(folder, database.uri, database.variables)
+    server.start()
+    try:
+        server.ready()
+        yield server.address
+    finally:
+        server.stop()
+
+
 @dataclass
 class Gate:
-    """A proxy before a server. `mode` of those requests that `fails` picks by their number from 0:
-    `lost` does what is asked and hangs up, a number answers with that status and does nothing."""
+    """A proxy before a server. `mode` of those requests that `fails` picks by their number from 0,
+    or of all from the first whose path has `dies_at` in it: `lost` does what is asked and hangs up,
+    a number answers with that status and does nothing."""
 
     server: str
     mode: str | int = "lost"
     fails: range = range(0)
+    dies_at: str = ""
     asked: list[str] = field(default_factory=list)
     authorized: list[str | None] = field(default_factory=list)
     address: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def reset(self, mode: str | int = "lost", fails: range = range(0)) -> None:
-        self.mode, self.fails = mode, fails
+        self.mode, self.fails, self.dies_at = mode, fails, ""
         self.asked.clear()
 
 
@@ -107,6 +121,8 @@ def gate(server: str) -> Iterator[Gate]:
                 number = len(it.asked)
                 it.asked.append(f"{self.command} {urlsplit(self.path).path}")
                 it.authorized.append(self.headers.get("Authorization"))
+                if it.dies_at and it.dies_at in self.path:
+                    it.reset(503, range(10**6))
             failing = number in it.fails
             if failing and isinstance(it.mode, int):
                 self._answer(it.mode, b"<html>not today</html>", {"Retry-After": "3600"})

@@ -76,7 +76,8 @@ def logged(store: Store, name: str = "model") -> Any:
     from mlflow.pyfunc.model import PythonModel
 
     class Echo(PythonModel):  # type: ignore[misc]  # MLflow ships no types
-        def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+        # Without types: MLflow would make a signature of them.
+        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
             return model_input
 
     return store.mlflow.pyfunc.log_model(name=name, python_model=Echo(), pip_requirements=["numpy"])
