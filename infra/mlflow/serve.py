@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from typing import NoReturn
 
 DEFAULTS = {
     "MLFLOW_BACKEND_STORE_URI": "sqlite:///mlflow/mlflow.db",
@@ -25,6 +26,7 @@ DEFAULTS = {
     "DO_NOT_TRACK": "true",
     # Scorers and judges of language models: four processes more that Concord has no use for.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_ENABLE_AI_GATEWAY": "false",
 }
 
 POSTGRESQL = "postgresql+psycopg2://"
@@ -63,6 +65,10 @@ def serve() -> int:
         )
         return 1
     engine.dispose()
+    return _become_mlflow()
+
+
+def _become_mlflow() -> NoReturn:
     # The rest MLflow reads from the environment itself.
     command = [sys.executable, "-m", "mlflow", "server"]
     if "MLFLOW_AUTH_CONFIG_PATH" in os.environ:

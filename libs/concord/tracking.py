@@ -42,6 +42,10 @@ GIT_COMMIT = "concord.git_commit"
 LOCK_DIGEST = "concord.lock_digest"
 CONFIG_DIGEST = "concord.config_digest"
 
+# Without it, MLflow's pages show an experiment as one of language models.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+DESCRIPTION = "mlflow.note.content"
+
 SQLITE = "sqlite:///"
 
 # How MLflow's own client tries a request again that was refused, lost, or answered with 408, 429
@@ -133,13 +137,18 @@ class Store:
         if self.client.get_run(version.run_id).info.status == "RUNNING":
             self.client.set_terminated(version.run_id)
 
-    def experiment(self, name: str) -> str:
-        """The id of an experiment, made if absent. Raises UsageError for one that was deleted."""
+    def experiment(self, name: str, title: str) -> str:
+        """The id of an experiment, made if absent, with a title as its description.
+
+        Raises UsageError for one that was deleted.
+        """
         found = self.client.get_experiment_by_name(name)
         if found is None:
             place = f"{self.artifacts}/{name}" if self.artifacts else None
             with _unless_there():
-                self.client.create_experiment(name, artifact_location=place)
+                self.client.create_experiment(
+                    name, artifact_location=place, tags={**KIND, DESCRIPTION: title}
+                )
             found = self.client.get_experiment_by_name(name)
         if found.lifecycle_stage != "active":
             raise UsageError(

@@ -135,7 +135,7 @@ def _fit_and_log(
     slices: training_rows.Slices,
     seconds: dict[str, float],
 ) -> Outcome:
-    experiment = store.experiment(spec.registered_name)
+    experiment = store.experiment(spec.registered_name, spec.title)
     store.end_interrupted(experiment, inputs)
     mlflow = store.mlflow
     tags = {

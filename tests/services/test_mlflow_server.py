@@ -3,7 +3,6 @@ infra/mlflow/serve.py; and what a job makes of it when it is away."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -11,7 +10,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +91,7 @@ def train(store: Store, name: str, inputs: str = "i") -> str:
         store.finish(before)
         version = before.version
     else:
-        experiment = store.experiment(name)
+        experiment = store.experiment(name, "A title")
         store.end_interrupted(experiment, inputs)
         with store.mlflow.start_run(experiment_id=experiment, tags=tags) as active:
             store.mlflow.log_metrics({"test.auc": 0.7})
@@ -107,8 +107,14 @@ def train(store: Store, name: str, inputs: str = "i") -> str:
 def test_a_team_keeps_runs_and_models(team: Team, kind: str, tmp_path: Path) -> None:
     store = tracking.opened(at(team.servers[kind].address))
     assert store.champion("model") is None, "and no error of a model that is not there"
+    about = store.client.get_experiment(store.experiment("model", "A title"))
+    assert about.tags[tracking.DESCRIPTION] == "A title"
+    with urllib.request.urlopen(  # noqa: S310
+        f"{team.servers[kind].address}/ajax-api/3.0/mlflow/server-info"
+    ) as answer:
+        assert "gateway" in (info := answer.read().decode()) and '"gateway":true' not in info
     first = train(store, "model", "first")
-    experiment = store.experiment("model")
+    experiment = store.experiment("model", "A title")
     tags = {tracking.INPUTS: "trials", tracking.AS_OF: "2026-01-31"}
     with store.mlflow.start_run(experiment_id=experiment, tags=tags) as parent:
         with store.mlflow.start_run(nested=True, experiment_id=experiment) as trial:
@@ -158,7 +164,7 @@ def test_two_clients_at_once_do_not_hinder_each_other(team: Team, kind: str) -> 
     def work(number: int) -> tuple[str, list[str]]:
         client = store.mlflow.MlflowClient()
         own = Store(store.mlflow, client, None)
-        experiment = own.experiment("shared")
+        experiment = own.experiment("shared", "A title")
         made = []
         for turn in range(3):
             run = client.create_run(experiment, tags={tracking.INPUTS: f"{number}.{turn}"})
@@ -184,7 +190,9 @@ def test_two_clients_at_once_do_not_hinder_each_other(team: Team, kind: str) -> 
 def test_no_password_is_on_a_command_line_or_in_the_log(team: Team) -> None:
     server, password = team.servers["postgresql"], team.database.password
     assert server.process is not None
-    lines = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True).stdout
+    lines = subprocess.run(
+        ["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True
+    ).stdout
     assert "mlflow server" in lines and "mlflow.server.fastapi_app" in lines
     assert password not in lines and password not in server.log
     assert password.encode() in Path(f"/proc/{server.process.pid}/environ").read_bytes(), "control"
@@ -362,7 +370,7 @@ def test_an_answer_that_is_lost_once_is_no_failure(
             version = train(store, name)
         whole, champions, _ = state(team, name)
         assert (whole, champions) == ([version], [version]), asked[number]
-        store.end_interrupted(store.experiment(name), "i")
+        store.end_interrupted(store.experiment(name, "A title"), "i")
         assert state(team, name)[2] == [], "a run that was made twice is ended by the next"
     assert all(path.endswith("/outputs") for path in repeated), repeated
 
@@ -414,7 +422,7 @@ def test_a_version_that_is_not_whole_is_no_champion(team: Team) -> None:
     store = tracking.opened(at(team.servers["postgresql"].address))
     store.client.create_registered_model("by_hand")
     tags = {tracking.INPUTS: "i", tracking.AGREEMENTS: "a"}
-    run = store.client.create_run(store.experiment("by_hand")).info
+    run = store.client.create_run(store.experiment("by_hand", "A title")).info
     store.client.create_model_version("by_hand", run.artifact_uri, run.run_id, tags=tags)
     store.client.set_registered_model_alias("by_hand", CHAMPION, "1")
     assert store.champion("by_hand") is None and store.made_from("by_hand", "i") is None
@@ -438,9 +446,9 @@ def test_a_wrong_call_and_other_errors_stay_what_they_are(team: Team) -> None:
 
 def test_an_experiment_that_was_deleted_is_told(team: Team) -> None:
     store = tracking.opened(at(team.servers["postgresql"].address))
-    store.client.delete_experiment(store.experiment("thrown_away"))
+    store.client.delete_experiment(store.experiment("thrown_away", "A title"))
     with pytest.raises(UsageError, match="thrown_away was deleted in MLflow; restore it"):
-        store.experiment("thrown_away")
+        store.experiment("thrown_away", "A title")
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -416,7 +416,7 @@ def test_the_jobs_over_a_server_that_goes_away(
         assert champion is not None and champion.version == "2"
         found = store.client.search_model_versions()
         assert {v.version for v in found if v.tags.get(tracking.STATE) == "whole"} == {"2"}
-        runs = store.client.search_runs([store.experiment(hub.spec.registered_name)])
+        runs = store.client.search_runs([store.experiment(hub.spec.registered_name, "A title")])
         assert {run.info.status for run in runs} == {"FINISHED", "KILLED"}
         kept = {path.name for path in (tmp_path / "artifacts").rglob("*") if path.is_file()}
         assert kept >= {"model_card.md", "calibration.png", "measures.json", "MLmodel"}
