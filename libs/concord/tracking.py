@@ -42,8 +42,7 @@ GIT_COMMIT = "concord.git_commit"
 LOCK_DIGEST = "concord.lock_digest"
 CONFIG_DIGEST = "concord.config_digest"
 
-# Without it, MLflow's pages show an experiment as one of language models.
-KIND = {"mlflow.experimentKind": "custom_model_development"}
+# MLflow's own: what its pages show under an experiment's name.
 DESCRIPTION = "mlflow.note.content"
 
 SQLITE = "sqlite:///"
@@ -147,7 +146,7 @@ class Store:
             place = f"{self.artifacts}/{name}" if self.artifacts else None
             with _unless_there():
                 self.client.create_experiment(
-                    name, artifact_location=place, tags={**KIND, DESCRIPTION: title}
+                    name, artifact_location=place, tags={DESCRIPTION: title}
                 )
             found = self.client.get_experiment_by_name(name)
         if found.lifecycle_stage != "active":
