@@ -303,7 +303,7 @@ def _away(place: str, what: str) -> InfrastructureError:
     if place.startswith(SQLITE):
         do = "check space and permissions of its folder"
     else:
-        do = f"see that the server runs (curl {where}/health)"
+        do = f"see that the server runs (curl {where.replace('******@', '')}/health)"
     return InfrastructureError(
         f"MLflow at {where} {what}; {do}, then run this again. Nothing that was half done there "
         "is ever applied"
