@@ -1,6 +1,6 @@
 # Every command that the README names. Bare `make` explains them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench models real chaos lint clean
+.PHONY: help setup demo mlflow test bench models real chaos lint clean
 
 python := .venv/bin/python
 
@@ -12,6 +12,9 @@ setup: ## make .venv and fetch Delta's jars; nothing to do when nothing changed 
 
 demo: setup ## make a synthetic Commonwealth, ingest its deliveries and show what came of them
 	@$(python) -m concord.demo $(DEMO)
+
+mlflow: setup ## serve the demo's runs and models at http://127.0.0.1:5000, until Ctrl-C
+	@MLFLOW_BACKEND_STORE_URI=sqlite:///data/demo/mlflow/mlflow.db MLFLOW_ARTIFACTS_DESTINATION=data/demo/mlflow/artifacts $(python) infra/mlflow/serve.py
 
 # Two workers, one a core. loadfile, because tests that share a dear fixture (the demo, a finished
 # set-up) stand in one file and so pay for it once; in the order of tests/conftest.py, for xdist's own

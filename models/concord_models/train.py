@@ -90,6 +90,7 @@ def train(
             store = opening.result()
         before = store.made_from(spec.registered_name, inputs)
         if before:
+            store.finish(before)
             _challenge(store, spec, before.version)
             return Outcome(
                 spec.registered_name, "nothing to do", "nothing to do", before.version,
@@ -131,7 +132,7 @@ def _fit_and_log(
     slices: training_rows.Slices,
     seconds: dict[str, float],
 ) -> Outcome:
-    experiment = store.experiment(spec.registered_name)
+    experiment = store.experiment(spec.registered_name, spec.title)
     store.end_interrupted(experiment, inputs)
     mlflow, spark, parts = store.mlflow, run.lake.spark, slices.parts
     tags = {
@@ -200,7 +201,8 @@ def _fit_and_log(
             mlflow.log_text(made.page(), "model_card.html")
             logged = _log_model(store, spec, chosen.scorer, slices)
             evidence.evaluate(store, spec, slices, chosen, logged.model_id)
-            version = _register(store, spec, dula, logged, tags, run_id)
+            name = spec.registered_name
+            version = store.register(name, logged, run_id, tags, spec.title)
         reach("train.registered")
         _challenge(store, spec, version)
         reach("train.challenger")
@@ -279,22 +281,6 @@ def _log_model(store: Store, spec: ModelSpec, scorer: Scorer, slices: training_r
             # Named, for MLflow would load the model in a process of its own to find them out.
             pip_requirements=["concord", "numpy", "pandas", "xgboost-cpu"],
         )
-
-
-def _register(
-    store: Store, spec: ModelSpec, dula: Dula, logged: Any, tags: Mapping[str, str], run_id: str
-) -> str:
-    """Registers a version, and marks it whole as the last step."""
-    client = store.client
-    if not any(m.name == spec.registered_name for m in client.search_registered_models()):
-        client.create_registered_model(
-            spec.registered_name, {tracking.AGREEMENTS: dula.id}, spec.title
-        )
-    made = client.create_model_version(
-        spec.registered_name, logged.model_uri, run_id, tags=dict(tags), model_id=logged.model_id
-    )
-    client.set_model_version_tag(spec.registered_name, made.version, tracking.STATE, "whole")
-    return str(made.version)
 
 
 @contextmanager

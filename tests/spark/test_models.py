@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -22,10 +23,10 @@ from concord.agreements.access_log import ACCESS_LOG
 from concord.agreements.canonical import digest
 from concord.agreements.register import Register
 from concord.cli import Deployment, load_deployment
-from concord.errors import RefusedError, UsageError
+from concord.errors import InfrastructureError, RefusedError, UsageError
 from concord.ingest import tables as ingested
 from concord.lake.locks import Locks
-from concord.lake.run import Run, Tally
+from concord.lake.run import Run, Tally, running
 from concord.lake.tables import Lake, Overwrite, Transaction
 from concord.lake.zones import Zones
 from concord.privacy import hashing
@@ -43,6 +44,8 @@ from concord_models.specification import ModelSpec, load_models
 from tests.agreed import register
 from tests.conftest import ROOT
 from tests.feeds import LABELS
+from tests.mlflow_server import gate, serving
+from tests.postgresql import postgresql
 
 pytestmark = pytest.mark.spark
 
@@ -371,6 +374,62 @@ def test_scoring_without_a_model_says_to_train(hub: Hub) -> None:
     spec = hub.spec.model_copy(update={"name": "not_trained"})
     with pytest.raises(UsageError, match="run concord train --model not_trained"):
         hub.score(date(2024, 9, 16), spec=spec)
+
+
+def test_the_jobs_over_a_server_that_goes_away(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real training against MLflow's server over PostgreSQL, which dies between a version and its
+    mark, and a scoring whose model does not arrive: code 20 in the ledger, nothing half made."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    day, due = date(2024, 12, 31), date(2024, 9, 16)
+    scores = Path(hub.deployment.settings.lake, f"studies/{APPLIED}/scores_snap_churn")
+    with postgresql() as database, serving(tmp_path, database) as server, gate(server) as way:
+        place = way.address.replace("://", "://me:hunter2@")
+        settings = hub.deployment.settings.model_copy(update={"mlflow": place})
+        it, number = hub.deployment, iter(range(9))
+
+        def job(name: str, as_of: date, **agreement: str) -> Any:
+            work = {"train": training.train, "score": scoring.score}[name]
+            with running(
+                settings, name, arguments={}, as_of=as_of, run_id=f"{name}-{next(number)}",
+                config_digest="", dry_run=False, reporter=Reporter(quiet=True), spark=hub.spark,
+            ) as run:  # fmt: skip
+                return work(run, hub.spec, it.contracts, hub.register, **agreement)
+
+        way.dies_at = "/model-versions/set-tag"
+        with pytest.raises(InfrastructureError, match="answered 503; see that the server runs"):
+            job("train", day)
+        with pytest.raises(InfrastructureError):
+            job("score", due, agreement=APPLIED)  # and not: there is no trained model
+        ended = [row for row in hub.rows("ops/runs") if row["state"] == "ended"]
+        told = {row["run_id"]: row for row in ended}
+        for run_id in ("train-0", "score-1"):
+            assert told[run_id]["exit_code"] == 20
+            assert "******@127.0.0.1" in told[run_id]["message"]
+            assert "hunter2" not in told[run_id]["message"]
+        way.reset()
+        with pytest.raises(UsageError, match="no trained model"):
+            job("score", due, agreement=APPLIED)
+        done = job("train", day)
+        assert (done.status, done.version) == ("trained", "2")
+        store = tracking.opened(settings)
+        champion = store.champion(hub.spec.registered_name)
+        assert champion is not None and champion.version == "2"
+        found = store.client.search_model_versions()
+        assert {v.version for v in found if v.tags.get(tracking.STATE) == "whole"} == {"2"}
+        runs = store.client.search_runs([store.experiment(hub.spec.registered_name, "A title")])
+        assert {run.info.status for run in runs} == {"FINISHED", "KILLED"}
+        kept = {path.name for path in (tmp_path / "artifacts").rglob("*") if path.is_file()}
+        assert kept >= {"model_card.md", "calibration.png", "measures.json", "MLmodel"}
+
+        way.dies_at = "mlflow-artifacts"
+        with pytest.raises(InfrastructureError):
+            job("score", due, agreement=APPLIED)
+        assert not scores.exists()
+        way.reset()
+        assert job("score", due, agreement=APPLIED).rows == CASES
+        shutil.rmtree(scores)  # the next test's are its own
 
 
 def test_train_and_score(hub: Hub) -> None:
