@@ -41,6 +41,8 @@ CODE_DIGEST = "concord.code_digest"
 GIT_COMMIT = "concord.git_commit"
 LOCK_DIGEST = "concord.lock_digest"
 CONFIG_DIGEST = "concord.config_digest"
+# What MLflow's pages show of a run: its description, and what made it.
+DESCRIPTION, SOURCE = "mlflow.note.content", "mlflow.source.name"
 
 # MLflow's own: what its pages show under an experiment's name.
 DESCRIPTION = "mlflow.note.content"
@@ -98,17 +100,20 @@ class Store:
         return found if found.tags.get(STATE) == "whole" else None
 
     def register(
-        self, name: str, logged: Any, run_id: str, tags: Mapping[str, str], title: str
-    ) -> str:
+        self, name: str, logged: Any, run_id: str, tags: Mapping[str, str], title: str,
+        description: str = "",
+    ) -> str:  # fmt: skip
         """Makes a version of a model that was logged (MLflow's ModelInfo) and returns its number.
+        `title` is the model's, `description` (Markdown) the version's.
 
         It is marked whole as the last step: what was interrupted before is applied to nothing.
         """
         with _unless_there():
             self.client.create_registered_model(name, {AGREEMENTS: tags[AGREEMENTS]}, title)
         made = self.client.create_model_version(
-            name, logged.model_uri, run_id, tags=dict(tags), model_id=logged.model_id
-        )
+            name, logged.model_uri, run_id, tags=dict(tags), model_id=logged.model_id,
+            description=description,
+        )  # fmt: skip
         self.client.set_model_version_tag(name, made.version, STATE, "whole")
         return str(made.version)
 

@@ -48,6 +48,16 @@ class Card:
     features: Sequence[str]
     caveats: Sequence[str] = CAVEATS
 
+    def summary(self) -> str:
+        """What it is, what for and how good, in a few lines of Markdown."""
+        told = {
+            **{name: self.facts[name] for name in ("model", "predicts")},
+            "agreement": self.use["agreement"],
+            **self.figures,
+            "more": "model_card.html among the run's artifacts",
+        }
+        return "\n".join([f"**{self.title}**", "", *(f"- {n}: {v}" for n, v in told.items())])
+
     def markdown(self) -> str:
         return _rendered(MARKDOWN, self, escape=False)
 

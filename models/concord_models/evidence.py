@@ -150,11 +150,13 @@ def log(
             "test_from": slices.boundaries.test_from,
         }
     )
+    # Of the others what they are compared by; all of it is in measures.json.
     measured = {
         f"{model.split(' ')[0]}.{part}.{name}": value
         for model, by_part in chosen.measures.items()
         for part, values in by_part.items()
         for name, value in values.items()
+        if model == MODEL or (part == cohort.TEST and name in {"auc", "average_precision"})
     }
     for name in ("auc", "slope", "intercept"):
         measured |= {f"model.test.{name}_{bound}": shown[name][bound] for bound in ("low", "high")}
@@ -233,6 +235,7 @@ def log_backtest(store: Store, spec: ModelSpec, past: Backtest) -> None:
     mlflow.log_params({"selection_rule": past.chosen.rule, "selected": past.chosen.pick})
     picked = past.measures[past.chosen.pick]
     mlflow.log_metrics({"backtest.splits": float(len(past.splits))})
-    for step, each in enumerate(picked):
-        mlflow.log_metric(f"backtest.{spec.selection.metric}", each[spec.selection.metric], step)
+    for split, each in zip(past.splits, picked, strict=True):
+        metric, day = spec.selection.metric, int(split.at.strftime("%Y%m%d"))
+        mlflow.log_metric(f"backtest.{metric}", each[metric], day)
     mlflow.log_figure(plots.stability_plot(past, spec.selection.metric), "stability.png")

@@ -146,6 +146,7 @@ def _fit_and_log(
         tracking.DATA_VERSIONS: json.dumps(held.by_name, sort_keys=True),
         tracking.CONFIG_DIGEST: spec.identity,
         tracking.AS_OF: run.as_of.isoformat(),
+        tracking.SOURCE: "concord train",
     }
     name = f"{spec.name} as of {run.as_of}"
     with mlflow.start_run(experiment_id=experiment, run_name=name, tags=tags) as active:
@@ -199,10 +200,11 @@ def _fit_and_log(
             )  # fmt: skip
             mlflow.log_text(made.markdown(), "model_card.md")
             mlflow.log_text(made.page(), "model_card.html")
+            mlflow.set_tag(tracking.DESCRIPTION, made.summary())
             logged = _log_model(store, spec, chosen.scorer, slices)
             evidence.evaluate(store, spec, slices, chosen, logged.model_id)
             name = spec.registered_name
-            version = store.register(name, logged, run_id, tags, spec.title)
+            version = store.register(name, logged, run_id, tags, spec.title, made.summary())
         reach("train.registered")
         _challenge(store, spec, version)
         reach("train.challenger")
