@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 SCORER, BOOSTER = "scorer.json", "booster.json"
 TOP_REASONS = 3
+# The probability's column, by label.
+PROBABILITIES = {"y_proc": "p_proc", "y_churn": "p_churn"}
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from concord.lake import run as runs
 from concord.lake.points import reach
 from concord.lake.run import Run
 from concord.tracking import Store
-from concord_models import evaluation, fitting, plots, studies, training_rows
+from concord_models import drift, evaluation, fitting, plots, studies, training_rows
 from concord_models.backtest import LOGISTIC, Backtest, backtest, trial_name
 from concord_models.card import card
 from concord_models.churn import cohort
@@ -148,6 +148,7 @@ def _fit_and_log(
         tracking.DATA_VERSIONS: json.dumps(held.by_name, sort_keys=True),
         tracking.CONFIG_DIGEST: spec.identity,
         tracking.AS_OF: run.as_of.isoformat(),
+        drift.CONTRACTS: drift.contract_versions(held),
     }
     name = f"{spec.name} as of {run.as_of}"
     with mlflow.start_run(experiment_id=experiment, run_name=name, tags=tags) as active:
@@ -298,6 +299,7 @@ def _log_evidence(
             "seed": spec.seed,
             "lead_days": spec.cohort.lead_days,
             "trees": best.trees,
+            "left_out_after_outreach": slices.left_out,
             **{f"best_{name}": f"{value:g}" for name, value in best.parameters.items()},
             **{f"{name}_rows": count for name, count in slices.counts.items()},
             "validation_from": slices.boundaries.validation_from,
@@ -379,6 +381,7 @@ def _register(
     example = pd.DataFrame([dict(zip(spec.features, medians, strict=True))])
     with tempfile.TemporaryDirectory() as folder:
         scorer.save(Path(folder) / SCORER_ARTIFACT)
+        drift.reference_of(slices, scorer).save(Path(folder) / SCORER_ARTIFACT)
         logged = store.mlflow.pyfunc.log_model(
             name=spec.name,
             python_model=ScorerModel(spec.label.name),
