@@ -30,7 +30,12 @@ COMMON = (
     Column("p_proc", "double", "probability of closure for want of paperwork", "confidential"),
     Column("p_churn", "double", "probability of such a closure and a return", "confidential"),
     Column("rank_in_office", "int", "1 is the first to call, among the office's due that day"),
-    Column("reasons", "array<string>", "what raises the risk most, at most three", "confidential"),
+    Column(
+        "reasons",
+        "array<string>",
+        "what raises the risk most, at most three; NULL far down a list",
+        "confidential",
+    ),
     Column("model_name", "string"),
     Column("model_version", "int"),
 )
@@ -163,7 +168,8 @@ def replace_day(
     before = run.lake.version(table)
     application = f"{run.job}/{table.name}/{run.as_of}"
     return run.lake.write(
-        rows.coalesce(1),
+        # One file a day. By a shuffle: to coalesce would leave the making of the rows to one core.
+        rows.repartition(1),
         table,
         ReplaceWhere(f"{AS_OF} {days}"),
         stamp=replace(

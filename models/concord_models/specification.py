@@ -151,6 +151,9 @@ class ModelSpec(Typed):
     workers: int = Setting(default=1, ge=1)
     seed: int
     metrics: Metrics
+    reasons_for: int = Setting(
+        default=1000, ge=1, description="first check-ins of an office and due day that get reasons"
+    )
     holdout: float = Setting(
         default=0.05, ge=0, lt=1, description="share of check-ins whose score is not handed back"
     )

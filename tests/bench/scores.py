@@ -107,7 +107,9 @@ def _measured(folder: Path, rows: int, study: int, trees: int, memory: str) -> d
             clock=lambda: datetime.now(UTC), tally=Tally(),
         )  # fmt: skip
         began = time.perf_counter()
-        scoring.applied(given, scorer).write.format("noop").mode("overwrite").save()
+        scoring.applied(given, scorer, spec.reasons_for).write.format("noop").mode(
+            "overwrite"
+        ).save()
         seconds["apply"] = time.perf_counter() - began
         target = scores_table(dula, spec)
         began = time.perf_counter()
@@ -121,7 +123,7 @@ def _measured(folder: Path, rows: int, study: int, trees: int, memory: str) -> d
         read = lake.read(target)
         told = read.agg(
             F.count(F.lit(1)), F.countDistinct(CASE), F.avg(F.col(HELD_OUT).cast("int")),
-            F.avg(F.size("reasons")),
+            F.count("reasons"),
         ).collect()[0]  # fmt: skip
         files = len(list(Path(lake.path(target)).glob("*.parquet")))
         return {"java": java_of(spark), "seconds": seconds, "told": tuple(told), "files": files}
@@ -242,14 +244,14 @@ def _markdown(
     seconds, (held, cases, share, reasons) = figures["seconds"], figures["told"]
     lines = [
         f"Measured on {datetime.now(UTC).date()}: {machine}. {held:,} rows of {cases:,} cases came "
-        f"to be, in {figures['files']} files, {share:.1%} of them held out, with {reasons:.1f} "
-        f"reasons each; {trees} trees of depth {DEPTH}.",
+        f"to be, in {figures['files']} files, {share:.1%} of them held out, {reasons:,} with "
+        f"reasons; {trees} trees of depth {DEPTH}.",
         "",
     ]
     cells = [
         [f"features of {study:,} check-ins, from the study's tables",
          f"{seconds['features']:.0f} s", ""],
-        [f"apply to {rows:,} rows, reasons of each among it", f"{seconds['apply']:.0f} s", ""],
+        [f"apply to {rows:,} rows and rank them", f"{seconds['apply']:.0f} s", ""],
         [f"apply, rank and write {rows:,} rows", f"{seconds['whole']:.0f} s", f"{AIM:.0f} s"],
     ]  # fmt: skip
     return "\n".join([*lines, table(["", "measured", "aim"], cells)])
