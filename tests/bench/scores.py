@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[2]
 START, END = "<!-- scores:start -->", "<!-- scores:end -->"
 AGREEMENT, MODEL = "DULA-2026-0002", "snap_churn"
 DAY, DUE_ON = date(2025, 6, 16), date(2025, 6, 30)
-ROWS, STUDY, TREES, DEPTH, OFFICES = 1_000_000, 200_000, 200, 5, 22
+ROWS, STUDY, TREES, DEPTH, OFFICES = 1_000_000, 100_000, 200, 5, 22
 AIM = 180.0
 
 console = Console(highlight=False)

@@ -26,7 +26,7 @@ def test_no_bin_tells_of_fewer_than_eleven_rows_and_none_is_lost(values: list[fl
     bins = Bins.of(np.array(values))
     assert sum(bins.rows) == len(values)
     assert all(rows == 0 or rows >= 11 for rows in bins.rows)
-    assert 0 < len(bins.edges) and list(bins.edges) == sorted(set(bins.edges))
+    assert bins.edges and list(bins.edges) == sorted(set(bins.edges))
     # Each value in the bin that a walk along the edges comes to.
     seen = [0] * len(bins.rows)
     for value in values:

@@ -57,7 +57,7 @@ def test_labels_of_the_called_teach_too_low_a_risk(seed: int, holdout: float) ->
 
 
 def test_a_hold_out_shows_what_outreach_does() -> None:
-    """Those held out are a random tenth: beside the others of the same list they tell the effect."""
+    """Those held out are a random tenth: beside the others of their list they tell the effect."""
     draw = np.random.default_rng(9)
     x = draw.normal(size=(ROWS, 3))
     listed = truth(x) >= np.quantile(truth(x), 1 - CALLS)
