@@ -336,6 +336,7 @@ def test_drift_is_asked_as_a_score_is(hub: Hub) -> None:
 
 def test_case_ids_go_back_to_the_agency_alone_whose_they_are(hub: Hub) -> None:
     day, it = date(2024, 9, 16), hub.deployment
+    hub.train()
     hub.score(day)
     dula = it.dulas[APPLIED]
     other = Recipient(**{**dula.recipients.parties[0].model_dump(), "key": "dcf"})
@@ -349,6 +350,7 @@ def test_case_ids_go_back_to_the_agency_alone_whose_they_are(hub: Hub) -> None:
 
 def test_an_expired_model_is_archived_and_stays_refused(hub: Hub) -> None:
     store = tracking.opened(hub.deployment.settings)
+    hub.train()
     champion = store.champion(hub.spec.registered_name)
     assert champion is not None
     store.client.set_model_version_tag(

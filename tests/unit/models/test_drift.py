@@ -27,6 +27,8 @@ def test_no_bin_tells_of_fewer_than_eleven_rows_and_none_is_lost(values: list[fl
     assert sum(bins.rows) == len(values)
     assert all(rows == 0 or rows >= 11 for rows in bins.rows)
     assert bins.edges and list(bins.edges) == sorted(set(bins.edges))
+    inner = bins.rows[: len(bins.edges) + 1]
+    assert len(inner) <= 3 or all(inner), "few rows join a neighbour"
     # Each value in the bin that a walk along the edges comes to.
     seen = [0] * len(bins.rows)
     for value in values:
@@ -105,6 +107,16 @@ def test_grouped_calibration_is_that_of_the_rows() -> None:
     x = np.log(p / (1 - p))[:, None]
     fitted = LogisticRegression(C=np.inf, tol=1e-10).fit(x, label).coef_[0][0]
     assert drift.calibration_slope(graded(p, label)) == pytest.approx(fitted, abs=1e-4)
+    step = np.round(p, 2)
+    groups = np.unique(step)
+    added = Graded(
+        groups,
+        np.array([(step == group).sum() for group in groups], dtype=float),
+        np.array([label[step == group].sum() for group in groups], dtype=float),
+    )
+    assert drift.calibration_slope(added) == pytest.approx(
+        drift.calibration_slope(graded(step, label)), abs=1e-6
+    )
     far = 1 / (1 + np.exp(-2 * x[:, 0]))
     error, chance = drift.calibration_error(graded(far, label), 10)
     assert error > chance
@@ -129,6 +141,13 @@ def test_a_measure_is_beyond_a_limit_only_if_chance_does_not_explain_it() -> Non
     assert judged(made, 0.3, 0.25, 0.1).state == "alarm"
     assert judged(made, 0.2, 0.25, 0.1).state == "warning"
     assert judged(made, 0.05, 0.25, 0.1).state == "ok"
+
+
+def test_what_the_reference_does_not_tell_counts_as_no_drift() -> None:
+    """Of sixty rows up to ten may have been in the second bin; nine of a hundred are no news."""
+    bins = Bins((0.5,), (60, 0))
+    assert drift.psi(bins, np.array([910, 90]))[0] == pytest.approx(0)
+    assert drift.psi(bins, np.array([500, 500]))[0] > 0.25
 
 
 def test_a_reference_is_the_same_when_it_is_read_back(tmp_path: Path) -> None:
