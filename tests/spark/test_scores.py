@@ -131,7 +131,13 @@ def test_counts_on_the_workers_are_those_of_the_driver(spark: SparkSession) -> N
     values = np.where(draw.random(500) < 0.2, np.nan, draw.normal(size=500))
     bins = {"a": Bins.of(values), "b": Bins((0.5,), (400, 100))}
     rows = pd.DataFrame({"a": values, "b": (values > 0).astype(float)})
-    found = drift_job.counts(spark.createDataFrame(rows).repartition(3), bins)
+    batch = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    before = spark.conf.get(batch)
+    spark.conf.set(batch, "50")
+    try:
+        found = drift_job.counts(spark.createDataFrame(rows).repartition(3), bins)
+    finally:
+        spark.conf.set(batch, before)
     for name, each in bins.items():
         assert found[name].tolist() == each.count(rows[name].to_numpy()).tolist()
 
