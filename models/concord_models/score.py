@@ -173,18 +173,16 @@ def _archive_expired(run: Run, store: Store, spec: ModelSpec, trained: str) -> N
 
 def usable(run: Run, store: Store, spec: ModelSpec, found: Registered | None) -> Registered:
     """The model to apply. Raises UsageError without one, RefusedError when it has expired."""
+    found = found or _newest_archived(store, spec)
     if found is None:
-        versions = store.client.search_model_versions(f"name = '{spec.registered_name}'")
-        ended = [each for each in versions if tracking.ARCHIVED in each.tags]
-        if ended:
-            last = max(ended, key=lambda each: int(each.version))
-            raise RefusedError(
-                f"{last.name} version {last.version} is archived: {last.tags[tracking.ARCHIVED]}; "
-                "have its agreements renewed, then run concord train"
-            )
         raise UsageError(
             f"there is no trained model {spec.registered_name} with the alias "
             f"{tracking.CHAMPION}; run concord train --model {spec.name} first"
+        )
+    if tracking.ARCHIVED in found.tags:
+        raise RefusedError(
+            f"{found.name} version {found.version} is archived: {found.tags[tracking.ARCHIVED]}; "
+            "have its agreements renewed, then run concord train"
         )
     if run.clock().date() > expiry(found):
         raise RefusedError(
@@ -192,6 +190,15 @@ def usable(run: Run, store: Store, spec: ModelSpec, found: Registered | None) ->
             "it was trained under; have them renewed, then run concord train"
         )
     return found
+
+
+def _newest_archived(store: Store, spec: ModelSpec) -> Registered | None:
+    versions = store.client.search_model_versions(f"name = '{spec.registered_name}'")
+    ended = [each for each in versions if tracking.ARCHIVED in each.tags]
+    last = max(ended, key=lambda each: int(each.version), default=None)
+    if last is None:
+        return None
+    return Registered(last.name, str(last.version), last.run_id, last.source, dict(last.tags))
 
 
 def expiry(model: Registered) -> date:
