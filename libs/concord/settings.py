@@ -236,8 +236,8 @@ Zone = Literal["curated", "vault", "index", "studies", "products", "ops"]
 # The commands that open the lake, by the first word of a job's name.
 JobName = Literal[
     "ingest", "index", "study", "return", "rotate", "expire", "maintain", "review", "agreement",
-    "audit", "labels", "catalog", "show", "lineage", "demo", "train", "score", "publish", "model",
-    "reproduce", "outcomes", "read",
+    "audit", "labels", "catalog", "show", "lineage", "demo", "train", "score", "drift", "publish",
+    "model", "reproduce", "outcomes", "read",
 ]  # fmt: skip
 
 
@@ -262,7 +262,7 @@ class JobRole(Typed):
 # every job its runs and what it asked to ops.
 JOB_ROLES = {
     "recipient": JobRole(
-        jobs=("train", "score", "publish", "model", "reproduce", "outcomes", "read"),
+        jobs=("train", "score", "drift", "publish", "model", "reproduce", "outcomes", "read"),
         reads=("studies", "products", "ops"),
         writes=("studies", "products", "ops"),
     ),

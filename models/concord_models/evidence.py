@@ -144,6 +144,7 @@ def log(
             "trials": len(searched.trials),
             "trials_lost": len(searched.lost),
             "trees": recipe.trees,
+            "left_out_after_outreach": slices.left_out,
             **{f"best_{name}": repr(value) for name, value in (recipe.parameters or {}).items()},
             **{f"{name}_rows": count for name, count in slices.counts.items()},
             "validation_from": slices.boundaries.validation_from,

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 SCORER, BOOSTER = "scorer.json", "booster.json"
 TOP_REASONS = 3
+# The probability's column, by label.
+PROBABILITIES = {"y_proc": "p_proc", "y_churn": "p_churn"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,13 @@ class Scorer:
 
     def raw(self, rows: Floats) -> Floats:
         """Uncalibrated probabilities of rows of features (NaN where unknown)."""
+        if self.linear is None:
+            margin = _booster(self.booster).predict(self._matrix(rows), output_margin=True)
+            return 1 / (1 + np.exp(-margin.astype(np.float64)))
         return 1 / (1 + np.exp(-self.contributions(rows).sum(axis=1)))
+
+    def _matrix(self, rows: Floats) -> xgboost.DMatrix:
+        return xgboost.DMatrix(rows.astype(np.float32), feature_names=list(self.features))
 
     def probability(self, rows: Floats) -> Floats:
         return self.calibration(self.raw(rows))
@@ -71,17 +79,16 @@ class Scorer:
         distance from the training mean.
         """
         if self.linear is None:
-            matrix = xgboost.DMatrix(rows.astype(np.float32), feature_names=list(self.features))
-            return _booster(self.booster).predict(matrix, pred_contribs=True).astype(np.float64)
+            found = _booster(self.booster).predict(self._matrix(rows), pred_contribs=True)
+            return found.astype(np.float64)
         means, weights = np.array(self.linear.means), np.array(self.linear.coefficients)
         parts = np.where(np.isnan(rows), 0.0, rows - means) * weights
         constant = self.linear.intercept + float(means @ weights)
         return np.column_stack([parts, np.full(len(rows), constant)])
 
-    def reasons(self, rows: Floats, parts: Floats | None = None) -> list[list[str]]:
+    def reasons(self, rows: Floats) -> list[list[str]]:
         """For each row the features that raise its risk most, in plain words; at most three."""
-        parts = self.contributions(rows) if parts is None else parts
-        own = parts[:, :-1]
+        own = self.contributions(rows)[:, :-1]
         order = np.argsort(-own, axis=1, kind="stable")[:, :TOP_REASONS]
         return [
             [self._reason(i, rows[n, i]) for i in order[n] if own[n, i] > 0]

@@ -42,12 +42,17 @@ class Cohort(Typed):
 
 class Label(Typed):
     """What is predicted: closure for one of the reasons at the check-in (`y_proc`), or such a
-    closure with a return within the window of a definition of churn (`y_churn`)."""
+    closure with a return within the window of a definition of churn (`y_churn`).
+
+    `after_outreach` says whether a check-in teaches that the agency called about after the row's
+    as-of day: how it ended is no longer what would have come without the call.
+    """
 
     name: Literal["y_proc", "y_churn"]
     definition: Name | None = None
     closure_reasons: tuple[str, ...] = Setting(min_length=1)
     mature_after_days: int = Setting(default=0, ge=0)
+    after_outreach: Literal["keep", "exclude"] = "exclude"
 
 
 class Splits(Typed):
@@ -129,6 +134,20 @@ class Promotion(Typed):
     )
 
 
+class Drift(Typed):
+    """Limits of `concord drift`. A measure is beyond one only if chance does not explain it.
+
+    `psi_warning` and `psi_alarm`: Siddiqi 2006, Credit Risk Scorecards, chapter 9 (below 0.10 no
+    change, above 0.25 a large one). `ece` and `label_rate` are absolute and ours.
+    """
+
+    psi_warning: float = Setting(default=0.10, gt=0)
+    psi_alarm: float = Setting(default=0.25, gt=0)
+    ece: float = Setting(default=0.05, gt=0, description="expected calibration error")
+    label_rate: float = Setting(default=0.05, gt=0, description="change since training")
+    months: int = Setting(default=6, ge=1, description="months of due days that are looked back on")
+
+
 class ModelSpec(Typed):
     """One model. The version rises with every change that should be noticed."""
 
@@ -151,6 +170,13 @@ class ModelSpec(Typed):
     seed: int
     metrics: Metrics
     promotion: Promotion = Promotion()
+    reasons_for: int = Setting(
+        default=1000, ge=1, description="first check-ins of an office and due day that get reasons"
+    )
+    holdout: float = Setting(
+        default=0.05, ge=0, lt=1, description="share of check-ins whose score is not handed back"
+    )
+    drift: Drift = Drift()
 
     @property
     def identity(self) -> str:
@@ -197,6 +223,8 @@ def _mistakes(
     if (spec.label.name == "y_churn") != (spec.label.definition is not None):
         names = ", ".join(get_args(Name))
         yield ("label", "definition"), f"y_churn needs one of {names}; y_proc has none"
+    if spec.drift.psi_warning > spec.drift.psi_alarm:
+        yield ("drift", "psi_warning"), "is above psi_alarm; swap them"
     cohort = spec.cohort
     if len(set(cohort.leads)) < len(cohort.leads):
         yield ("cohort", "lead_days"), "a number of days stands twice; remove one"

@@ -32,7 +32,7 @@ from concord.lake import run as runs
 from concord.lake.points import reach
 from concord.lake.run import Run
 from concord.tracking import Store
-from concord_models import evidence, fitting, studies, training_rows, trial_runs
+from concord_models import drift, evidence, fitting, studies, training_rows, trial_runs
 from concord_models.backtest import IN_USE, LOGISTIC, TREES, Recipe, backtest, recipes
 from concord_models.card import card
 from concord_models.churn import cohort
@@ -146,6 +146,7 @@ def _fit_and_log(
         tracking.DATA_VERSIONS: json.dumps(held.by_name, sort_keys=True),
         tracking.CONFIG_DIGEST: spec.identity,
         tracking.AS_OF: run.as_of.isoformat(),
+        drift.CONTRACTS: drift.contract_versions(held),
         tracking.SOURCE: "concord train",
     }
     name = f"{spec.name} as of {run.as_of}"
@@ -274,6 +275,7 @@ def _log_model(store: Store, spec: ModelSpec, scorer: Scorer, slices: training_r
     example = pd.DataFrame([dict(zip(spec.features, medians, strict=True))])
     with tempfile.TemporaryDirectory() as folder:
         scorer.save(Path(folder) / SCORER_ARTIFACT)
+        drift.reference_of(slices, scorer).save(Path(folder) / SCORER_ARTIFACT)
         return store.mlflow.pyfunc.log_model(
             name=spec.name,
             python_model=ScorerModel(spec.label.name),

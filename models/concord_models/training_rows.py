@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from concord.agreements.decision import Request
 from concord.agreements.dula import Dula
 from concord.errors import UsageError
 from concord.lake.run import Run
-from concord_models.churn import cohort, definitions
+from concord_models.churn import cohort, definitions, outreach
 from concord_models.churn.features import AUDIT, AUDIT_COLUMNS, COLUMNS, audit, features
 from concord_models.fitting import Slice
 from concord_models.scorer import matrix
@@ -34,6 +35,8 @@ class Slices:
     parts: Mapping[str, Slice]
     groups: Mapping[str, list[str]]
     boundaries: cohort.Boundaries
+    # Rows left out because the agency called after their as-of day.
+    left_out: int
 
     @property
     def counts(self) -> dict[str, int]:
@@ -47,17 +50,19 @@ class Slices:
 
 
 def label_columns(spec: ModelSpec) -> Mapping[str, frozenset[str]]:
-    """Columns by table that the label is told from."""
+    """Columns by table that the label, and whether it counts, is told from."""
     own = {"dta_snap.checkins": cohort.COLUMNS}
-    return _joined(own, definitions.COLUMNS) if spec.label.definition else own
+    if spec.label.after_outreach == "exclude":
+        own["dta_snap.contacts"] = outreach.COLUMNS
+    return joined(own, definitions.COLUMNS) if spec.label.definition else own
 
 
 def columns(spec: ModelSpec) -> dict[str, frozenset[str]]:
     """Columns by table that training reads: of features, of the audit, of the label."""
-    return _joined(COLUMNS, AUDIT_COLUMNS if spec.audit else {}, label_columns(spec))
+    return joined(COLUMNS, AUDIT_COLUMNS if spec.audit else {}, label_columns(spec))
 
 
-def _joined(*several: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+def joined(*several: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
     names = dict.fromkeys(name for each in several for name in each)
     return {n: frozenset().union(*(each.get(n, ()) for each in several)) for n in names}
 
@@ -80,10 +85,13 @@ def slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
     known = labels(spec, frames, run.as_of)
     parts_of = [_rows(spec, frames, days) for days in spec.cohort.leads]
     whole = reduce(DataFrame.unionByName, parts_of).join(known, [*cohort.KEY], "inner")
+    whole = with_outreach(spec, whole, frames, run.as_of)
     # Collected once, sorted: what follows sees the rows in one order, whatever Spark did, and its
     # queries do not carry the whole plan. Some 400 bytes a row: a million rows fit a driver.
     order = [*cohort.KEY, cohort.AS_OF]
     local = whole.toPandas().sort_values(order, kind="stable", ignore_index=True)
+    called = local.pop(outreach.CONTACTED).notna()
+    local = local[~called].reset_index(drop=True)
     edges = slice_edges(spec, sorted(set(local[cohort.DUE])), run.as_of)
     local[cohort.SPLIT] = cohort.split(local, edges)
     parts = {name: _part(local, name, spec) for name in cohort.SLICES}
@@ -100,7 +108,16 @@ def slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
         [*cohort.KEY, cohort.AS_OF, *spec.features, cohort.LABEL]
     ]
     train_frame = run.lake.spark.createDataFrame(pa.Table.from_pandas(own, preserve_index=False))
-    return Slices(local, train_frame, parts, groups_of, edges)
+    return Slices(local, train_frame, parts, groups_of, edges, int(called.sum()))
+
+
+def with_outreach(
+    spec: ModelSpec, rows: DataFrame, frames: Mapping[str, DataFrame], as_of: date
+) -> DataFrame:
+    """`rows` with `contacted`: the day of outreach for which a row is left out, or NULL."""
+    if spec.label.after_outreach == "keep":
+        return rows.withColumn(outreach.CONTACTED, F.lit(None).cast("date"))
+    return outreach.contacted(rows, frames["dta_snap.contacts"], as_of)
 
 
 def slice_edges(spec: ModelSpec, due_days: Sequence[date], as_of: date) -> cohort.Boundaries:

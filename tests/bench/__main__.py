@@ -36,6 +36,7 @@ from tests.bench.report import (
     write_json,
 )
 from tests.bench.scaling import scaling
+from tests.bench.scores import scores
 
 PEOPLE, REPETITIONS, RATIO_ROWS, MEMORY = 60_000, 3, 1_000_000, "8g"
 SIZES, FULL = "10000,100000,1000000", 10_000_000
@@ -61,7 +62,8 @@ def bench(
 ) -> None:
     """Measure synthesis, ingestion and the whole line on this machine; `linkage`: the engine alone;
     `index`: the whole index job; `accuracy`: how right the engine is; `scaling`: the engine on one
-    worker and on two; `agreements`: what decisions, labels and enforced reads cost."""
+    worker and on two; `agreements`: what decisions, labels and enforced reads cost; `scores`:
+    what a day's scores cost."""
     if context.invoked_subcommand:
         return
     sizes = sorted({*_sizes(rows), *([FULL] if full else [])})
@@ -175,6 +177,7 @@ def application() -> typer.Typer:
     app.command()(accuracy)
     app.command()(scaling)
     app.command()(agreements)
+    app.command()(scores)
     return app
 
 

@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 from concord.studies.tables import KNOWN_ON
 from concord_models.churn import cohort
 from concord_models.churn.cohort import AS_OF, CASE, DUE, KEY
+from concord_models.churn.outreach import OUTREACH
 
 PERSON = "study_person_id"
 OFFICE = "office"
@@ -280,7 +281,8 @@ def of_contacts(keys: DataFrame, contacts: DataFrame) -> DataFrame:
     kind = F.col("contact_kind")
     asked = kind.isin("call_in", "portal_login", "office_visit")
     return rows.groupBy(*KEY).agg(
-        _times(_within("contact_on", 90)).alias("contacts_90"),
+        # An outreach call may follow from a score: it is no feature of the next.
+        _times(_within("contact_on", 90) & (kind != OUTREACH)).alias("contacts_90"),
         _times(_within("contact_on", 90) & asked).alias("asked_90"),
         _times(_within("contact_on", 60) & (kind == "text_out")).alias("reminders_60"),
         _times(_within("contact_on", 90) & (kind == "returned_mail")).alias("returned_mail_90"),

@@ -111,6 +111,7 @@ def outcomes(
             tracking.PURPOSES: dula.purpose.code,
             tracking.EXPIRES: expires.isoformat(),
             tracking.POLICY_DIGEST: decision.policy_digest,
+            tracking.SOURCE: "concord outcomes",
             tracking.DATA_VERSIONS: json.dumps(held.by_name, sort_keys=True),
         }
         began = time.perf_counter()
