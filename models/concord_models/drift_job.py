@@ -379,9 +379,10 @@ def _outcomes(
 
 
 def _log(job: _Drift, measures: list[Measure]) -> str:
-    """One finished run in the experiment of the model's drift, unless a killed try left it. Its id."""
+    """One finished run, unless a killed try left it. Its id."""
     run, store, spec = job.run, job.store, job.spec
-    experiment = store.experiment(f"{spec.registered_name}.drift", f"{spec.title}: drift of its scores")
+    title = f"{spec.title}: drift of its scores"
+    experiment = store.experiment(f"{spec.registered_name}.drift", title)
     before = store.finished(experiment, job.inputs)
     if before:
         return before
