@@ -22,6 +22,7 @@ from concord_models import evaluation, selection
 from concord_models.churn import cohort
 from concord_models.evaluation import Floats, Ints
 from concord_models.fitting import Trial
+from concord_models.imputation import learnt
 from concord_models.scorer import matrix
 from concord_models.selection import Regret
 from concord_models.specification import ModelSpec, Selection
@@ -117,7 +118,7 @@ def backtest(
     points: list[Mapping[str, float] | None] = [None, *(trial.parameters for trial in best)]
     trees = [0, *(trial.trees for trial in best)]
     tasks = [(split, number) for split in range(len(found)) for number in range(len(names))]
-    seed, least = spec.seed, spec.search.sample_rows
+    seed, least, inputs, fills = spec.seed, spec.search.sample_rows, spec.features, spec.fills
 
     def fitted(task: tuple[int, int]) -> tuple[int, int, bytes]:
         split, number = task
@@ -126,11 +127,13 @@ def backtest(
         if len(chosen) > least:
             chosen = np.sort(np.random.default_rng(seed).choice(chosen, least, replace=False))
         point = points[number]
-        test = rows_[held.value[split]]
+        # Learnt anew at each split, from what it trains on.
+        filled = learnt(rows_[chosen], inputs, fills)
+        train, test = filled(rows_[chosen], inputs), filled(rows_[held.value[split]], inputs)
         if point is None:
-            raw = _logistic(rows_[chosen], label_[chosen], test)
+            raw = _logistic(train, label_[chosen], test)
         else:
-            raw = _trees(rows_[chosen], label_[chosen], test, point, trees[number], seed)
+            raw = _trees(train, label_[chosen], test, point, trees[number], seed)
         return split, number, raw.astype(np.float64).tobytes()
 
     try:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from concord.agreements import access_log
@@ -96,9 +94,8 @@ def plan(run: Run, spec: ModelSpec, contracts: dict[str, Contract], register: Re
     held = studies.held(run, dula, contracts, wanted)
     frames = held.frames(run, wanted)
     reports = frames["dta_snap.checkins"]
-    days_before = [cohort.open_checkins(reports, cohort.lead(days)) for days in spec.cohort.leads]
     counted = (
-        reduce(DataFrame.unionByName, days_before)
+        cohort.open_checkins(reports, *map(cohort.lead, spec.cohort.leads))
         .select(*cohort.KEY, cohort.AS_OF)
         .join(labels(spec, frames, run.as_of), [*cohort.KEY], "inner")
         .groupBy(cohort.DUE, cohort.AS_OF, cohort.LABEL_KNOWN)

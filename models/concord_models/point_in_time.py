@@ -163,7 +163,7 @@ def spans(rows: DataFrame, keys: Sequence[str]) -> DataFrame:
     )
 
 
-def within(facts: DataFrame, spans: DataFrame, on: str) -> DataFrame:
+def within(facts: DataFrame, spans: DataFrame, on: str | list[str]) -> DataFrame:
     """Facts known while one of the `spans` with the same `on` lasts, once for each such span, with
     the spans' other columns."""
     end = F.lit(None).cast("date")

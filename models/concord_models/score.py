@@ -37,7 +37,7 @@ from concord_models import scorer as scorers
 from concord_models import studies
 from concord_models.churn import cohort
 from concord_models.churn.cohort import AS_OF, CASE, DUE
-from concord_models.churn.features import COLUMNS, OFFICE, features
+from concord_models.churn.features import OFFICE, columns, features
 from concord_models.score_tables import replace_day, returned_table, scores_table, written_for
 from concord_models.scorer import Scorer
 from concord_models.specification import ModelSpec, load_models
@@ -97,14 +97,14 @@ def score(
             f"{spec.name} predicts {spec.label.name}; the tables of scores hold y_proc alone: "
             "name a model of it"
         )
-    request = _request(run, dula)
+    request = _request(run, dula, spec)
     champion = tracking.opened(run.settings).champion(spec.registered_name)
     # The agreement that the model itself was trained under, whatever its file says today.
     trained = champion.tags[tracking.AGREEMENTS] if champion else spec.agreement
     decision = access_log.ask(run, register, request, model=trained)
     reach("score.decided")
     champion = _usable(run, spec, champion)
-    held = studies.held(run, dula, contracts, COLUMNS)
+    held = studies.held(run, dula, contracts, columns(spec.features))
     expires = min(_expiry(champion), decision.expires or dula.term.expires)
     inputs = runs.digest(
         champion.name,
@@ -143,14 +143,15 @@ def score(
     return Outcome("scored", message, champion.version, rows, table.name, seconds)
 
 
-def _request(run: Run, dula: Dula) -> Request:
+def _request(run: Run, dula: Dula, spec: ModelSpec) -> Request:
+    wanted = columns(spec.features)
     return Request(
         agreement=dula.id,
         purpose=dula.purpose.code,
         use="score",
-        columns={table: frozenset(columns) for table, columns in COLUMNS.items()},
+        columns=wanted,
         as_of=run.as_of,
-        linkages=frozenset({frozenset(COLUMNS)}),
+        linkages=frozenset({frozenset(wanted)}),
     )
 
 
@@ -192,7 +193,7 @@ class _Scoring:
         before = written_for(self.run, table)
         if before and before[1].get("inputs") == self.inputs:
             return Written(table.name, before[0], applied=False)
-        frames = self.held.frames(self.run, COLUMNS)
+        frames = self.held.frames(self.run, columns(self.spec.features))
         within = self.spec.cohort
         day = F.lit(self.run.as_of)
         rows = cohort.open_checkins(frames["dta_snap.checkins"], day).where(
@@ -200,7 +201,7 @@ class _Scoring:
                 within.score_due_from_days, within.score_due_until_days
             )
         )
-        scored = applied(features(rows, frames), self._scorer())
+        scored = applied(features(rows, frames, self.spec.features), self._scorer())
         named = ranked(scored).select(
             "*",
             F.lit(self.champion.name).alias("model_name"),

@@ -173,8 +173,8 @@ def _fit_and_log(
         reach("train.searched")
         with _timed(seconds, "fit"):
             candidates = {
-                "logistic": fitting.logistic(slices.train_frame, spec),
-                "xgboost": fitting.boosted(slices.train_frame, spec, best),
+                "logistic": fitting.logistic(slices.train_frame, spec, slices.imputation),
+                "xgboost": fitting.boosted(slices.train_frame, spec, best, slices.imputation),
             }
         reach("train.fitted")
         family = None

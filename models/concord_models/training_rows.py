@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -18,8 +17,9 @@ from concord.agreements.dula import Dula
 from concord.errors import UsageError
 from concord.lake.run import Run
 from concord_models.churn import cohort, definitions
-from concord_models.churn.features import AUDIT, AUDIT_COLUMNS, COLUMNS, audit, features
+from concord_models.churn import features as churn
 from concord_models.fitting import Slice
+from concord_models.imputation import Imputation, learnt
 from concord_models.scorer import matrix
 from concord_models.specification import ModelSpec
 from concord_models.studies import Held
@@ -27,13 +27,15 @@ from concord_models.studies import Held
 
 @dataclass(frozen=True)
 class Slices:
-    """The rows on the driver, whole and by slice, and the training rows on Spark."""
+    """The rows on the driver, whole and by slice, and the training rows on Spark, unknown values
+    filled as `imputation` learnt it from them."""
 
     rows: pd.DataFrame
     train_frame: DataFrame
     parts: Mapping[str, Slice]
     groups: Mapping[str, list[str]]
     boundaries: cohort.Boundaries
+    imputation: Imputation
 
     @property
     def counts(self) -> dict[str, int]:
@@ -54,7 +56,8 @@ def label_columns(spec: ModelSpec) -> Mapping[str, frozenset[str]]:
 
 def columns(spec: ModelSpec) -> dict[str, frozenset[str]]:
     """Columns by table that training reads: of features, of the audit, of the label."""
-    return _joined(COLUMNS, AUDIT_COLUMNS if spec.audit else {}, label_columns(spec))
+    own = churn.columns(spec.features, audit=bool(spec.audit))
+    return _joined(own, label_columns(spec))
 
 
 def _joined(*several: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
@@ -78,8 +81,10 @@ def slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
     """Features and labels of every row, once on Spark, then sliced by time."""
     frames = held.frames(run, columns(spec))
     known = labels(spec, frames, run.as_of)
-    parts_of = [_rows(spec, frames, days) for days in spec.cohort.leads]
-    whole = reduce(DataFrame.unionByName, parts_of).join(known, [*cohort.KEY], "inner")
+    # Of all that are open, with or without a label: how many are due at an office is a feature.
+    rows = cohort.open_checkins(frames["dta_snap.checkins"], *map(cohort.lead, spec.cohort.leads))
+    made = churn.features(rows, frames, spec.features, audit=spec.audit)
+    whole = made.join(known, [*cohort.KEY], "inner")
     # Collected once, sorted: what follows sees the rows in one order, whatever Spark did, and its
     # queries do not carry the whole plan. Some 400 bytes a row: a million rows fit a driver.
     order = [*cohort.KEY, cohort.AS_OF]
@@ -95,9 +100,14 @@ def slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
             )
     test = local[local[cohort.SPLIT] == cohort.TEST]
     groups_of = {name: test[f"_audit_{name}"].astype(str).tolist() for name in spec.audit}
-    own = local[local[cohort.SPLIT] == cohort.TRAIN][[*cohort.KEY, *spec.features, cohort.LABEL]]
-    train_frame = run.lake.spark.createDataFrame(pa.Table.from_pandas(own, preserve_index=False))
-    return Slices(local, train_frame, parts, groups_of, edges)
+    rows_of = parts[cohort.TRAIN].rows
+    filled = learnt(rows_of, spec.features, spec.fills)
+    own = local[local[cohort.SPLIT] == cohort.TRAIN][[*cohort.KEY, cohort.LABEL]]
+    inputs = pd.DataFrame(
+        filled(rows_of, spec.features), own.index, list(filled.inputs(spec.features))
+    )
+    table = pa.Table.from_pandas(own.join(inputs), preserve_index=False)
+    return Slices(local, run.lake.spark.createDataFrame(table), parts, groups_of, edges, filled)
 
 
 def slice_edges(spec: ModelSpec, due_days: Sequence[date], as_of: date) -> cohort.Boundaries:
@@ -136,17 +146,6 @@ def labels(spec: ModelSpec, frames: Mapping[str, DataFrame], as_of: date) -> Dat
     definition = definitions.DEFINITIONS[spec.label.definition]
     churn = definitions.events(definition, definitions.exits(frames, as_of=as_of))
     return cohort.churn_labels(closed, churn, frames["dta_snap.cases"], definition, as_of=as_of)
-
-
-def _rows(spec: ModelSpec, frames: Mapping[str, DataFrame], days: int) -> DataFrame:
-    """Features, and groups to audit by, as of so many days before the check-ins fall due."""
-    rows = cohort.open_checkins(frames["dta_snap.checkins"], cohort.lead(days))
-    found = features(rows, frames)
-    if not spec.audit:
-        return found
-    groups = audit(rows.select(*cohort.KEY, cohort.AS_OF), frames["dta_snap.persons"])
-    named = groups.drop(cohort.AS_OF).withColumnsRenamed({n: f"_audit_{n}" for n in AUDIT})
-    return found.join(named, [*cohort.KEY], "left")
 
 
 def _part(local: pd.DataFrame, name: str, spec: ModelSpec) -> Slice:

@@ -49,6 +49,8 @@ pytestmark = pytest.mark.spark
 TRAINED, APPLIED = "DULA-2026-0001", "DULA-2026-0002"
 MONTHS = [date(2024, month, 1) for month in range(1, 10)]
 CASES = 60
+TABLES = sorted({table for block in features.BLOCKS.values() for table in block.columns})
+NAMES = [name for block in features.BLOCKS for name in features.names_of(block)]
 
 
 def last_day(month: date) -> date:
@@ -66,7 +68,7 @@ Rows = dict[str, list[dict[str, Any]]]
 def world(case_name: Sequence[str], seed: int = 5) -> Rows:
     """Rows of each study table: a check-in of every case every month; low earners fail more."""
     draw = random.Random(seed)
-    found: Rows = {table: [] for table in (*features.COLUMNS, "dta_snap.issuances")}
+    found: Rows = {table: [] for table in (*TABLES, "dta_snap.issuances")}
     for number, case in enumerate(case_name):
         low = number % 3 == 0
         person = f"person-{number}"
@@ -246,7 +248,7 @@ def hub(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Hub:
 def computed(spark: SparkSession, tables: Sequence[StudyTable], rows: Rows) -> pd.DataFrame:
     held = frames(spark, tables, rows)
     as_of = cohort.lead(14)
-    found = features.features(cohort.open_checkins(held["dta_snap.checkins"], as_of), held)
+    found = features.features(cohort.open_checkins(held["dta_snap.checkins"], as_of), held, NAMES)
     return found.toPandas().sort_values([*cohort.KEY], ignore_index=True)
 
 
@@ -290,7 +292,7 @@ def test_what_became_known_after_the_as_of_day_changes_no_feature(hub: Hub) -> N
 
     control = computed(hub.spark, tables, told(as_of))
     control = control[control["due_on"] == due].reset_index(drop=True)
-    moved = {n for n in features.FEATURES if not before[n].equals(control[n])}
+    moved = {n for n in NAMES if not before[n].equals(control[n])}
     assert moved >= {
         "form_received", "earned_income", "household_size", "moved", "head_age", "declined_90",
         "returned_mail_90", "wages_last_quarter", "ui_claims_120", "earlier_procedural",
@@ -393,7 +395,7 @@ def test_train_and_score(hub: Hub) -> None:
     assert tags[tracking.PURPOSES] == "program-evaluation"
     run = store.client.get_run(done.run)
     inputs = {each.dataset.name for each in run.inputs.dataset_inputs}
-    assert inputs == {f"studies/{TRAINED}/{t.replace('.', '_')}" for t in features.COLUMNS}
+    assert inputs == {f"studies/{TRAINED}/{t.replace('.', '_')}" for t in TABLES}
     nested = store.client.search_runs(
         [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{done.run}'"
     )

@@ -86,9 +86,7 @@ def oracle(m: Measure, row: Row, facts: list[Fact]) -> Any:
     if m.how == "sum":
         return sum(values)
     if m.how == "change":
-        before = [
-            f for f in seen(2 * m.days + 1, m.days + 1) if not m.value or f.value is not None
-        ]
+        before = [f for f in seen(2 * m.days + 1, m.days + 1) if not m.value or f.value is not None]
         if m.value:
             return sum(values) - sum(f.value or 0 for f in before)
         return len(valued) - len(before)
@@ -135,7 +133,9 @@ def wire(rows: list[Row], facts: list[Fact]) -> pa.RecordBatch:
 
 def measured(rows: list[Row], facts: list[Fact]) -> list[dict[str, Any]]:
     source = Source(("value",), ("word",), tuple(sorted(KINDS)), tuple(MEASURES))
-    batches = point_in_time.measured([wire(rows, facts)], "key", ["key", "number", "as_of"], [source])
+    batches = point_in_time.measured(
+        [wire(rows, facts)], "key", ["key", "number", "as_of"], [source]
+    )
     found = [row for batch in batches for row in batch.to_pylist()]
     return sorted(found, key=lambda row: row["number"])
 

@@ -14,7 +14,7 @@ from concord.contracts.schemas import write_schemas
 from concord.errors import ConfigError, UsageError
 from concord_models.churn import cohort
 from concord_models.churn.definitions import DEFINITIONS, Name
-from concord_models.churn.features import COLUMNS
+from concord_models.churn.features import columns as feature_columns
 from concord_models.commands import schemas
 from concord_models.specification import load_models, named
 from concord_models.training_rows import columns
@@ -24,14 +24,14 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def test_all_mistakes_of_a_model_file_come_at_once_with_their_lines(tmp_path: Path) -> None:
     text = (ROOT / "conf/models/snap_churn.yaml").read_text()
-    text = text.replace("- days_since_mailed", "- race").replace("[2, 5]", "[5, 2]")
+    text = text.replace("days_since_mailed,", "race,").replace("[2, 5]", "[5, 2]")
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "other.yaml").write_text(text)
     with pytest.raises(ConfigError) as raised:
         load_models(tmp_path, {})
     told = "\n".join(raised.value.problems)
-    line = text.splitlines().index("  - race") + 1
-    assert f"other.yaml:{line}: features[1]: 'race' is not known" in told
+    line = next(n for n, line in enumerate(text.splitlines(), 1) if "race, form_received" in line)
+    assert f"other.yaml:{line}: features.checkin[1]: 'race' is not known" in told
     for words in ("the file is called other.yaml", "no such agreement", "least 5 is above most 2"):
         assert words in told
 
@@ -118,8 +118,9 @@ def test_a_label_of_return_names_its_definition(tmp_path: Path) -> None:
     path.write_text(text.replace("name: y_proc", "name: y_churn\n  definition: ma_30d"))
     spec = load_models(tmp_path)["snap_churn"]
     assert spec.label.definition == "ma_30d"
-    assert columns(spec).keys() == {*COLUMNS, "dta_snap.issuances"}
-    assert columns(load_models(ROOT / "conf")["snap_churn"]).keys() == COLUMNS.keys()
+    own = feature_columns(spec.features).keys()
+    assert columns(spec).keys() == {*own, "dta_snap.issuances"}
+    assert columns(load_models(ROOT / "conf")["snap_churn"]).keys() == own
     assert set(DEFINITIONS) == set(get_args(Name))
     for wrong in ("name: y_churn", "name: y_proc\n  definition: ma_30d"):
         path.write_text(text.replace("name: y_proc", wrong))
