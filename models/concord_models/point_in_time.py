@@ -32,8 +32,8 @@ from concord.studies.tables import KNOWN_ON
 
 AS_OF, HAPPENED, UNTIL, KIND = "as_of", "happened_on", "known_until", "kind"
 How = Literal[
-    "count", "sum", "mean", "spread", "min", "max", "slope", "change", "last", "first", "since",
-    "text",
+    "count", "above", "sum", "mean", "spread", "min", "max", "slope", "change", "last", "first",
+    "since", "text",
 ]  # fmt: skip
 # Values are summed in hundredths, as integers: the same in whatever order and partition they come,
 # and not touched by what other keys add to a running total.
@@ -53,27 +53,39 @@ class Facts:
     """One table as facts: the key, HAPPENED, KNOWN_ON and, where rows are taken back, UNTIL (day
     from which the row is known no more); KIND and `texts` as strings, `values` as numbers.
 
+    `identity`: of rows that are equal in these columns the one of the greatest `order` (a day;
+    among equals, that was known last) takes the place of the others from the day it is known.
+    `together`: rows of one identity and order stand side by side, as the people of one month's
+    household. `least`: the row of the least `order` instead. `total`: facts of a key that happened
+    on one day are one, the sum of their first value, as it is known in turn.
+
     Facts without a day are left out. Values count to the hundredth.
     """
 
     rows: DataFrame
     values: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
+    identity: tuple[str, ...] = ()
+    order: str = ""
+    together: bool = False
+    least: bool = False
+    total: bool = False
 
 
 @dataclass(frozen=True)
 class Measure:
     """A column to compute from the facts `of` a name.
 
-    `count` facts; `sum`, `mean`, `spread` (population's standard deviation), `min`, `max` of
-    `value`; `slope` of `value` by day, in units per 30 days (least squares); `change`: the count,
-    or sum of `value`, less that of the window before; `last` and `first` `value`, or `text`, of the
-    facts by the day they happened; days `since` the last. `kinds`: only facts of these; `days`:
-    only those that happened at most so many days before, 0 for all.
+    `count` facts, or those whose `value` is `above` 0; `sum`, `mean`, `spread` (population's
+    standard deviation), `min`, `max` of `value`; `slope` of `value` by day, in units per 30 days
+    (least squares); `change`: the count, or sum of `value`, less that of the window before; `last`
+    and `first` `value`, or `text`, of the facts by the day they happened; days `since` the last.
+    `kinds`: only facts of these; `days`: only those that happened at most so many days before, 0
+    for all.
 
     Facts of one day are in the order in which they were known, then of their values. NULL values
-    are left out of all but `last` and `text`. Without a fact a count and a sum are 0, all
-    else NULL.
+    are left out of all but `last` and `text`. Without a fact a count and a sum are 0, all else
+    NULL.
     """
 
     name: str
@@ -102,7 +114,15 @@ def as_known(
         wire.append(told.select(F.col(key), F.lit(number).alias(_SOURCE), *blank, *_WIRE))
     kept = [field.name for field in rows.schema]
     shape = [
-        Source(facts[n].values, facts[n].texts, kinds[n], tuple(m for m in measures if m.of == n))
+        Source(
+            facts[n].values,
+            facts[n].texts,
+            kinds[n],
+            tuple(m for m in measures if m.of == n),
+            bool(facts[n].identity),
+            facts[n].together,
+            facts[n].total,
+        )
         for n in sources
     ]
 
@@ -116,33 +136,6 @@ def as_known(
     ]
     schema = StructType([*rows.schema, *added])
     return reduce(DataFrame.unionByName, wire).repartition(F.col(key)).mapInArrow(of, schema)
-
-
-def versions(
-    rows: DataFrame,
-    identity: Sequence[str],
-    *,
-    order: str | Column = KNOWN_ON,
-    together: bool = False,
-) -> DataFrame:
-    """`rows` with UNTIL: the day on which one with the same `identity` and a greater `order` (and,
-    of the same order, one known later) was known, or the UNTIL that it had, if earlier.
-
-    `together`: rows of the same identity and order stand side by side and end together.
-    """
-    place = F.col(order) if isinstance(order, str) else order
-    window = Window.partitionBy(*identity)
-    if together:
-        number = F.unix_date(place.cast("date")).desc()
-        later = window.orderBy(number).rangeBetween(Window.unboundedPreceding, -1)
-    else:
-        # The rest decides between rows that no order tells apart, the same way every time.
-        rest = F.xxhash64(*rows.columns).desc()
-        by = [place.desc_nulls_last(), F.col(KNOWN_ON).desc(), rest]
-        later = window.orderBy(*by).rowsBetween(Window.unboundedPreceding, -1)
-    ended = F.min(KNOWN_ON).over(later)
-    before = F.col(UNTIL) if UNTIL in rows.columns else F.lit(None).cast("date")
-    return rows.withColumn(UNTIL, F.least(before, ended))
 
 
 def spans(rows: DataFrame, keys: Sequence[str]) -> DataFrame:
@@ -163,7 +156,7 @@ def spans(rows: DataFrame, keys: Sequence[str]) -> DataFrame:
     )
 
 
-def within(facts: DataFrame, spans: DataFrame, on: str | list[str]) -> DataFrame:
+def within(facts: DataFrame, spans: DataFrame, on: str) -> DataFrame:
     """Facts known while one of the `spans` with the same `on` lasts, once for each such span, with
     the spans' other columns."""
     end = F.lit(None).cast("date")
@@ -178,38 +171,13 @@ def within(facts: DataFrame, spans: DataFrame, on: str | list[str]) -> DataFrame
     )
 
 
-def totals(facts: DataFrame, keys: Sequence[str], value: str) -> DataFrame:
-    """`keys`, `value`, KNOWN_ON, UNTIL: the sum of the facts with the same keys as it was known in
-    turn, each sum until the next. `value` is a decimal, so that sums do not depend on order."""
-    amount = F.coalesce(value, F.lit(0).cast(facts.schema[value].dataType))
-    begin = facts.select(*keys, F.col(KNOWN_ON), amount.alias(value), F.lit(1).alias("_facts"))
-    end = facts.where(F.col(UNTIL).isNotNull()).select(
-        *keys, F.col(UNTIL).alias(KNOWN_ON), (-amount).alias(value), F.lit(-1).alias("_facts")
-    )
-    steps = begin.unionByName(end).groupBy(*keys, KNOWN_ON)
-    summed = steps.agg(F.sum(value).alias(value), F.sum("_facts").alias("_facts"))
-    by = Window.partitionBy(*keys).orderBy(KNOWN_ON)
-    running = by.rowsBetween(Window.unboundedPreceding, 0)
-    return (
-        summed.select(
-            *keys,
-            KNOWN_ON,
-            F.sum(value).over(running).cast("double").alias(value),
-            F.sum("_facts").over(running).alias("_facts"),
-            F.lead(KNOWN_ON).over(by).alias(UNTIL),
-        )
-        .where(F.col("_facts") > 0)
-        .drop("_facts")
-    )
-
-
 # --- between Spark and numpy ---------------------------------------------------------------------
 
-_WIRE = ("_happened", "_known", "_until", "_kind", "_values", "_texts")
+_WIRE = ("_happened", "_known", "_until", "_identity", "_order", "_kind", "_values", "_texts")
 
 
 def _nothing() -> list[Column]:
-    types = ("int", "int", "int", "int", "array<double>", "array<string>")
+    types = ("int", "int", "int", "bigint", "int", "int", "array<double>", "array<string>")
     return [
         F.lit(None).cast(kind).alias(name) for name, kind in zip(_WIRE, types, strict=True)
     ]  # fmt: skip
@@ -220,6 +188,9 @@ def _wire(facts: Facts, kinds: Sequence[str]) -> DataFrame:
     until = F.unix_date(UNTIL) if UNTIL in names else F.lit(None).cast("int")
     listed = F.array(*(F.lit(kind) for kind in kinds))
     kind = F.coalesce(F.array_position(listed, F.col(KIND)), F.lit(0)) if kinds else F.lit(0)
+    identity = F.xxhash64(*facts.identity) if facts.identity else F.lit(None).cast("bigint")
+    order = F.unix_date(facts.order) if facts.order else F.lit(0)
+    order = -order if facts.least else order
     told = facts.rows.where(F.col(HAPPENED).isNotNull() & F.col(KNOWN_ON).isNotNull())
     if UNTIL in names:
         told = told.where(F.col(UNTIL).isNull() | (F.col(KNOWN_ON) < F.col(UNTIL)))
@@ -228,6 +199,8 @@ def _wire(facts: Facts, kinds: Sequence[str]) -> DataFrame:
         F.unix_date(HAPPENED).alias("_happened"),
         F.unix_date(KNOWN_ON).alias("_known"),
         until.alias("_until"),
+        identity.alias("_identity"),
+        order.alias("_order"),
         kind.cast("int").alias("_kind"),
         F.array(*(F.col(v).cast("double") for v in facts.values))
         .cast("array<double>")
@@ -246,6 +219,9 @@ class Source:
     texts: tuple[str, ...]
     kinds: tuple[str, ...]
     measures: tuple[Measure, ...]
+    versioned: bool = False
+    together: bool = False
+    total: bool = False
 
 
 def measured(
@@ -301,16 +277,86 @@ def _read(table: pa.Table, code: Ints, source: Source) -> _Known:
     happened, known = _numbers(table["_happened"]), _numbers(table["_known"])
     until = _numbers(table["_until"].fill_null(_NEVER))
     flat = table["_values"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    values = flat.astype(np.float64).reshape(len(code), len(source.values)).T
-    rounded = np.rint(values * HUNDREDTHS)
+    values = np.rint(flat.astype(np.float64).reshape(len(code), len(source.values)).T * HUNDREDTHS)
     kind = _numbers(table["_kind"])
-    order = np.lexsort((*rounded[::-1], kind, known, happened, code))
     width = len(source.texts)
     texts = table["_texts"].combine_chunks().flatten()
-    return _Known(
+    if source.versioned:
+        identity, order = _numbers(table["_identity"]), _numbers(table["_order"].fill_null(-_NEVER))
+        rank = np.lexsort((*values[::-1], kind, known, order, identity, code))
+        until = np.minimum(until, _ended(rank, code, identity, order, known, source.together))
+    kept = np.flatnonzero(known < until)
+    order = kept[np.lexsort((*values[::-1, kept], kind[kept], known[kept], happened[kept],
+                             code[kept]))]  # fmt: skip
+    found = _Known(
         source, code[order], happened[order], known[order], until[order], kind[order],
-        rounded[:, order],
-        tuple(texts.take(pa.array(order * width + n)) for n in range(width)),
+        values[:, order], tuple(texts.take(pa.array(order * width + n)) for n in range(width)),
+    )  # fmt: skip
+    return _totals(found) if source.total else found
+
+
+def _ended(
+    rank: NDArray[np.intp], code: Ints, identity: Ints, order: Ints, known: Ints, together: bool
+) -> Ints:
+    """The day on which one that comes later in `rank`, of the same key and identity, was known.
+
+    A running minimum from the end; each group's days are set below those of the groups before, so
+    that one pass is enough.
+    """
+    back = rank[::-1]
+    if not len(back):
+        return known
+    begins = np.empty(len(back), dtype=bool)
+    begins[0] = True
+    begins[1:] = (code[back[1:]] != code[back[:-1]]) | (identity[back[1:]] != identity[back[:-1]])
+    below = np.cumsum(begins).astype(np.int64) << (_DAYS + 1)
+    least = np.minimum.accumulate(known[back] - below)
+    ended = np.full(len(back), _NEVER, dtype=np.int64)
+    ended[1:] = np.where(begins[1:], _NEVER, least[:-1] + below[1:])
+    if together:
+        # All rows of one order end with the first of them, seen from the end.
+        same = ~begins & (order[back] == np.roll(order[back], 1))
+        ended = ended[np.maximum.accumulate(np.where(same, 0, np.arange(len(back))))]
+    found = np.empty(len(back), dtype=np.int64)
+    found[back] = ended
+    return found
+
+
+def _totals(facts: _Known) -> _Known:
+    """The sums of the facts of one key and day, each until what is known changes."""
+    ends = facts.until < _NEVER
+    code = np.concatenate([facts.code, facts.code[ends]])
+    happened = np.concatenate([facts.happened, facts.happened[ends]])
+    day = np.concatenate([facts.known, facts.until[ends]])
+    value = np.nan_to_num(facts.values[0]).astype(np.int64)
+    value = np.concatenate([value, -value[ends]])
+    count = np.concatenate([np.ones(len(facts.code)), -np.ones(int(ends.sum()))]).astype(np.int64)
+    order = np.lexsort((day, happened, code))
+    code, happened, day = code[order], happened[order], day[order]
+    same = (np.diff(code) == 0) & (np.diff(happened) == 0)
+    # A sum is told of where the day changes. What a group adds comes to 0 only if all of it ended,
+    # so what the groups before it left is taken off.
+    last = np.append(~same | (np.diff(day) != 0), True) if len(code) else np.zeros(0, bool)
+    begins = np.insert(~same, 0, True) if len(code) else np.zeros(0, bool)
+    place = np.flatnonzero(last)
+    group = np.cumsum(begins)[place] - 1
+    first = np.flatnonzero(begins)
+
+    def running(steps: Ints) -> Ints:
+        total = np.cumsum(steps[order])
+        before = np.where(first > 0, total[first - 1], 0) if len(first) else total
+        return total[place] - before[group]
+
+    value, count = running(value), running(count)
+    until = np.full(len(place), _NEVER, dtype=np.int64)
+    if len(place):
+        until[:-1] = np.where(group[1:] == group[:-1], day[place][1:], _NEVER)
+    kept = count > 0
+    place = place[kept]
+    return replace(
+        facts, code=code[place], happened=happened[place], known=day[place], until=until[kept],
+        kind=np.zeros(len(place), dtype=np.int64), texts=(),
+        values=value[kept].astype(np.float64)[np.newaxis],
     )  # fmt: skip
 
 
@@ -365,8 +411,8 @@ class _Chunk:
     def _numbers(self, m: Measure) -> Floats:
         with np.errstate(divide="ignore", invalid="ignore"):
             match m.how:
-                case "count":
-                    return self._total(m, "count").astype(np.float64)
+                case "count" | "above":
+                    return self._total(m, m.how).astype(np.float64)
                 case "sum":
                     return self._total(m, "sum") / HUNDREDTHS
                 case "mean":
@@ -428,9 +474,11 @@ class _Chunk:
         wanted = (m.kinds, m.days, m.value, what)
         if wanted not in self._totals:
             chosen = self._seen(m, m.value)
+            if what == "above":
+                chosen = chosen[self.facts.values[self._value(m)][chosen] > 0]
             begins, ends = self._begins[chosen], self._end(m.days)[chosen]
             steps = np.zeros(len(self.place) + 1, dtype=np.int64)
-            if what == "count":
+            if what in ("count", "above"):
                 size = len(steps)
                 steps += np.bincount(begins, minlength=size) - np.bincount(ends, minlength=size)
             else:

@@ -29,8 +29,6 @@ from concord_models.point_in_time import (
     Measure,
     as_known,
     spans,
-    totals,
-    versions,
     within,
 )
 
@@ -41,8 +39,8 @@ CONTACTS, CARD = "dta_snap.contacts", "dta_snap.ebt_events"
 WAGES, CLAIMS = "dua_wages.wages", "dua_claims.claims"
 # A month's row tells of a household until its file is seven months old: six more have come.
 SIX_MONTHS = 214
-# Wages come up to two quarters late: the last four quarters that are known began within these days.
-FOUR_QUARTERS = 540
+# Wages come one to two quarters late: the last four quarters known, sometimes five, began in these.
+TWENTY_MONTHS = 600
 
 
 @dataclass(frozen=True)
@@ -221,12 +219,12 @@ BLOCKS: Mapping[str, Block] = {
         {
             "wages_last_quarter": Feature("wages of the last known quarter in dollars"),
             "wages_change": Feature(
-                "wages of the last known quarter against the mean of the last four", "share"
+                "wages of the last known quarter against their mean over twenty months", "share"
             ),
             "wages_volatility": Feature(
-                "spread of wages over the last four known quarters, by their mean", "share"
+                "spread of quarterly wages over twenty months, by their mean", "share"
             ),
-            "quarters_worked": Feature("quarters with wages of the last four known"),
+            "quarters_worked": Feature("quarters with wages within twenty months"),
         },
         {WAGES: frozenset({"quarter", "wages"}), **_MEMBERS},
     ),
@@ -405,18 +403,20 @@ def _of_checkin(recipe: _Recipe) -> None:
 def _of_history(recipe: _Recipe, reports: DataFrame) -> None:
     """Earlier check-ins of the case: how many, how they ended, how soon the form came."""
     reason = F.coalesce("closure_reason", F.lit(""))
-    told = versions(reports, [CASE, DUE], order="report_month").select(
+    told = reports.select(
         CASE,
+        DUE,
+        "report_month",
         # An earlier check-in is over on the day after it fell due.
         F.date_add(DUE, 1).alias(HAPPENED),
         KNOWN_ON,
-        UNTIL,
         reason.alias(KIND),
         (reason == PROCEDURAL).cast("int").alias("procedural"),
         F.date_diff("form_received_on", "form_mailed_on").alias("responded"),
         F.col("reinstated_on").isNotNull().cast("int").alias("returned"),
     )
-    recipe.facts["checkins"] = Facts(told, ("procedural", "responded", "returned"))
+    values = ("procedural", "responded", "returned")
+    recipe.facts["checkins"] = Facts(told, values, identity=(DUE,), order="report_month")
     recipe.measured("earlier_checkins", "checkins", "count")
     recipe.measured("earlier_procedural", "checkins", "count", kinds=(PROCEDURAL,))
     recipe.measured("share_procedural", "checkins", "mean", "procedural")
@@ -431,14 +431,14 @@ def _of_history(recipe: _Recipe, reports: DataFrame) -> None:
 
 def _of_case(recipe: _Recipe, tables: Mapping[str, DataFrame], blocks: set[str]) -> None:
     """The case's newest known month, and what changed in the six months up to it."""
-    newest = versions(tables[CASES], [CASE, "month"])
-    base: list[str | Column] = [CASE, F.col("month").alias(HAPPENED), KNOWN_ON, UNTIL, OFFICE]
+    base: list[str | Column] = [CASE, F.col("month").alias(HAPPENED), KNOWN_ON, OFFICE]
     texts: tuple[str, ...] = (OFFICE,)
     if blocks & {"case", "household"}:
         base.append("language_standard")
         texts = (OFFICE, "language_standard")
     if "case" not in blocks:
-        recipe.facts["months"] = Facts(newest.select(*base), texts=texts)
+        months = Facts(tables[CASES].select(*base), texts=texts, identity=(HAPPENED,))
+        recipe.facts["months"] = months
         return
     certification, way = F.col("certification_type"), F.col("channel")
     amounts = ("earned_income", "unearned_income", "shelter_cost", "benefit_amount")
@@ -460,8 +460,8 @@ def _of_case(recipe: _Recipe, tables: Mapping[str, DataFrame], blocks: set[str])
         # A place is a number only to tell it from another.
         "place": F.conv(F.substring(F.md5("zip"), 1, 8), 16, 10),
     }
-    told = newest.select(*base, *(v.cast("double").alias(n) for n, v in values.items()))
-    recipe.facts["months"] = Facts(told, tuple(values), texts)
+    told = tables[CASES].select(*base, *(v.cast("double").alias(n) for n, v in values.items()))
+    recipe.facts["months"] = Facts(told, tuple(values), texts, identity=(HAPPENED,))
     for name in values:
         recipe.measured(name, "months", "last", name, days=SIX_MONTHS)
 
@@ -502,39 +502,50 @@ def _of_people(
     recipe: _Recipe, tables: Mapping[str, DataFrame], blocks: set[str], audit: Sequence[str]
 ) -> None:
     """Who is in the household in the newest known month; their unemployment and their wages."""
-    # A person's row of a month counts until a newer month of the case is known, or it is old.
-    old = F.date_add("month", SIX_MONTHS + 1)
-    named = tables[PERSONS].where(F.col(PERSON).isNotNull())
-    listed = versions(named, [CASE, PERSON, "month"])
-    members = versions(listed, [CASE], order="month", together=True)
-    members = members.withColumn(UNTIL, F.least(UNTIL, old))
+    persons = tables[PERSONS].where(F.col(PERSON).isNotNull())
     if "household" in blocks:
-        _of_household(recipe, named, members)
+        _of_household(recipe, persons)
     if audit:
-        _of_groups(recipe, members)
-    # Month by month the same people: as spans of days they are few rows to join facts to.
-    living = spans(members, [CASE, PERSON]) if blocks & {"claims", "wages"} else members
-    if "claims" in blocks:
-        _of_claims(recipe, living, tables[CLAIMS])
-    if "wages" in blocks:
-        _of_wages(recipe, living, tables[WAGES])
+        _of_groups(recipe, persons)
+    if blocks & {"claims", "wages"}:
+        living = _living(persons)
+        if "claims" in blocks:
+            _of_claims(recipe, living, tables[CLAIMS])
+        if "wages" in blocks:
+            _of_wages(recipe, living, tables[WAGES])
 
 
-def _of_household(recipe: _Recipe, persons: DataFrame, members: DataFrame) -> None:
+def _living(persons: DataFrame) -> DataFrame:
+    """study_case_id, study_person_id, KNOWN_ON, UNTIL: the days on which the household's newest
+    known month has the person. Few rows to join a person's facts to, for households last."""
+    newer = Window.partitionBy(CASE).orderBy(F.unix_date("month").desc())
+    ended = F.min(KNOWN_ON).over(newer.rangeBetween(Window.unboundedPreceding, -1))
+    members = persons.select(CASE, PERSON, KNOWN_ON, F.least(ended, _old()).alias(UNTIL))
+    return spans(members, [CASE, PERSON])
+
+
+def _old() -> Column:
+    """The day from which a month's row tells nothing of who is in the household now."""
+    return F.date_add("month", SIX_MONTHS + 1)
+
+
+def _of_household(recipe: _Recipe, persons: DataFrame) -> None:
     """The head's age and language, how many are grown up, who came and who left."""
     month = F.col("month").alias(HAPPENED)
-    base = [CASE, KNOWN_ON, UNTIL]
-    told = members.select(*base, month, F.col("relationship").alias(KIND), "birth_year",
+    base = [CASE, PERSON, KNOWN_ON, "month", "birth_year"]
+    told = persons.select(*base, month, _old().alias(UNTIL), F.col("relationship").alias(KIND),
                           F.col("language_standard").alias("head_language"))  # fmt: skip
-    recipe.facts["members"] = Facts(told, ("birth_year",), ("head_language",))
+    recipe.facts["members"] = Facts(
+        told, ("birth_year",), ("head_language",), identity=(CASE,), order="month", together=True
+    )
     grown = F.make_date(F.col("birth_year") + 18, F.lit(1), F.lit(1))
-    adults = members.select(*base, F.greatest("month", grown).alias(HAPPENED), "birth_year")
-    recipe.facts["adults"] = Facts(adults.where(F.col("birth_year").isNotNull()))
-    each = [CASE, PERSON]
-    seen = versions(persons, each, order="month")
-    recipe.facts["seen"] = Facts(seen.select(*base, month))
-    first = versions(persons, each, order=-F.unix_date("month"))
-    recipe.facts["first_seen"] = Facts(first.select(*base, month))
+    adults = persons.select(*base, F.greatest("month", grown).alias(HAPPENED), _old().alias(UNTIL))
+    recipe.facts["adults"] = Facts(
+        adults, ("birth_year",), identity=(CASE,), order="month", together=True
+    )
+    seen = persons.select(*base, month)
+    recipe.facts["seen"] = Facts(seen, identity=(PERSON,), order="month")
+    recipe.facts["first_seen"] = Facts(seen, identity=(PERSON,), order="month", least=True)
     head = ("self",)
     born = Measure("_born", "members", "last", "birth_year", head)
     recipe.derived("head_age", lambda year: F.year(AS_OF) - year, born)
@@ -545,8 +556,8 @@ def _of_household(recipe: _Recipe, persons: DataFrame, members: DataFrame) -> No
         Measure("_language", "months", "text", "language_standard", days=SIX_MONTHS),
     )
     people = Measure("_people", "members", "count")
-    recipe.derived("adults", lambda n, all_: F.when(all_ > 0, n),
-                   Measure("_adults", "adults", "count"), people)  # fmt: skip
+    recipe.derived("adults", lambda n, everyone: F.when(everyone > 0, n),
+                   Measure("_adults", "adults", "count", "birth_year"), people)  # fmt: skip
     recipe.derived(
         "members_left_{days}",
         lambda seen, now: F.when(now > 0, F.greatest(seen - now, F.lit(0))),
@@ -555,18 +566,21 @@ def _of_household(recipe: _Recipe, persons: DataFrame, members: DataFrame) -> No
     recipe.measured("members_new_{days}", "first_seen", "count")
 
 
-def _of_groups(recipe: _Recipe, members: DataFrame) -> None:
+def _of_groups(recipe: _Recipe, persons: DataFrame) -> None:
     """The head's groups, to audit by."""
     disabled = F.when(F.col("disabled"), "disabled").when(~F.col("disabled"), "not disabled")
     values = {"race": F.col("race"), "ethnicity": F.col("ethnicity"), "gender": F.col("gender"),
               "language": F.col("language_standard"), "disabled": disabled}  # fmt: skip
-    heads = members.where(F.col("relationship") == "self").select(
-        CASE, F.col("month").alias(HAPPENED), KNOWN_ON, UNTIL, "birth_year",
-        *(value.alias(name) for name, value in values.items()),
+    members = persons.select(
+        CASE, "month", F.col("month").alias(HAPPENED), KNOWN_ON, _old().alias(UNTIL), "birth_year",
+        F.col("relationship").alias(KIND), *(value.alias(name) for name, value in values.items()),
     )  # fmt: skip
-    recipe.facts["heads"] = Facts(heads, ("birth_year",), tuple(values))
+    recipe.facts["heads"] = Facts(
+        members, ("birth_year",), tuple(values), identity=(CASE,), order="month", together=True
+    )
+    head = ("self",)
     for name in values:
-        group = Measure(f"_audit_{name}", "heads", "text", name)
+        group = Measure(f"_audit_{name}", "heads", "text", name, head)
         recipe.derived(f"_audit_{name}", lambda own: own, group)
 
     def band(year: Column) -> Column:
@@ -578,7 +592,8 @@ def _of_groups(recipe: _Recipe, members: DataFrame) -> None:
             .when(age >= 60, "60 and over")
         )
 
-    recipe.derived("_audit_age_band", band, Measure("_head_born", "heads", "last", "birth_year"))
+    born = Measure("_head_born", "heads", "last", "birth_year", head)
+    recipe.derived("_audit_age_band", band, born)
 
 
 def _of_contacts(recipe: _Recipe, contacts: DataFrame) -> None:
@@ -632,16 +647,14 @@ def _of_wages(recipe: _Recipe, living: DataFrame, wages: DataFrame) -> None:
     year, number = F.substring("quarter", 1, 4), F.substring("quarter", 6, 1)
     begin = F.make_date(year.try_cast("int"), number.try_cast("int") * 3 - 2, F.lit(1))
     paid = wages.select(PERSON, begin.alias(HAPPENED), KNOWN_ON, "wages")
-    quarters = totals(within(paid, living, PERSON), [CASE, HAPPENED], "wages")
-    worked = (F.col("wages") > 0).cast("int").alias("worked")
-    recipe.facts["quarters"] = Facts(quarters.select("*", worked), ("wages", "worked"))
+    recipe.facts["quarters"] = Facts(within(paid, living, PERSON), ("wages",), total=True)
     last = Measure("_last_wages", "quarters", "last", "wages")
-    mean = Measure("_mean_wages", "quarters", "mean", "wages", days=FOUR_QUARTERS)
-    spread = Measure("_spread_wages", "quarters", "spread", "wages", days=FOUR_QUARTERS)
+    mean = Measure("_mean_wages", "quarters", "mean", "wages", days=TWENTY_MONTHS)
+    spread = Measure("_spread_wages", "quarters", "spread", "wages", days=TWENTY_MONTHS)
     recipe.derived("wages_last_quarter", lambda wages: wages, last)
     recipe.derived("wages_change", _against, last, mean)
     recipe.derived("wages_volatility", _by_mean, spread, mean)
-    recipe.measured("quarters_worked", "quarters", "sum", "worked", days=FOUR_QUARTERS)
+    recipe.measured("quarters_worked", "quarters", "above", "wages", days=TWENTY_MONTHS)
 
 
 def _with_office(
@@ -664,18 +677,21 @@ def _with_office(
     ]
     if not measures:
         return rows
+    # The office that was told of first: a case's month is corrected late, if at all.
+    offices = (
+        tables[CASES]
+        .groupBy(CASE, "month")
+        .agg(F.min_by(OFFICE, KNOWN_ON).alias(OFFICE), F.min(KNOWN_ON).alias("_known"))
+    )
     month = F.trunc(DUE, "month")
-    ended = versions(tables[CHECKINS], [CASE, DUE], order="report_month").where(
-        F.col("report_month") >= month
-    )
-    offices = versions(tables[CASES], [CASE, "month"]).select(
-        CASE, "month", OFFICE, KNOWN_ON, UNTIL
-    )
-    reason = F.coalesce("closure_reason", F.lit(""))
-    told = ended.select(CASE, month.alias("month"), F.col(DUE).alias(HAPPENED), KNOWN_ON, UNTIL,
-                        (reason == PROCEDURAL).cast("int").alias("procedural"))  # fmt: skip
-    own = within(told, offices, [CASE, "month"])
+    procedural = (F.coalesce("closure_reason", F.lit("")) == PROCEDURAL).cast("int")
+    ended = tables[CHECKINS].where(F.col("report_month") >= month)
+    told = ended.withColumn("month", month).join(offices, [CASE, "month"], "inner")
+    own = told.select(CASE, DUE, OFFICE, "report_month", F.col(DUE).alias(HAPPENED),
+                      F.greatest(KNOWN_ON, "_known").alias(KNOWN_ON),
+                      procedural.alias("procedural"))  # fmt: skip
+    facts = Facts(own, ("procedural",), identity=(CASE, DUE), order="report_month")
     # Every office on every day: few rows, and what made `rows` is not made twice to tell which.
     each = tables[CASES].select(OFFICE).distinct().crossJoin(days)
-    found = as_known(each, OFFICE, {"ended": Facts(own, ("procedural",))}, measures)
+    found = as_known(each, OFFICE, {"ended": facts}, measures)
     return rows.join(F.broadcast(found), [OFFICE, AS_OF], "left")
