@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -42,7 +41,7 @@ SLOPE_DAYS = 30
 # Rows worked on at a time: what is at hand fits a processor's cache.
 CHUNK = 32_768
 _DAYS, _NEVER = 20, 2**20 - 1
-_SOURCE, _ROW = "_source", -1
+_SOURCE, _OWN, _ROW = "_source", "_own", -1
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -105,14 +104,13 @@ def as_known(
         name: tuple(sorted({k for m in measures if m.of == name for k in m.kinds}))
         for name in sources
     }
-    own = [field for field in rows.schema if field.name != key]
-    wire = [rows.select(F.col(key), F.lit(_ROW).alias(_SOURCE), *(f.name for f in own),
-                        *_nothing())]  # fmt: skip
+    own = F.struct(*rows.columns).alias(_OWN)
+    wire = rows.select(F.col(key), F.lit(_ROW).alias(_SOURCE), own, *_nothing())
+    blank = F.lit(None).cast(wire.schema[_OWN].dataType).alias(_OWN)
     for number, name in enumerate(sources):
         told = _wire(facts[name], kinds[name])
-        blank = [F.lit(None).cast(f.dataType).alias(f.name) for f in own]
-        wire.append(told.select(F.col(key), F.lit(number).alias(_SOURCE), *blank, *_WIRE))
-    kept = [field.name for field in rows.schema]
+        wire = wire.union(told.select(F.col(key), F.lit(number).alias(_SOURCE), blank, *_WIRE))
+    kept = rows.columns
     shape = [
         Source(
             facts[n].values,
@@ -135,7 +133,7 @@ def as_known(
         for m in each.measures
     ]
     schema = StructType([*rows.schema, *added])
-    return reduce(DataFrame.unionByName, wire).repartition(F.col(key)).mapInArrow(of, schema)
+    return wire.repartition(F.col(key)).mapInArrow(of, schema)
 
 
 def spans(rows: DataFrame, keys: Sequence[str]) -> DataFrame:
@@ -236,7 +234,8 @@ def measured(
     code = codes.indices.fill_null(len(codes.dictionary)).to_numpy().astype(np.int64)
     source = table[_SOURCE].to_numpy()
     own = source == _ROW
-    rows = table.filter(pa.array(own)).select(list(kept))
+    told = table[_OWN].filter(pa.array(own)).combine_chunks()
+    rows = pa.table(told.flatten(), names=list(kept))
     place = (code[own] << _DAYS) + _clipped(_numbers(rows[AS_OF].cast(pa.int32())))
     order = np.argsort(place, kind="stable")
     place, rows = place[order], rows.take(pa.array(order))

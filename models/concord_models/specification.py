@@ -115,6 +115,15 @@ class Logistic(Typed):
     elastic_net: float = Setting(default=0, ge=0, le=1)
 
 
+class Leaks(Typed):
+    """When training refuses (concord_models.leaks): a feature ranks closures better than
+    `feature_auc` by itself, or, in a sample of so many `cases`, changes with what is known later.
+    """
+
+    feature_auc: float = Setting(default=0.95, gt=0.5, le=1)
+    cases: int = Setting(default=100, ge=0, description="0: not looked at")
+
+
 class Metrics(Typed):
     select_by: Metric
     calls_per_office: int = Setting(ge=1)
@@ -157,6 +166,7 @@ class ModelSpec(Typed):
         default_factory=dict, description="by block or feature: what stands in for unknown values"
     )
     audit: tuple[str, ...] = ()
+    leaks: Leaks = Leaks()
     splits: Splits
     temporal: Temporal | None = Setting(
         default=None, description="how candidates are tested over time; None: on one slice alone"

@@ -11,24 +11,31 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from concord.agreements.decision import Request
 from concord.agreements.dula import Dula
 from concord.errors import UsageError
 from concord.lake.run import Run
+from concord_models import leaks
 from concord_models.churn import cohort, definitions
 from concord_models.churn import features as churn
+from concord_models.evaluation import Floats, Ints
 from concord_models.fitting import Slice
 from concord_models.imputation import Imputation, learnt
+from concord_models.leaks import Leak
 from concord_models.scorer import matrix
 from concord_models.specification import ModelSpec
 from concord_models.studies import Held
+
+# Enough to tell an AUC of 0.52 from chance where one row in ten is a closure.
+SHUFFLED_ROWS = 20_000
 
 
 @dataclass(frozen=True)
 class Slices:
     """The rows on the driver, whole and by slice, and the training rows on Spark, unknown values
-    filled as `imputation` learnt it from them."""
+    filled as `imputation` learnt it from them. `leaks`: what shuffled labels found."""
 
     rows: pd.DataFrame
     train_frame: DataFrame
@@ -36,6 +43,7 @@ class Slices:
     groups: Mapping[str, list[str]]
     boundaries: cohort.Boundaries
     imputation: Imputation
+    leaks: tuple[Leak, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -78,7 +86,10 @@ def request(run: Run, spec: ModelSpec, dula: Dula) -> Request:
 
 
 def slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
-    """Features and labels of every row, once on Spark, then sliced by time."""
+    """Features and labels of every row, once on Spark, then sliced by time.
+
+    Raises UsageError where there are too few months or labels, and where a feature leaks.
+    """
     frames = held.frames(run, columns(spec))
     known = labels(spec, frames, run.as_of)
     # Of all that are open, with or without a label: how many are due at an office is a feature.
@@ -98,6 +109,7 @@ def slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
                 f"{spec.name}: the {name} slice has {len(part.label)} check-ins of which "
                 f"{int(part.label.sum())} closed; a model needs both kinds"
             )
+    leaks.refuse(spec.name, leaking(spec, frames, local, parts[cohort.TRAIN]))
     test = local[local[cohort.SPLIT] == cohort.TEST]
     groups_of = {name: test[f"_audit_{name}"].astype(str).tolist() for name in spec.audit}
     rows_of = parts[cohort.TRAIN].rows
@@ -107,7 +119,33 @@ def slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
         filled(rows_of, spec.features), own.index, list(filled.inputs(spec.features))
     )
     table = pa.Table.from_pandas(own.join(inputs), preserve_index=False)
-    return Slices(local, run.lake.spark.createDataFrame(table), parts, groups_of, edges, filled)
+    frame = run.lake.spark.createDataFrame(table)
+    own_rows, next_rows = (_shuffled(parts[n]) for n in (cohort.TRAIN, cohort.VALIDATION))
+    by_chance = leaks.shuffled(own_rows, next_rows, spec.seed)
+    return Slices(local, frame, parts, groups_of, edges, filled, tuple(by_chance))
+
+
+def leaking(
+    spec: ModelSpec, frames: Mapping[str, DataFrame], local: pd.DataFrame, train: Slice
+) -> list[Leak]:
+    """Features that tell the label alone, and those that change, in a sample of the cases, with
+    what is known later than the middle of the as-of days."""
+    limits = spec.leaks
+    found = leaks.alone(train.rows, train.label, spec.features, limits.feature_auc)
+    if not limits.cases:
+        return found
+    every = max(1, local[cohort.CASE].nunique() // limits.cases)
+    days = sorted(local[cohort.AS_OF])
+    day = days[len(days) // 2]
+
+    def made(tables: Mapping[str, DataFrame]) -> DataFrame:
+        reports = tables["dta_snap.checkins"]
+        rows = cohort.open_checkins(reports, *map(cohort.lead, spec.cohort.leads))
+        return churn.features(rows.where(F.col(cohort.AS_OF) <= F.lit(day)), tables, spec.features)
+
+    wanted = churn.columns(spec.features)
+    sample = churn.sampled({name: frames[name] for name in wanted}, every)
+    return found + leaks.changed(made, sample, day, spec.features)
 
 
 def slice_edges(spec: ModelSpec, due_days: Sequence[date], as_of: date) -> cohort.Boundaries:
@@ -146,6 +184,12 @@ def labels(spec: ModelSpec, frames: Mapping[str, DataFrame], as_of: date) -> Dat
     definition = definitions.DEFINITIONS[spec.label.definition]
     churn = definitions.events(definition, definitions.exits(frames, as_of=as_of))
     return cohort.churn_labels(closed, churn, frames["dta_snap.cases"], definition, as_of=as_of)
+
+
+def _shuffled(part: Slice) -> tuple[Floats, Ints, list[str]]:
+    """Some rows of a slice, for labels to be permuted within as-of days."""
+    some = slice(None, None, max(1, len(part.label) // SHUFFLED_ROWS))
+    return part.rows[some], part.label[some], [days[-1] for days in part.lists[some]]
 
 
 def _part(local: pd.DataFrame, name: str, spec: ModelSpec) -> Slice:

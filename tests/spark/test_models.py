@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from concord import tracking
 from concord.agreements import access_log
@@ -34,7 +35,7 @@ from concord.reporting import Reporter
 from concord.settings import Keys
 from concord.studies.keys import study_key
 from concord.studies.tables import StudyTable, of_agreement
-from concord_models import planning, studies, training_rows
+from concord_models import leaks, planning, studies, training_rows
 from concord_models import return_scores as returning
 from concord_models import score as scoring
 from concord_models import train as training
@@ -297,6 +298,89 @@ def test_what_became_known_after_the_as_of_day_changes_no_feature(hub: Hub) -> N
         "form_received", "earned_income", "household_size", "moved", "head_age", "declined_90",
         "returned_mail_90", "wages_last_quarter", "ui_claims_120", "earlier_procedural",
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def study(hub: Hub) -> dict[str, DataFrame]:
+    tables = of_agreement(hub.deployment.dulas[TRAINED], hub.deployment.contracts)
+    made = frames(hub.spark, tables, world([f"case-{n}" for n in range(12)], seed=1))
+    return {name: table.cache() for name, table in made.items()}
+
+
+def test_no_feature_changes_with_what_is_known_later(study: dict[str, DataFrame]) -> None:
+    """All features at once, as of several days; and one that counts events by their day alone."""
+
+    def made(tables: Any) -> DataFrame:
+        rows = cohort.open_checkins(tables["dta_snap.checkins"], cohort.lead(14), cohort.lead(7))
+        return features.features(rows, tables, NAMES)
+
+    day = date(2024, 6, 20)
+    assert leaks.changed(made, study, day, NAMES) == []
+
+    def leaking(tables: Any) -> DataFrame:
+        events = tables["dta_snap.ebt_events"].select("study_case_id", "event_on")
+        rows = made(tables)
+        seen = rows.select(*cohort.KEY, cohort.AS_OF).join(events, "study_case_id")
+        seen = seen.where("date_diff(as_of, event_on) between 0 and 300")
+        counts = seen.groupBy(*cohort.KEY, cohort.AS_OF).agg(F.count("*").alias("by_its_day"))
+        return rows.join(counts, [*cohort.KEY, cohort.AS_OF], "left")
+
+    found = leaks.changed(leaking, study, day, [*NAMES, "by_its_day"])
+    assert [leak.feature for leak in found] == ["by_its_day"] and found[0].value > 0.5
+
+
+def test_training_refuses_a_feature_that_leaks_and_names_it(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = features.features
+
+    def leaking(rows: DataFrame, tables: Any, names: Any, **more: Any) -> DataFrame:
+        reports = tables["dta_snap.checkins"]
+        ends = reports.groupBy(*cohort.KEY).agg(F.count("closure_reason").cast("double").alias("_"))
+        found = own(rows, tables, names, **more).drop("form_received")
+        return found.join(ends, [*cohort.KEY]).withColumnRenamed("_", "form_received")
+
+    monkeypatch.setattr(features, "features", leaking)
+    with pytest.raises(UsageError, match=r"features leak: form_received tells the label alone"):
+        hub.train()
+    loose = hub.spec.leaks.model_copy(update={"feature_auc": 1.0})
+    spec = hub.spec.model_copy(update={"leaks": loose})
+    run, it = hub.run("train", date(2024, 12, 31)), hub.deployment
+    access_log.ask(run, hub.register, training_rows.request(run, spec, it.dulas[TRAINED]))
+    held = studies.held(run, it.dulas[TRAINED], it.contracts, training_rows.columns(spec))
+    with pytest.raises(UsageError, match=r"form_received changes with what is known later"):
+        training_rows.slices(run, spec, held)
+
+
+def test_a_block_that_is_not_named_is_not_read(study: dict[str, DataFrame]) -> None:
+    names = ("days_since_mailed", "contacts_45", "household_size")
+    wanted = features.columns(names)
+    assert wanted.keys() == {"dta_snap.checkins", "dta_snap.cases", "dta_snap.contacts"}
+    assert "race" not in features.columns(NAMES)["dta_snap.persons"]
+    assert "race" in features.columns(names, audit=True)["dta_snap.persons"]
+    own = {
+        name: study[name].select(
+            [c for c in study[name].columns if c.startswith(("study_", "_")) or c in columns]
+        )
+        for name, columns in wanted.items()
+    }
+    rows = cohort.open_checkins(own["dta_snap.checkins"], cohort.lead(14))
+    found = features.features(rows, own, names).toPandas()
+    assert list(found.columns) == ["study_case_id", "due_on", "as_of", "office", *names]
+    assert found["contacts_45"].max() > 0
+
+
+def test_every_block_reads_no_more_than_it_declares(study: dict[str, DataFrame]) -> None:
+    for block in features.BLOCKS:
+        names = features.names_of(block)
+        own = {
+            name: study[name].select(
+                [c for c in study[name].columns if c.startswith(("study_", "_")) or c in columns]
+            )
+            for name, columns in features.columns(names).items()
+        }
+        rows = cohort.open_checkins(own["dta_snap.checkins"], cohort.lead(14))
+        assert features.features(rows, own, names).columns[4:] == list(names)
 
 
 def test_a_label_is_open_until_the_file_of_the_due_month_is_known(hub: Hub) -> None:

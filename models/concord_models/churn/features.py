@@ -297,6 +297,17 @@ def columns(names: Iterable[str], *, audit: bool = False) -> dict[str, frozenset
     return {t: frozenset().union(*(each.get(t, ()) for each in asked)) for t in tables}
 
 
+def sampled(tables: Mapping[str, DataFrame], every: int) -> dict[str, DataFrame]:
+    """A study's tables with one in so many cases, drawn by their pseudonyms, and their people."""
+    drawn = F.pmod(F.xxhash64(CASE), F.lit(every)) == 0
+    own = {name: table.where(drawn) for name, table in tables.items() if CASE in table.columns}
+    if len(own) == len(tables):
+        return own
+    people = F.broadcast(own[PERSONS].select(PERSON).distinct())
+    others = {n: t.join(people, PERSON, "left_semi") for n, t in tables.items() if n not in own}
+    return {**own, **others}
+
+
 # --- features ------------------------------------------------------------------------------------
 
 

@@ -118,7 +118,7 @@ def wire(rows: list[Row], facts: list[Fact]) -> pa.RecordBatch:
     """Rows and facts as they come to a worker."""
     numbers = {kind: number for number, kind in enumerate(sorted(KINDS), 1)}
     table = [
-        {"key": key, "_source": -1, "number": n, "as_of": as_of}
+        {"key": key, "_source": -1, "_own": {"key": key, "number": n, "as_of": as_of}}
         for n, (key, as_of) in enumerate(rows)
     ] + [
         {"key": f.key, "_source": 0, "_happened": f.happened, "_known": f.known,
@@ -128,7 +128,8 @@ def wire(rows: list[Row], facts: list[Fact]) -> pa.RecordBatch:
         if f.until is None or f.known < f.until
     ]  # fmt: skip
     schema = pa.schema(
-        {"key": pa.string(), "_source": pa.int32(), "number": pa.int32(), "as_of": pa.date32(),
+        {"key": pa.string(), "_source": pa.int32(),
+         "_own": pa.struct({"key": pa.string(), "number": pa.int32(), "as_of": pa.date32()}),
          **dict.fromkeys(("_happened", "_known", "_until", "_order", "_kind"), pa.int32()),
          "_identity": pa.int64(),
          "_values": pa.list_(pa.float64()), "_texts": pa.list_(pa.string())}
