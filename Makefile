@@ -20,7 +20,7 @@ demo: setup ## make a synthetic Commonwealth, ingest its deliveries and show wha
 test: setup ## run every test, lint included (TEST="-k name tests/unit" narrows it)
 	@$(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TEST)
 
-bench: setup ## measure synthesis and ingestion, and write docs/benchmarks.md (BENCH=linkage, index, agreements; BENCH="--help")
+bench: setup ## measure synthesis and ingestion, and write docs/benchmarks.md (BENCH=linkage, index, agreements, features; BENCH="--help")
 	@$(python) -m tests.bench $(BENCH)
 
 real: setup build/real/made ## ingest a population that nobody here wrote, pseudopeople's sample, and check it

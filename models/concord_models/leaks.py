@@ -37,6 +37,7 @@ How = Literal["changes with what is known later", "tells the label alone", "shuf
 STANDARD_ERRORS = 4.0
 ROWS = "(rows)"
 MODEL = "(model)"
+_OTHER = "|later"
 
 
 @dataclass(frozen=True)
@@ -72,31 +73,44 @@ def changed(
     tables: Mapping[str, DataFrame],
     day: date,
     names: Sequence[str],
+    *,
+    apart: Sequence[str] = ("office",),
 ) -> list[Leak]:
     """Features, of rows as of `day` or before, that differ when what is known later is another.
 
     `features_of` makes rows (study_case_id, due_on, as_of, features) of tables with KNOWN_ON. The
-    two are made as one query; rows without a counterpart are told of as ROWS.
+    tables as they are and as they could have gone on stand in them side by side, with other ids,
+    so that all is one query; values of `apart` tell the two from each other too, for features that
+    look over many cases. Rows without a counterpart are told of as ROWS.
     """
-    other = {name: altered(table, day) for name, table in tables.items()}
-    kept = [*KEY, AS_OF, *names]
-    sides = [
-        features_of(own).where(F.col(AS_OF) <= F.lit(day)).select(*kept, F.lit(side).alias("_side"))
-        for side, own in enumerate((tables, other))
-    ]
-    rows = sides[0].unionByName(sides[1]).toPandas()
-    first, second = (rows[rows["_side"] == side].set_index([*KEY, AS_OF]) for side in (0, 1))
-    both = first.index.intersection(second.index)
+    both = {name: _side_by_side(table, day, apart).cache() for name, table in tables.items()}
+    try:
+        made = features_of(both).where(F.col(AS_OF) <= F.lit(day))
+        rows = made.select(*KEY, AS_OF, *names).toPandas()
+    finally:
+        for table in both.values():
+            table.unpersist()
+    later = rows[KEY[0]].str.endswith(_OTHER).to_numpy(dtype=bool)
+    rows[KEY[0]] = rows[KEY[0]].str.removesuffix(_OTHER)
+    first, second = (rows[side].set_index([*KEY, AS_OF]) for side in (~later, later))
+    shared = first.index.intersection(second.index)
     count = max(len(first), 1)
-    lonely = len(first) + len(second) - 2 * len(both)
+    lonely = len(first) + len(second) - 2 * len(shared)
     found = [Leak(ROWS, "changes with what is known later", lonely / count)] if lonely else []
     for name in names:
-        before, after = (side.loc[both, name].to_numpy(dtype=float) for side in (first, second))
+        before, after = (side.loc[shared, name].to_numpy(dtype=float) for side in (first, second))
         differ = ~((before == after) | (np.isnan(before) & np.isnan(after)))
         if differ.any():
             share = float(differ.sum() / count)
             found.append(Leak(name, "changes with what is known later", share))
     return found
+
+
+def _side_by_side(table: DataFrame, day: date, apart: Sequence[str]) -> DataFrame:
+    other = altered(table, day)
+    named = [n for n in table.columns if n.startswith("study_") or n in apart]
+    other = other.withColumns({name: F.concat(name, F.lit(_OTHER)) for name in named})
+    return table.unionByName(other).coalesce(1)
 
 
 def altered(table: DataFrame, day: date) -> DataFrame:
