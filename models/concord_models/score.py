@@ -193,6 +193,14 @@ class _Scoring:
         before = written_for(self.run, table)
         if before and before[1].get("inputs") == self.inputs:
             return Written(table.name, before[0], applied=False)
+        scorer = self._scorer()
+        unnamed = [name for name in scorer.features if name not in self.spec.features]
+        if unnamed:
+            raise UsageError(
+                f"{self.champion.name} version {self.champion.version} needs {', '.join(unnamed)}, "
+                f"which conf/models/{self.spec.name}.yaml does not name; add them, or run concord "
+                "train"
+            )
         frames = self.held.frames(self.run, columns(self.spec.features))
         within = self.spec.cohort
         day = F.lit(self.run.as_of)
@@ -201,7 +209,7 @@ class _Scoring:
                 within.score_due_from_days, within.score_due_until_days
             )
         )
-        scored = applied(features(rows, frames, self.spec.features), self._scorer())
+        scored = applied(features(rows, frames, scorer.features), scorer)
         named = ranked(scored).select(
             "*",
             F.lit(self.champion.name).alias("model_name"),

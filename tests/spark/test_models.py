@@ -551,6 +551,10 @@ def test_train_and_score(hub: Hub) -> None:
         )
     assert hub.rows(done.table) == back
 
+    fewer = hub.spec.model_copy(update={"blocks": {"checkin": "all"}})
+    with pytest.raises(UsageError, match="needs due_at_office, .*does not name; add them"):
+        hub.score(day - timedelta(days=1), spec=fewer)
+
     assert hub.score(day).status == "nothing to do"
     assert hub.score(day - timedelta(days=2)).rows == CASES
     both = hub.rows(f"studies/{APPLIED}/scores_snap_churn")
