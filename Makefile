@@ -23,7 +23,7 @@ mlflow: setup ## serve the demo's runs and models at http://127.0.0.1:5000, unti
 test: setup ## run every test, lint included (TEST="-k name tests/unit" narrows it)
 	@$(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TEST)
 
-bench: setup ## measure synthesis and ingestion, and write docs/benchmarks.md (BENCH=linkage, index, agreements, scores; BENCH="--help")
+bench: setup ## measure synthesis and ingestion, and write docs/benchmarks.md (BENCH=linkage, index, agreements, features, scores; BENCH="--help")
 	@$(python) -m tests.bench $(BENCH)
 
 models: setup ## the models' experiments in full on 200,000 people, and what they have to show (MODELS="--people 60000")

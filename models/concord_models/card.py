@@ -16,7 +16,7 @@ from jinja2 import Environment, StrictUndefined, select_autoescape
 
 from concord.agreements.dula import Dula
 from concord_models.backtest import Backtest
-from concord_models.churn.features import FEATURES
+from concord_models.churn.features import feature
 from concord_models.specification import ModelSpec
 
 SHOWN = (
@@ -124,7 +124,7 @@ def card(
             for each in groups
         ],
         rules=rules,
-        features=[f"{name}: {FEATURES[name].words}" for name in spec.features],
+        features=[f"{name}: {feature(name).words}" for name in spec.features],
     )
 
 

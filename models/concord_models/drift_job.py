@@ -39,7 +39,7 @@ from concord_models import studies, training_rows
 from concord_models.churn import outreach
 from concord_models.churn.cohort import AS_OF, DUE, KEY, LABEL
 from concord_models.churn.definitions import RULES
-from concord_models.churn.features import COLUMNS, features
+from concord_models.churn.features import columns, features
 from concord_models.churn.outreach import CONTACTED
 from concord_models.drift import Bins, Graded, Measure, Reference, judged
 from concord_models.evaluation import LEAST_CELL
@@ -146,8 +146,9 @@ def drift(
 
 
 def _request(run: Run, spec: ModelSpec, dula: Dula) -> Request:
+    own = columns(spec.features)
     wanted = training_rows.joined(
-        COLUMNS, training_rows.label_columns(spec), {"dta_snap.contacts": outreach.COLUMNS}
+        own, training_rows.label_columns(spec), {"dta_snap.contacts": outreach.COLUMNS}
     )
     return Request(
         agreement=dula.id,
@@ -155,7 +156,7 @@ def _request(run: Run, spec: ModelSpec, dula: Dula) -> Request:
         use="score",
         columns=wanted,
         as_of=run.as_of,
-        linkages=frozenset({frozenset(COLUMNS)}),
+        linkages=frozenset({frozenset(own)}),
     )
 
 
@@ -253,7 +254,10 @@ class _Drift:
         rows = falling_due(frames["dta_snap.checkins"], self.spec, self.scored_on)
         scored = self.scores.where(on)
         # The features are made anew: what was known on that day has not changed since.
-        own = features(rows, frames).join(scored.select(*KEY), [*KEY], "left_semi")
+        made = features(rows, frames, tuple(kept.features))
+        own = made.join(scored.select(*KEY), [*KEY], "left_semi")
+            scored.select(*KEY), [*KEY], "left_semi"
+        )
         names = {name: name for name in kept.features}
         limits, among = self.spec.drift, len(names) + 1
         p = PROBABILITIES[self.spec.label.name]

@@ -6,8 +6,8 @@ Everything is figures over slices; no row of data is logged.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,7 @@ def choose(
 
 
 def promotion_evidence(
-    spec: ModelSpec, slices: Slices, chosen: Chosen, past: Backtest | None, leaks: Sequence[Any]
+    spec: ModelSpec, slices: Slices, chosen: Chosen, past: Backtest | None
 ) -> dict[str, Any]:
     """What `concord model promote` judges by: figures of the test slice with their intervals,
     parity, regret over time of the chosen recipe and of the one in use, leaks."""
@@ -119,7 +119,7 @@ def promotion_evidence(
         },
         "parity": evaluation.parity(chosen.groups),
         "regret": regret,
-        "leaks": [each if isinstance(each, dict) else vars(each) for each in leaks],
+        "leaks": [asdict(each) for each in slices.leaks],
     }  # fmt: skip
 
 
@@ -178,8 +178,9 @@ def log(
         mlflow.log_figure(picture, "recall_by_group.png")
     some = np.random.default_rng(spec.seed).permutation(len(test.label))[:EXPLAINED]
     parts = chosen.raw.contributions(test.rows[np.sort(some)])[:, :-1]
-    words = [f"{name}: {chosen.raw.words[name]}" for name in spec.features]
-    mlflow.log_figure(plots.shap_plot(parts, test.rows[np.sort(some)], words), "shap_summary.png")
+    words = [f"{name}: {chosen.raw.words[name]}" for name in chosen.raw.inputs]
+    values = chosen.raw.imputation(test.rows[np.sort(some)], spec.features)
+    mlflow.log_figure(plots.shap_plot(parts, values, words), "shap_summary.png")
 
 
 def evaluate(

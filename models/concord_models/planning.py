@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from concord.agreements import access_log
@@ -103,10 +101,9 @@ def plan(run: Run, spec: ModelSpec, contracts: dict[str, Contract], register: Re
     held = studies.held(run, dula, contracts, wanted)
     frames = held.frames(run, wanted)
     reports = frames["dta_snap.checkins"]
-    days_before = [cohort.open_checkins(reports, cohort.lead(days)) for days in spec.cohort.leads]
-    rows = reduce(DataFrame.unionByName, days_before).select(*cohort.KEY, cohort.AS_OF)
+    rows = cohort.open_checkins(reports, *map(cohort.lead, spec.cohort.leads))
     counted = (
-        with_outreach(spec, rows, frames, run.as_of)
+        with_outreach(spec, rows.select(*cohort.KEY, cohort.AS_OF), frames, run.as_of)
         .where(F.col(CONTACTED).isNull())
         .join(labels(spec, frames, run.as_of), [*cohort.KEY], "inner")
         .groupBy(cohort.DUE, cohort.AS_OF, cohort.LABEL_KNOWN)

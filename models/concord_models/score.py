@@ -37,7 +37,7 @@ from concord_models import scorer as scorers
 from concord_models import studies
 from concord_models.churn import cohort
 from concord_models.churn.cohort import AS_OF, CASE, DUE
-from concord_models.churn.features import COLUMNS, OFFICE, features
+from concord_models.churn.features import OFFICE, columns, features
 from concord_models.score_tables import (
     HELD_OUT,
     drift_table,
@@ -100,7 +100,7 @@ def score(
     dula = register.dula(agreement, run.clock().date())
     if dula is None:
         raise register.unknown(agreement)
-    request = _request(run, dula)
+    request = _request(run, dula, spec)
     store = tracking.opened(run.settings)
     champion = store.champion(spec.registered_name)
     # The agreement that the model itself was trained under, whatever its file says today.
@@ -110,7 +110,7 @@ def score(
     decision = access_log.ask(run, register, request, model=trained)
     reach("score.decided")
     champion = usable(run, store, spec, champion)
-    held = studies.held(run, dula, contracts, COLUMNS)
+    held = studies.held(run, dula, contracts, columns(spec.features))
     expires = min(expiry(champion), decision.expires or dula.term.expires)
     inputs = runs.digest(
         champion.name,
@@ -152,14 +152,15 @@ def score(
     return Outcome("scored", message, champion.version, rows, table.name, seconds)
 
 
-def _request(run: Run, dula: Dula) -> Request:
+def _request(run: Run, dula: Dula, spec: ModelSpec) -> Request:
+    wanted = columns(spec.features)
     return Request(
         agreement=dula.id,
         purpose=dula.purpose.code,
         use="score",
-        columns={table: frozenset(columns) for table, columns in COLUMNS.items()},
+        columns=wanted,
         as_of=run.as_of,
-        linkages=frozenset({frozenset(COLUMNS)}),
+        linkages=frozenset({frozenset(wanted)}),
     )
 
 
@@ -224,11 +225,19 @@ class _Scoring:
         before = written_for(self.run, table)
         if before and before[1].get("inputs") == self.inputs:
             return Written(table.name, before[0], applied=False)
-        frames = self.held.frames(self.run, COLUMNS)
+        scorer = self._scorer()
+        unnamed = [name for name in scorer.features if name not in self.spec.features]
+        if unnamed:
+            raise UsageError(
+                f"{self.champion.name} version {self.champion.version} needs {', '.join(unnamed)}, "
+                f"which conf/models/{self.spec.name}.yaml does not name; add them, or run concord "
+                "train"
+            )
+        frames = self.held.frames(self.run, columns(self.spec.features))
         rows = falling_due(frames["dta_snap.checkins"], self.spec, self.run.as_of)
         named = scores_of(
-            features(rows, frames), self._scorer(), self.spec, self.champion, self.held.by_name,
-            self.expires,
+            features(rows, frames, scorer.features), scorer, self.spec, self.champion,
+            self.held.by_name, self.expires,
         )  # fmt: skip
         # Before the write: a run that is killed in between has read all the same.
         read = access_log.Read(self.request, self.decision, self.run.run_id, self.held.rows)

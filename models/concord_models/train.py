@@ -183,15 +183,19 @@ def _fit_and_log(
         reach("train.searched")
         with _timed(seconds, "fit"):
             candidates = {
-                LOGISTIC: fitting.logistic(slices.train_frame, spec),
+                LOGISTIC: fitting.logistic(slices.train_frame, spec, slices.imputation),
                 TREES: fitting.boosted(
-                    slices.train_frame, spec, recipe.parameters or {}, recipe.trees
+                    slices.train_frame,
+                    spec,
+                    recipe.parameters or {},
+                    recipe.trees,
+                    slices.imputation,
                 ),
             }
         reach("train.fitted")
         with _timed(seconds, "measure"):
             chosen = evidence.choose(candidates, slices, spec, family)
-            shown = evidence.promotion_evidence(spec, slices, chosen, past, ())
+            shown = evidence.promotion_evidence(spec, slices, chosen, past)
         with _timed(seconds, "log"):
             evidence.log(store, spec, slices, searched, recipe, chosen, shown)
             made = card(

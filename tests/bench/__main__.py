@@ -20,6 +20,7 @@ from concord.lake.session import start
 from tests.bench.accuracy import accuracy
 from tests.bench.agreements import agreements
 from tests.bench.engine_side import java_of
+from tests.bench.features import features
 from tests.bench.feed import COLUMNS, contract
 from tests.bench.index_job import index_job
 from tests.bench.line import line
@@ -62,8 +63,8 @@ def bench(
 ) -> None:
     """Measure synthesis, ingestion and the whole line on this machine; `linkage`: the engine alone;
     `index`: the whole index job; `accuracy`: how right the engine is; `scaling`: the engine on one
-    worker and on two; `agreements`: what decisions, labels and enforced reads cost; `scores`:
-    what a day's scores cost."""
+    worker and on two; `agreements`: what decisions, labels and enforced reads cost;
+    `features`: facts as known, in one pass and by joins; `scores`: what a day's scores cost."""
     if context.invoked_subcommand:
         return
     sizes = sorted({*_sizes(rows), *([FULL] if full else [])})
@@ -177,6 +178,7 @@ def application() -> typer.Typer:
     app.command()(accuracy)
     app.command()(scaling)
     app.command()(agreements)
+    app.command()(features)
     app.command()(scores)
     return app
 

@@ -31,7 +31,7 @@ from concord.reporting import Reporter
 from concord.tracking import Registered
 from concord_models import score as scoring
 from concord_models.churn.cohort import CASE, DUE
-from concord_models.churn.features import FEATURES, features
+from concord_models.churn.features import feature, features
 from concord_models.score_tables import HELD_OUT, replace_day, scores_table
 from concord_models.scorer import Calibration, Scorer
 from concord_models.specification import ModelSpec, load_models
@@ -85,7 +85,7 @@ def _measured(folder: Path, rows: int, study: int, trees: int, memory: str) -> d
         tables = {name: spark.read.parquet(str(made / name)) for name in _study(spark, 1)}
         began = time.perf_counter()
         due = scoring.falling_due(tables["dta_snap.checkins"], spec, DAY)
-        features(due, tables).write.parquet(str(folder / "made"))
+        features(due, tables, spec.features).write.parquet(str(folder / "made"))
         seconds = {"features": time.perf_counter() - began}
         found = spark.read.parquet(str(folder / "made"))
         if found.count() != study:
@@ -143,8 +143,8 @@ def _scorer(found: DataFrame, spec: ModelSpec, trees: int) -> Scorer:
         xgboost.DMatrix(rows, label, feature_names=list(spec.features)),
         num_boost_round=trees,
     )
-    words = {name: FEATURES[name].words for name in spec.features}
-    kinds = {name: FEATURES[name].kind for name in spec.features}
+    words = {name: feature(name).words for name in spec.features}
+    kinds = {name: feature(name).kind for name in spec.features}
     points = tuple(float(x) for x in np.linspace(0, 1, 50))
     text = bytes(booster.save_raw("json")).decode()
     return Scorer("xgboost", spec.features, Calibration(points, points), words, kinds, None, text)

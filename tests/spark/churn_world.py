@@ -41,6 +41,8 @@ from tests.feeds import LABELS
 TRAINED, APPLIED = "DULA-2026-0001", "DULA-2026-0002"
 MONTHS = [date(2024, month, 1) for month in range(1, 10)]
 CASES = 60
+TABLES = sorted({table for block in features.BLOCKS.values() for table in block.columns})
+NAMES = [name for block in features.BLOCKS for name in features.names_of(block)]
 
 
 def last_day(month: date) -> date:
@@ -58,7 +60,7 @@ Rows = dict[str, list[dict[str, Any]]]
 def world(case_name: Sequence[str], seed: int = 5) -> Rows:
     """Rows of each study table: a check-in of every case every month; low earners fail more."""
     draw = random.Random(seed)
-    found: Rows = {table: [] for table in (*features.COLUMNS, "dta_snap.issuances")}
+    found: Rows = {table: [] for table in (*TABLES, "dta_snap.issuances")}
     for number, case in enumerate(case_name):
         low = number % 3 == 0
         person = f"person-{number}"

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from concord import tracking
 from concord.agreements import access_log
@@ -22,7 +23,7 @@ from concord.errors import InfrastructureError, RefusedError, UsageError
 from concord.lake.run import running
 from concord.reporting import Reporter
 from concord.studies.tables import StudyTable, of_agreement
-from concord_models import planning, promotion, reproduction, studies, training_rows
+from concord_models import leaks, planning, promotion, reproduction, studies, training_rows
 from concord_models import return_scores as returning
 from concord_models import score as scoring
 from concord_models import train as training
@@ -32,6 +33,8 @@ from tests.postgresql import postgresql
 from tests.spark.churn_world import (
     APPLIED,
     CASES,
+    NAMES,
+    TABLES,
     TRAINED,
     Hub,
     Rows,
@@ -51,7 +54,7 @@ def hub(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Hub:
 def computed(spark: SparkSession, tables: Sequence[StudyTable], rows: Rows) -> pd.DataFrame:
     held = frames(spark, tables, rows)
     as_of = cohort.lead(14)
-    found = features.features(cohort.open_checkins(held["dta_snap.checkins"], as_of), held)
+    found = features.features(cohort.open_checkins(held["dta_snap.checkins"], as_of), held, NAMES)
     return found.toPandas().sort_values([*cohort.KEY], ignore_index=True)
 
 
@@ -95,11 +98,94 @@ def test_what_became_known_after_the_as_of_day_changes_no_feature(hub: Hub) -> N
 
     control = computed(hub.spark, tables, told(as_of))
     control = control[control["due_on"] == due].reset_index(drop=True)
-    moved = {n for n in features.FEATURES if not before[n].equals(control[n])}
+    moved = {n for n in NAMES if not before[n].equals(control[n])}
     assert moved >= {
         "form_received", "earned_income", "household_size", "moved", "head_age", "declined_90",
         "returned_mail_90", "wages_last_quarter", "ui_claims_120", "earlier_procedural",
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def study(hub: Hub) -> dict[str, DataFrame]:
+    tables = of_agreement(hub.deployment.dulas[TRAINED], hub.deployment.contracts)
+    made = frames(hub.spark, tables, world([f"case-{n}" for n in range(12)], seed=1))
+    return {name: table.cache() for name, table in made.items()}
+
+
+def test_no_feature_changes_with_what_is_known_later(study: dict[str, DataFrame]) -> None:
+    """All features at once, as of several days; and one that counts events by their day alone."""
+
+    def made(tables: Any) -> DataFrame:
+        rows = cohort.open_checkins(tables["dta_snap.checkins"], cohort.lead(14), cohort.lead(7))
+        return features.features(rows, tables, NAMES)
+
+    day = date(2024, 6, 20)
+    assert leaks.changed(made, study, day, NAMES) == []
+
+    def leaking(tables: Any) -> DataFrame:
+        events = tables["dta_snap.ebt_events"].select("study_case_id", "event_on")
+        rows = made(tables)
+        seen = rows.select(*cohort.KEY, cohort.AS_OF).join(events, "study_case_id")
+        seen = seen.where("date_diff(as_of, event_on) between 0 and 300")
+        counts = seen.groupBy(*cohort.KEY, cohort.AS_OF).agg(F.count("*").alias("by_its_day"))
+        return rows.join(counts, [*cohort.KEY, cohort.AS_OF], "left")
+
+    found = leaks.changed(leaking, study, day, [*NAMES, "by_its_day"])
+    assert [leak.feature for leak in found] == ["by_its_day"] and found[0].value > 0.5
+
+
+def test_training_refuses_a_feature_that_leaks_and_names_it(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = features.features
+
+    def leaking(rows: DataFrame, tables: Any, names: Any, **more: Any) -> DataFrame:
+        reports = tables["dta_snap.checkins"]
+        ends = reports.groupBy(*cohort.KEY).agg(F.count("closure_reason").cast("double").alias("_"))
+        found = own(rows, tables, names, **more).drop("form_received")
+        return found.join(ends, [*cohort.KEY]).withColumnRenamed("_", "form_received")
+
+    monkeypatch.setattr(features, "features", leaking)
+    with pytest.raises(UsageError, match=r"features leak: form_received tells the label alone"):
+        hub.train()
+    loose = hub.spec.leaks.model_copy(update={"feature_auc": 1.0})
+    spec = hub.spec.model_copy(update={"leaks": loose})
+    run, it = hub.run("train", date(2024, 12, 31)), hub.deployment
+    access_log.ask(run, hub.register, training_rows.request(run, spec, it.dulas[TRAINED]))
+    held = studies.held(run, it.dulas[TRAINED], it.contracts, training_rows.columns(spec))
+    with pytest.raises(UsageError, match=r"form_received changes with what is known later"):
+        training_rows.slices(run, spec, held)
+
+
+def test_a_block_that_is_not_named_is_not_read(study: dict[str, DataFrame]) -> None:
+    names = ("days_since_mailed", "contacts_45", "household_size")
+    wanted = features.columns(names)
+    assert wanted.keys() == {"dta_snap.checkins", "dta_snap.cases", "dta_snap.contacts"}
+    assert "race" not in features.columns(NAMES)["dta_snap.persons"]
+    assert "race" in features.columns(names, audit=True)["dta_snap.persons"]
+    own = {
+        name: study[name].select(
+            [c for c in study[name].columns if c.startswith(("study_", "_")) or c in columns]
+        )
+        for name, columns in wanted.items()
+    }
+    rows = cohort.open_checkins(own["dta_snap.checkins"], cohort.lead(14))
+    found = features.features(rows, own, names).toPandas()
+    assert list(found.columns) == ["study_case_id", "due_on", "as_of", "office", *names]
+    assert found["contacts_45"].max() > 0
+
+
+def test_every_block_reads_no_more_than_it_declares(study: dict[str, DataFrame]) -> None:
+    for block in features.BLOCKS:
+        names = features.names_of(block)
+        own = {
+            name: study[name].select(
+                [c for c in study[name].columns if c.startswith(("study_", "_")) or c in columns]
+            )
+            for name, columns in features.columns(names).items()
+        }
+        rows = cohort.open_checkins(own["dta_snap.checkins"], cohort.lead(14))
+        assert features.features(rows, own, names).columns[4:] == list(names)
 
 
 def test_a_label_is_open_until_the_file_of_the_due_month_is_known(hub: Hub) -> None:
@@ -255,7 +341,7 @@ def test_train_and_score(hub: Hub) -> None:
     assert tags[tracking.PURPOSES] == "program-evaluation"
     run = store.client.get_run(done.run)
     inputs = {each.dataset.name for each in run.inputs.dataset_inputs}
-    tables = {f"studies/{TRAINED}/{t.replace('.', '_')}" for t in features.COLUMNS}
+    tables = {f"studies/{TRAINED}/{t.replace('.', '_')}" for t in TABLES}
     assert inputs == {*tables, "test slice"}
     nested = store.client.search_runs(
         [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{done.run}'"
@@ -338,6 +424,10 @@ def test_train_and_score(hub: Hub) -> None:
             scorer, hub.spec, hub.deployment.contracts, hub.register, agreement=APPLIED
         )
     assert hub.rows(done.table) == back
+
+    fewer = hub.spec.model_copy(update={"blocks": {"checkin": "all"}})
+    with pytest.raises(UsageError, match="needs due_at_office, .*does not name; add them"):
+        hub.score(day - timedelta(days=1), spec=fewer)
 
     assert hub.score(day).status == "nothing to do"
     assert hub.score(day - timedelta(days=2)).rows == CASES

@@ -26,7 +26,7 @@ from concord_models import commands, drift, drift_job, planning, studies, traini
 from concord_models import score as scoring
 from concord_models import train as training
 from concord_models.churn import features
-from concord_models.churn.features import FEATURES
+from concord_models.churn.features import feature
 from concord_models.drift import Bins
 from concord_models.scorer import Calibration, Linear, Scorer
 from tests.feeds import LABELS
@@ -104,8 +104,8 @@ def test_a_list_is_ranked_whole_and_only_its_first_get_reasons(spark: SparkSessi
     )
     scorer = Scorer(
         "logistic", names, Calibration((0.0, 1.0), (0.2, 0.4)),
-        {name: FEATURES[name].words for name in names},
-        {name: FEATURES[name].kind for name in names},
+        {name: feature(name).words for name in names},
+        {name: feature(name).kind for name in names},
         linear=Linear(0.1, (0.3, 1.0), (4.0, 0.5)),
     )  # fmt: skip
     raw = scorer.raw(rows[[*names]].to_numpy())
@@ -231,10 +231,10 @@ def test_scores_and_what_becomes_of_them(hub: Hub) -> None:
     tables = of_agreement(it.dulas[APPLIED], it.contracts)
     study = frames(hub.spark, tables, world(names))
     due_rows = scoring.falling_due(study["dta_snap.checkins"], hub.spec, days[-1])
-    own = features.features(due_rows, study).toPandas()
+    own = features.features(due_rows, study, hub.spec.features).toPandas()
     for name in hub.spec.features:
         bins = reference.features[name]
-        value, chance = drift.psi(bins, bins.count(own[name].to_numpy(dtype=float)), among=48)
+        value, chance = drift.psi(bins, bins.count(own[name].to_numpy(dtype=float)), among=len(hub.spec.features) + 1)
         row = told["psi", name]
         assert (row["value"], row["chance"]) == (pytest.approx(value), pytest.approx(chance))
         state = "alarm" if value > 0.25 else "warning" if value > 0.1 else "ok"
