@@ -256,8 +256,6 @@ class _Drift:
         # The features are made anew: what was known on that day has not changed since.
         made = features(rows, frames, tuple(kept.features))
         own = made.join(scored.select(*KEY), [*KEY], "left_semi")
-            scored.select(*KEY), [*KEY], "left_semi"
-        )
         names = {name: name for name in kept.features}
         limits, among = self.spec.drift, len(names) + 1
         p = PROBABILITIES[self.spec.label.name]

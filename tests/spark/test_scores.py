@@ -234,7 +234,8 @@ def test_scores_and_what_becomes_of_them(hub: Hub) -> None:
     own = features.features(due_rows, study, hub.spec.features).toPandas()
     for name in hub.spec.features:
         bins = reference.features[name]
-        value, chance = drift.psi(bins, bins.count(own[name].to_numpy(dtype=float)), among=len(hub.spec.features) + 1)
+        counted = bins.count(own[name].to_numpy(dtype=float))
+        value, chance = drift.psi(bins, counted, among=len(hub.spec.features) + 1)
         row = told["psi", name]
         assert (row["value"], row["chance"]) == (pytest.approx(value), pytest.approx(chance))
         state = "alarm" if value > 0.25 else "warning" if value > 0.1 else "ok"
