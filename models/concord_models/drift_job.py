@@ -254,8 +254,8 @@ class _Drift:
         rows = falling_due(frames["dta_snap.checkins"], self.spec, self.scored_on)
         scored = self.scores.where(on)
         # The features are made anew: what was known on that day has not changed since.
-        made = features(rows, frames, tuple(kept.features))
-        own = made.join(scored.select(*KEY), [*KEY], "left_semi")
+        found = features(rows, frames, tuple(kept.features))
+        own = found.join(scored.select(*KEY), [*KEY], "left_semi")
         names = {name: name for name in kept.features}
         limits, among = self.spec.drift, len(names) + 1
         p = PROBABILITIES[self.spec.label.name]
