@@ -1,17 +1,20 @@
 # Every command that the README names. Bare `make` explains them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench models real chaos lint clean
+.PHONY: help setup demo notebooks test bench models real chaos lint clean
 
 python := .venv/bin/python
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## make .venv and fetch Delta's jars; nothing to do when nothing changed (PYTHON=/path/to/python3.11)
 	@PYTHON='$(PYTHON)' /bin/sh infra/setup/setup.sh
 
 demo: setup ## make a synthetic Commonwealth, ingest its deliveries and show what came of them
 	@$(python) -m concord.demo $(DEMO)
+
+notebooks: setup ## execute the notebooks over the demo's lake, into notebooks/*.ipynb
+	@$(python) notebooks/execute.py
 
 # Two workers, one a core. loadfile, because tests that share a dear fixture (the demo, a finished
 # set-up) stand in one file and so pay for it once; in the order of tests/conftest.py, for xdist's own

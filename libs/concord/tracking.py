@@ -147,6 +147,8 @@ def opened(settings: Settings) -> Store:
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     warnings.filterwarnings("ignore", module=r"mlflow.*")
     warnings.filterwarnings("ignore", message=r"(?s).*[Tt]ype hint")
+    # In a notebook, of a progress bar that nobody shows.
+    warnings.filterwarnings("ignore", message="IProgress not found")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     place, artifacts = address(settings)

@@ -1,5 +1,5 @@
 """Entrants and others of the synthetic Commonwealth by quarter, with what the entrants would have
-earned untrained: what an outcome study is judged by."""
+earned untrained: what an outcome study is judged by. A known truth, and nobody's data."""
 
 from __future__ import annotations
 
