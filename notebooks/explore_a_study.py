@@ -205,7 +205,7 @@ shown.index = pd.to_datetime(shown.index).strftime("%Y-%m")
 figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
 if len(shown.columns):
     shown[shown.sum().sort_values(ascending=False).index].plot.bar(
-        stacked=True, ax=axes, width=0.85, colormap="tab10"
+        stacked=True, ax=axes, width=0.85
     )
     axes.legend(title=None, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 axes.set(title="SNAP check-ins by month and outcome", xlabel="month due", ylabel="check-ins")

@@ -155,10 +155,10 @@ pd.DataFrame(
 figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
 places = np.arange(len(rows))
 for number, shift, name, color in ((1, -0.12, "raw", "#b3541e"), (2, 0.12, "adjusted", "#0b5c8c")):
-    told = pd.DataFrame(each[number].__dict__ for each in rows.values())
-    spans = [told["difference"] - told["low"], told["high"] - told["difference"]]
+    it = pd.DataFrame(vars(each[number]) for each in rows.values())
+    spans = [it["difference"] - it["low"], it["high"] - it["difference"]]
     axes.errorbar(
-        places + shift, told["difference"], yerr=spans, fmt="o", capsize=4, color=color, label=name
+        places + shift, it["difference"], yerr=spans, fmt="o", capsize=4, color=color, label=name
     )
 truths = [true for true, *_ in rows.values()]
 axes.hlines(truths, places - 0.3, places + 0.3, color="black", label="true effect")

@@ -15,8 +15,8 @@
 # # Read an MLflow run
 #
 # Each training is a run of MLflow, with what it was made from and what it showed. This notebook
-# opens the store, reads the newest training from front to back, and applies the model in use to
-# its own example.
+# opens the store, reads the newest training from front to back, and applies its model to its own
+# example.
 
 # %%
 import json
@@ -76,12 +76,10 @@ pd.DataFrame(
 
 # %%
 run = next(each for each in trainings if each.info.status == "FINISHED")
-sources = [
-    (each.dataset.name, json.loads(each.dataset.source)) for each in run.inputs.dataset_inputs
-]
-pd.DataFrame(
-    {"table": name, "Delta version": source["delta_table_version"]} for name, source in sources
-).style.hide()
+# MLflow's own record of an input leaves a version of 0 out; the tag has them all.
+inputs = [each.dataset.name for each in run.inputs.dataset_inputs]
+versions = json.loads(run.data.tags[tracking.DATA_VERSIONS])
+pd.DataFrame({"table": name, "Delta version": versions[name]} for name in inputs).style.hide()
 
 # %%
 tags = {name: run.data.tags.get(name, "") for name in (
@@ -184,17 +182,19 @@ Markdown(
 )
 
 # %% [markdown]
-# ## The model in use
+# ## The model
 #
-# Loaded by its alias, as any MLflow client loads it: features in, calibrated probability out. The
-# example that is kept with it is no household's row, but each feature's median.
+# The champion is in use; where none is, the challenger waits for its promotion. Loaded by its
+# alias, as any MLflow client loads it: features in, calibrated probability out. The example that
+# is kept with it is no household's row, but each feature's median.
 
 # %%
-champion = store.champion(spec.registered_name)
-assert champion, "no version is in use: run concord model promote"
-model = mlflow.pyfunc.load_model(f"models:/{champion.name}@{tracking.CHAMPION}")
+alias = tracking.CHAMPION if store.champion(spec.registered_name) else tracking.CHALLENGER
+version = store.aliased(spec.registered_name, alias)
+assert version, "no version is registered: run concord train"
+model = mlflow.pyfunc.load_model(f"models:/{version.name}@{alias}")
 example = model.input_example
-print(f"version {champion.version}, until {champion.tags[tracking.EXPIRES]}")
+print(f"version {version.version}, the {alias}, until {version.tags[tracking.EXPIRES]}")
 print(f"{example.shape[1]} features")
 model.predict(example).round(3)
 

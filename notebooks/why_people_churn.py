@@ -53,6 +53,7 @@ needed = {
     for name in [*definitions.COLUMNS, *typology.COLUMNS]
 }
 needed[definitions.CASES] |= {"office"}
+needed[definitions.CHECKINS] |= {"reinstated_on"}
 
 tables = {
     name: concord.read(AGREEMENT, name, columns=sorted(columns), linked_with=list(needed))
@@ -73,7 +74,8 @@ pd.DataFrame(
 
 # %% [markdown]
 # Exits are found once; each definition then picks its own. An exit whose window is still open is
-# neither churn nor not: it is left out.
+# neither churn nor not: it is left out. Counts are rounded to ten: the sets overlap, and a
+# difference of two of them could be a handful of people.
 
 # %%
 as_of = tables[definitions.CHECKINS].agg(F.max(KNOWN_ON)).collect()[0][0]
@@ -95,7 +97,7 @@ def shares(part: pd.Series, whole: pd.Series) -> pd.Series:
 sums = pd.DataFrame({name: rows[["leavers", "churned"]].sum() for name, rows in leavers.items()}).T
 told = pd.DataFrame(
     {
-        "exits that count": sums["leavers"].where(sums["leavers"] >= LEAST_CELL),
+        "exits that count, about": sums["leavers"].where(sums["leavers"] >= LEAST_CELL).round(-1),
         "back in the window, %": shares(sums["churned"], sums["leavers"]),
     }
 )
@@ -108,13 +110,17 @@ told.style.format("{:,.0f}", na_rep="fewer than 11").set_caption("Per leaver, al
 # other exits and other windows, not because one of them is wrong.
 
 # %%
-figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
+by_quarter = {}
 for name, rows in leavers.items():
-    quarter = pd.PeriodIndex(pd.to_datetime(rows["month"]), freq="Q")
-    by_quarter = rows.groupby(quarter)[["leavers", "churned"]].sum()
-    share = shares(by_quarter["churned"], by_quarter["leavers"])
-    label = f"{name}: {DEFINITIONS[name].exit}, {DEFINITIONS[name].window} {DEFINITIONS[name].unit}"
-    axes.plot(by_quarter.index.astype(str), share, marker="o", label=label)
+    quarter = pd.PeriodIndex(pd.to_datetime(rows["month"]), freq="Q").astype(str)
+    counted = rows.groupby(quarter)[["leavers", "churned"]].sum()
+    by_quarter[name] = shares(counted["churned"], counted["leavers"])
+lines = pd.DataFrame(by_quarter).sort_index()
+
+figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
+for name, each in DEFINITIONS.items():
+    label = f"{name}: {each.exit}, {each.window} {each.unit}"
+    axes.plot(lines.index, lines[name], marker="o", label=label)
 axes.set(title="Of those who left, who came back", xlabel="quarter left", ylabel="per cent")
 axes.set_ylim(0, 100)
 axes.grid(alpha=0.3)
@@ -143,9 +149,10 @@ counted = pd.DataFrame(
     {name: rows.agg(F.sum(of), F.sum("churned")).first() for name, (of, rows) in rates.items()},
     index=["of", "churned"],
 ).T.astype(int)
-counted.assign(share=shares(counted["churned"], counted["of"]))[["of", "share"]].style.format(
-    {"of": "{:,.0f}", "share": "{:.1f} %"}, na_rep="fewer than 11"
-).set_caption("ma_30d, all settled months")
+told = pd.DataFrame(
+    {"of about": counted["of"].round(-1), "churned, %": shares(counted["churned"], counted["of"])}
+)
+told.style.format("{:,.0f}", na_rep="fewer than 11").set_caption("ma_30d, all settled months")
 
 # %%
 processed = (

@@ -66,7 +66,7 @@ def _rows(number: int) -> pd.DataFrame:
             rows[f"untrained_after_{k}"] = np.where(open_, np.nan, untrained[who, at])
         frame = pd.DataFrame(rows).assign(
             study_person_id=[f"{number}-{i}" for i in who], index_quarter=index, treated=treated,
-            programme=np.where(treated, programme[who], None), returned=np.nan, age=age[who],
+            programme=pd.Series(programme[who]).where(treated, None), returned=np.nan, age=age[who],
             age_squared=age[who] ** 2, female=folk.sex[jobs.person[who]] == 0,
             language_not_english=folk.language[jobs.person[who]] > 0,
         )  # fmt: skip
