@@ -50,7 +50,7 @@ lint: setup ## ruff, mypy and the import rules alone
 	@$(python) -m pytest tests/unit/test_lint.py
 
 clean: ## remove what was built and caches, never a lake in data/ (CLEAN=all: .venv and the jars too)
-	@rm -rf build dist metastore_db spark-warehouse derby.log
+	@rm -rf build dist metastore_db spark-warehouse derby.log notebooks/*.ipynb notebooks/.ipynb_checkpoints
 	@rm -rf .pytest_cache .hypothesis .ruff_cache .mypy_cache .import_linter_cache
 	@find libs models jobs tests infra -name __pycache__ -type d -prune -exec rm -rf {} +
 ifeq ($(CLEAN),all)
