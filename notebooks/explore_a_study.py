@@ -83,7 +83,7 @@ held = here.study(AGREEMENT)
 
 pd.DataFrame(
     {
-        "rows": table.rows,
+        "rows": f"{table.rows:,}",
         "columns": len(table.columns),
         "version": table.version,
         "classification": table.labels["concord.classification"],
@@ -144,69 +144,69 @@ pd.DataFrame(
 # %% [markdown]
 # ## When something was known
 #
-# A check-in falls due on a day, and the agency's file tells of it later. `_known_on` is the first
-# day on which a row counts as known. Whoever asks what could have been known in spring has to
-# leave out what came in summer, or a model looks better than it can ever be.
-#
-# A check-in is reported several times: before it is due, and after. The newest report counts.
+# Something happens on a day, and a file tells of it later. `_known_on` is the first day on which
+# a row counts as known. Whoever asks what could have been known in spring has to leave out what
+# came in summer, or a model looks better than it can ever be.
 
 # %%
-KEY = ["study_case_id", "due_on"]
-
-
-def as_known(day: date) -> pd.DataFrame:
-    """month, outcome, checkins: check-ins by the month they are due and what was known of them."""
-    known = checkins.where(F.col(KNOWN_ON) <= F.lit(day))
-    newest = known.groupBy(*KEY).agg(
-        F.max_by(F.struct("decision", "closure_reason"), "report_month")
-    )
-    newest = newest.toDF(*KEY, "it").select(F.trunc("due_on", "month").alias("month"), "it.*")
-    outcome = F.coalesce("closure_reason", "decision", F.lit("not decided yet"))
-    counted = newest.groupBy("month", outcome.alias("outcome")).agg(F.count("*").alias("checkins"))
-    return counted.toPandas()
-
-
-last = checkins.agg(F.max(KNOWN_ON)).collect()[0][0]
-days = [(pd.Timestamp(last) - pd.DateOffset(months=back)).date() for back in (4, 2, 0)]
-found = {day: as_known(day) for day in days}
+spring = date(2025, 4, 1)
+known = checkins.where(F.col(KNOWN_ON) <= F.lit(spring)).count()
+print(f"{known:,} of {checkins.count():,} reports of check-ins were known on {spring}")
 
 # %% [markdown]
-# The same count, closures for want of paperwork by the month due, as it stood on three days. A
-# month's closures are whole only with the report of the month after it.
+# How long that takes differs by table: a card is seen within weeks, wages within months. So wages
+# are never a sign of what is happening now.
 
 # %%
-figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
-for number, (day, counted) in enumerate(found.items()):
-    closed = counted[counted["outcome"] == "checkin_not_completed"]
-    # Small counts are not drawn.
-    closed = closed[closed["checkins"] >= LEAST_CELL].sort_values("month")
-    width = 1 + 2 * (len(found) - number)
-    axes.plot(closed["month"], closed["checkins"], marker="o", linewidth=width, label=f"{day}")
-axes.set(title="Closures as known on three days", xlabel="month due", ylabel="check-ins closed")
-axes.set_ylim(bottom=0)
-axes.legend(title="as known on", frameon=False)
-axes.grid(alpha=0.3)
-figure.autofmt_xdate()
+quarter_end = F.expr("last_day(make_date(int(left(quarter, 4)), 3 * int(right(quarter, 1)), 1))")
+happened = {
+    "dta_snap.contacts": ("contact_on", F.col("contact_on")),
+    "dta_snap.ebt_events": ("event_on", F.col("event_on")),
+    "dta_snap.issuances": ("issued_on", F.col("issued_on")),
+    "dua_claims.claims": ("week_ending", F.col("week_ending")),
+    "dua_wages.wages": ("quarter", quarter_end),
+}
+delays = {}
+for table, (column, day) in happened.items():
+    days = F.date_diff(KNOWN_ON, day)
+    rows = concord.read(AGREEMENT, table, columns=[column])
+    delays[table] = rows.agg(F.percentile_approx(days, [0.05, 0.5, 0.95])).collect()[0][0]
+
+# %%
+low, middle, high = pd.DataFrame(delays).to_numpy()
+figure, axes = plt.subplots(figsize=(8, 3), layout="constrained")
+axes.errorbar(middle, list(delays), xerr=[middle - low, high - middle], fmt="o", capsize=4)
+axes.set(title="From what happened to the day it was known", xlabel="days: median, 5 % and 95 %")
+axes.set_xlim(left=0)
+axes.set_ylim(len(delays) - 0.5, -0.5)
+axes.grid(alpha=0.3, axis="x")
 plt.show()
 
 # %% [markdown]
 # ## A first chart
 #
-# Check-ins by the month they fall due and their outcome, as known at the end. What is not decided
-# yet lies in the months that are still to come. Counts below eleven are left out, and the total
-# of a month is not told, so that they do not follow from it.
+# Check-ins by the month they fall due and their outcome. A check-in is reported several times,
+# before it is due and after; the newest report counts. What is not decided yet lies in the months
+# that are still to come. Counts below eleven are left out, and the total of a month is not told,
+# so that they do not follow from it.
 
 # %%
-by_month = found[days[-1]].pivot_table(index="month", columns="outcome", values="checkins")
-shown = by_month.where(by_month >= LEAST_CELL).dropna(axis=1, how="all")
-hidden = int((by_month < LEAST_CELL).to_numpy().sum())
-shown.index = pd.to_datetime(shown.index).strftime("%Y-%m")
+KEY = ["study_case_id", "due_on"]
+reports = F.struct("decision", "closure_reason")
+newest = checkins.groupBy(*KEY).agg(F.max_by(reports, "report_month").alias("it"))
+outcome = F.coalesce("it.closure_reason", "it.decision", F.lit("not decided yet"))
+counted = newest.groupBy(F.trunc("due_on", "month").alias("month"), outcome.alias("outcome"))
+by_month = counted.count().toPandas().pivot_table(index="month", columns="outcome", values="count")
 
+shown = by_month.where(by_month >= LEAST_CELL).dropna(axis=1, how="all")
+shown.index = pd.to_datetime(shown.index).strftime("%Y-%m")
+hidden = int((by_month < LEAST_CELL).to_numpy().sum())
+
+# %%
 figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
 if len(shown.columns):
-    shown[shown.sum().sort_values(ascending=False).index].plot.bar(
-        stacked=True, ax=axes, width=0.85
-    )
+    largest = shown.sum().sort_values(ascending=False).index
+    shown[largest].plot.bar(stacked=True, ax=axes, width=0.85)
     axes.legend(title=None, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 axes.set(title="SNAP check-ins by month and outcome", xlabel="month due", ylabel="check-ins")
 axes.text(0, -0.32, f"{hidden} counts below {LEAST_CELL} left out", transform=axes.transAxes)

@@ -77,9 +77,15 @@ pd.DataFrame(
 # %%
 run = next(each for each in trainings if each.info.status == "FINISHED")
 # MLflow's own record of an input leaves a version of 0 out; the tag has them all.
-inputs = [each.dataset.name for each in run.inputs.dataset_inputs]
 versions = json.loads(run.data.tags[tracking.DATA_VERSIONS])
-pd.DataFrame({"table": name, "Delta version": versions[name]} for name in inputs).style.hide()
+pd.DataFrame(
+    {
+        "input": each.dataset.name,
+        "Delta version": str(versions.get(each.dataset.name, "")),
+        "used for": ", ".join(tag.value for tag in each.tags),
+    }
+    for each in run.inputs.dataset_inputs
+).style.hide()
 
 # %%
 tags = {name: run.data.tags.get(name, "") for name in (

@@ -248,18 +248,12 @@ told["rate"] = told["closed"] / told["checkins"]
 told[["low", "high"]] = [wilson(int(c), int(n)) for c, n in told[["closed", "checkins"]].to_numpy()]
 told = 100 * told.sort_values("rate")[["rate", "low", "high"]]
 
+left_out = f"{len(by_region) - len(told)} of {len(by_region)} regions left out"
 figure, axes = plt.subplots(figsize=(8, 1.6 + 0.35 * len(told)), layout="constrained")
-axes.errorbar(
-    told["rate"], told.index, xerr=[told["rate"] - told["low"], told["high"] - told["rate"]],
-    fmt="o", capsize=3, color="#4477aa",
-)  # fmt: skip
+spans = [told["rate"] - told["low"], told["high"] - told["rate"]]
+axes.errorbar(told["rate"], told.index, xerr=spans, fmt="o", capsize=3)
 axes.set_xlim(left=0)
-axes.set(
-    title="Check-ins that ended in an administrative closure", xlabel="per cent, 95 % intervals"
-)
-axes.text(
-    0.99, 0.03, f"{len(by_region) - len(told)} of {len(by_region)} regions not shown",
-    transform=axes.transAxes, ha="right",
-)  # fmt: skip
+axes.set_title("Check-ins that ended in an administrative closure")
+axes.set_xlabel(f"per cent, 95 % intervals; {left_out}")
 axes.grid(alpha=0.3, axis="x")
 plt.show()
