@@ -21,10 +21,12 @@
 # %%
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from IPython.display import Image, Markdown
 
@@ -92,7 +94,8 @@ tags = {name: run.data.tags.get(name, "") for name in (
     tracking.AS_OF, tracking.AGREEMENTS, tracking.PURPOSES, tracking.EXPIRES, tracking.GIT_COMMIT,
     tracking.LOCK_DIGEST, tracking.CODE_DIGEST, tracking.POLICY_DIGEST,
 )}  # fmt: skip
-pd.Series(tags, name="tag").str.slice(0, 12).to_frame()
+digest = re.compile("[0-9a-f]{32,}")
+pd.Series({n: v[:12] if digest.fullmatch(v) else v for n, v in tags.items()}, name="tag").to_frame()
 
 # %% [markdown]
 # ## The search
@@ -115,20 +118,21 @@ trials = pd.DataFrame(
 trials.style.format("{:.4g}", subset=list(trials.columns[1:])).hide()
 
 # %%
-names = list(spec.search.space.model_dump())
-figure, panels = plt.subplots(2, 3, figsize=(10, 5.5), sharey=True, layout="constrained")
+space = spec.search.space.model_dump()
 best = trials["loss"].idxmin()
-for axes, name in zip(panels.flat, names, strict=True):
+figure, panels = plt.subplots(2, 3, figsize=(10, 5.5), sharey=True, layout="constrained")
+for axes, (name, (least, most)) in zip(panels.flat, space.items(), strict=True):
     axes.scatter(trials[name], trials["loss"], color="#4477aa")
-    axes.scatter(trials.loc[best, name], trials.loc[best, "loss"], color="#ee6677", label="best")
-    if name in {"learning_rate", "min_child_weight", "reg_lambda"}:
+    axes.scatter(trials.loc[best, name], trials.loc[best, "loss"], color="#ee6677", s=70)
+    if most / least >= 10:
         axes.set_xscale("log")
+        axes.set_xticks(np.geomspace(least, most, 3))
+        axes.minorticks_off()
+    axes.xaxis.set_major_formatter("{x:.3g}")
     axes.set_xlabel(name)
     axes.grid(alpha=0.3)
-for axes in panels[:, 0]:
-    axes.set_ylabel("log loss, validation slice")
-panels.flat[0].legend(frameon=False)
-figure.suptitle("Parameters of the trials against their loss")
+figure.supylabel("log loss, validation slice")
+figure.suptitle("Parameters of the trials and their loss; the best trial is red")
 plt.show()
 
 # %% [markdown]
@@ -183,9 +187,8 @@ pd.DataFrame(past["rules"])[["rule", "pick", "mean"]].style.format(
 # As it stands in the run: what the model is for, from what and how well.
 
 # %%
-Markdown(
-    mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/model_card.md").replace("\n# ", "\n### ")
-)
+card = mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/model_card.md")
+Markdown(re.sub("^#", "###", card, flags=re.MULTILINE))
 
 # %% [markdown]
 # ## The model
