@@ -1,6 +1,6 @@
 # Every command that the README names. Bare `make` explains them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebooks test bench models real chaos lint clean
+.PHONY: help setup demo mlflow notebooks test bench models real chaos lint clean
 
 python := .venv/bin/python
 
@@ -13,6 +13,9 @@ setup: ## make .venv and fetch Delta's jars; nothing to do when nothing changed 
 demo: setup ## make a synthetic Commonwealth, ingest its deliveries and show what came of them
 	@$(python) -m concord.demo $(DEMO)
 
+mlflow: setup ## serve the demo's runs and models at http://127.0.0.1:5000, until Ctrl-C
+	@MLFLOW_BACKEND_STORE_URI=sqlite:///data/demo/mlflow/mlflow.db MLFLOW_ARTIFACTS_DESTINATION=data/demo/mlflow/artifacts $(python) infra/mlflow/serve.py
+
 notebooks: setup ## execute the notebooks over the demo's lake, into notebooks/*.ipynb
 	@$(python) notebooks/execute.py
 
@@ -23,7 +26,7 @@ notebooks: setup ## execute the notebooks over the demo's lake, into notebooks/*
 test: setup ## run every test, lint included (TEST="-k name tests/unit" narrows it)
 	@$(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TEST)
 
-bench: setup ## measure synthesis and ingestion, and write docs/benchmarks.md (BENCH=linkage, index, agreements; BENCH="--help")
+bench: setup ## measure synthesis and ingestion, and write docs/benchmarks.md (BENCH=linkage, index, agreements, features, scores; BENCH="--help")
 	@$(python) -m tests.bench $(BENCH)
 
 models: setup ## the models' experiments in full on 200,000 people, and what they have to show (MODELS="--people 60000")

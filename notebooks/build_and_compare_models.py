@@ -116,8 +116,8 @@ by_hand = {
     "subsample": 0.8, "colsample_bytree": 0.7, "reg_lambda": 3.0,
 }  # fmt: skip
 candidates = {
-    LOGISTIC: fitting.logistic(slices.train_frame, spec),
-    TREES: fitting.boosted(slices.train_frame, spec, by_hand, 60),
+    LOGISTIC: fitting.logistic(slices.train_frame, spec, slices.imputation),
+    TREES: fitting.boosted(slices.train_frame, spec, by_hand, 60, slices.imputation),
 }
 chosen = evidence.choose(candidates, slices, spec, None)
 print(f"better on the validation slice, and calibrated there: {chosen.winner}")
@@ -162,9 +162,10 @@ plots.calibration_plot(
 # What it goes by: mean contributions to the log-odds. A contribution is no cause.
 
 # %%
-contributions = chosen.raw.contributions(test.rows)[:, :-1]
-words = [chosen.raw.words[name] for name in chosen.raw.features]
-plots.shap_plot(contributions, test.rows, words, most=12)
+model = chosen.raw
+contributions = model.contributions(test.rows)[:, :-1]
+words = [model.words[name] for name in model.inputs]
+plots.shap_plot(contributions, model.imputation(test.rows, model.features), words, most=12)
 
 # %% [markdown]
 # Whom a list of calls would reach, by group. Groups with fewer than eleven closures have no

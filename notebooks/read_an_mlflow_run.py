@@ -55,8 +55,10 @@ spec = load_models(settings.conf)[MODEL]
 store = tracking.opened(settings)
 mlflow, client = store.mlflow, store.client
 
-experiment = store.experiment(spec.registered_name)
-runs = client.search_runs([experiment], order_by=["attributes.start_time DESC"], max_results=1000)
+experiment = client.get_experiment_by_name(spec.registered_name)
+assert experiment, "nothing is trained: run concord train"
+place = [experiment.experiment_id]
+runs = client.search_runs(place, order_by=["attributes.start_time DESC"], max_results=1000)
 trainings = [each for each in runs if PARENT not in each.data.tags]
 
 pd.DataFrame(

@@ -70,7 +70,7 @@ test_settings.__test__ = False  # type: ignore[attr-defined]
 # none ends alone with a long one.
 ORDER = (
     "pipeline", "cluster/test_drivers", "spark/test_policies", "spark/test_index",
-    "spark/test_study", "cluster", "spark", "lake", "unit/test_lint", "",
+    "spark/test_study", "services", "cluster", "spark", "lake", "unit/test_lint", "",
 )  # fmt: skip
 
 

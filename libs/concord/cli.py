@@ -20,7 +20,7 @@ import typer.exceptions
 from pyspark.sql import SparkSession
 from rich.console import Console
 
-from concord import showing
+from concord import showing, tracking
 from concord.agreements import life_commands  # noqa: F401 (adds its commands to the next)
 from concord.agreements.commands import app as agreement_app
 from concord.agreements.commands import infra_app
@@ -279,7 +279,8 @@ def _fit(
         print(f"# wrote {write}")
     if track:
         made = Made("fit", fitted, text, read, options.day, options.run_id or "")
-        logged = tracked.track(deployment.settings, made, measures=measured(lake), fit=fit)
+        with tracking.answering(deployment.settings):
+            logged = tracked.track(deployment.settings, made, measures=measured(lake), fit=fit)
         print(f"# MLflow run {logged}")
 
 
@@ -614,6 +615,8 @@ def show_settings(
     """Print the effective settings as JSON, secrets masked, and check every file of conf/."""
     deployment = load_deployment(settings, lake=lake, landing=landing)
     values = deployment.settings.model_dump(mode="json")
+    if values["mlflow"]:
+        values["mlflow"] = tracking.without_credentials(values["mlflow"])
     confs = values["spark"]["confs"]
     values["spark"]["confs"] = {
         name: "******" if SECRET.search(name) else value for name, value in confs.items()

@@ -75,6 +75,10 @@ class AuditError(ConcordError):
     exit_code = 16
 
 
+# No error: `drift` did its work, and what it measured is beyond a limit of the model's file.
+DRIFT_ALARM = 17
+
+
 class InfrastructureError(ConcordError):
     """Storage, network or cluster failed; worth a retry."""
 

@@ -6,12 +6,13 @@ all files collected, each with its file and line.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedBase
@@ -235,8 +236,8 @@ Zone = Literal["curated", "vault", "index", "studies", "products", "ops"]
 # The commands that open the lake, by the first word of a job's name.
 JobName = Literal[
     "ingest", "index", "study", "return", "rotate", "expire", "maintain", "review", "agreement",
-    "audit", "labels", "catalog", "show", "lineage", "demo", "train", "score", "publish", "model",
-    "reproduce", "outcomes", "read",
+    "audit", "labels", "catalog", "show", "lineage", "demo", "train", "score", "drift", "publish",
+    "model", "reproduce", "outcomes", "read",
 ]  # fmt: skip
 
 
@@ -261,7 +262,7 @@ class JobRole(Typed):
 # every job its runs and what it asked to ops.
 JOB_ROLES = {
     "recipient": JobRole(
-        jobs=("train", "score", "publish", "model", "reproduce", "outcomes", "read"),
+        jobs=("train", "score", "drift", "publish", "model", "reproduce", "outcomes", "read"),
         reads=("studies", "products", "ops"),
         writes=("studies", "products", "ops"),
     ),
@@ -292,6 +293,10 @@ class Locks(Typed):
     wait_seconds: int = Field(default=120, ge=0)
 
 
+# Where MLflow may be.
+MLFLOW = r"^(https?://|sqlite:///)."
+
+
 class Settings(BaseSettings):
     """Effective settings: arguments over the environment (`CONCORD_LAKE`, `CONCORD_KEYS__PATH`,
     ...) over the settings file over the defaults here."""
@@ -303,7 +308,16 @@ class Settings(BaseSettings):
     lake: str
     landing: str
     conf: Path = Path("conf")
-    mlflow: str | None = None
+    mlflow: str | None = Field(
+        default=None,
+        json_schema_extra={"pattern": MLFLOW},
+        description=(
+            "MLflow's tracking server (http:// or https://), or a file (sqlite:///PATH, artifacts "
+            "beside it); None: sqlite in mlflow/ beside a local lake. User and password, or token, "
+            "stand in the environment: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            "MLFLOW_TRACKING_TOKEN"
+        ),
+    )
     keys: Keys = Keys()
     roles: dict[str, Role] = {}
     job_roles: dict[str, JobRole] = Field(
@@ -323,6 +337,18 @@ class Settings(BaseSettings):
     catalog: str | None = Field(
         default=None, description="register tables as <catalog>.<zone>.<table>; None: paths only"
     )
+
+    @field_validator("mlflow")
+    @classmethod
+    def _served(cls, place: str | None) -> str | None:
+        # Who writes to a server's database by itself leaves artifacts where nobody finds them, and
+        # its password with every job.
+        if place is not None and not re.match(MLFLOW, place):
+            raise ValueError(
+                "name a tracking server (http://, https://) or a file (sqlite:///PATH); a "
+                "database is served by infra/mlflow/serve.py, and other stores are not supported"
+            )
+        return place
 
     @property
     def signers_file(self) -> Path:

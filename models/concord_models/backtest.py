@@ -22,6 +22,7 @@ from concord.errors import InfrastructureError, UsageError
 from concord_models import evaluation, selection
 from concord_models.churn import cohort
 from concord_models.evaluation import Floats, Ints
+from concord_models.imputation import learnt
 from concord_models.scorer import matrix
 from concord_models.search import Trial, whole
 from concord_models.selection import Regret
@@ -147,7 +148,7 @@ def backtest(
     }
     wanting = [number for number, name in enumerate(names) if name not in known]
     tasks = [(split, number) for split in range(len(found)) for number in wanting]
-    seed, least = spec.seed, spec.search.sample_rows
+    seed, least, inputs, fills = spec.seed, spec.search.sample_rows, spec.features, spec.fills
 
     def fitted(task: tuple[int, int]) -> tuple[int, int, bytes]:
         split, number = task
@@ -156,11 +157,13 @@ def backtest(
         if len(chosen) > least:
             chosen = np.sort(np.random.default_rng(seed).choice(chosen, least, replace=False))
         point, trees = made[number]
-        test = rows_[held.value[split]]
+        # Learnt anew at each split, from what it trains on.
+        filled = learnt(rows_[chosen], inputs, fills)
+        train, test = filled(rows_[chosen], inputs), filled(rows_[held.value[split]], inputs)
         if point is None:
-            raw = _logistic(rows_[chosen], label_[chosen], test)
+            raw = _logistic(train, label_[chosen], test)
         else:
-            raw = _trees(rows_[chosen], label_[chosen], test, point, trees, seed)
+            raw = _trees(train, label_[chosen], test, point, trees, seed)
         return split, number, raw.astype(np.float64).tobytes()
 
     try:

@@ -16,7 +16,7 @@ from jinja2 import Environment, StrictUndefined, select_autoescape
 
 from concord.agreements.dula import Dula
 from concord_models.backtest import Backtest
-from concord_models.churn.features import FEATURES
+from concord_models.churn.features import feature
 from concord_models.specification import ModelSpec
 
 SHOWN = (
@@ -47,6 +47,16 @@ class Card:
     rules: Sequence[Mapping[str, str]]
     features: Sequence[str]
     caveats: Sequence[str] = CAVEATS
+
+    def summary(self) -> str:
+        """What it is, what for and how good, in a few lines of Markdown."""
+        told = {
+            **{name: self.facts[name] for name in ("model", "predicts")},
+            "agreement": self.use["agreement"],
+            **self.figures,
+            "more": "model_card.html among the run's artifacts",
+        }
+        return "\n".join([f"**{self.title}**", "", *(f"- {n}: {v}" for n, v in told.items())])
 
     def markdown(self) -> str:
         return _rendered(MARKDOWN, self, escape=False)
@@ -114,7 +124,7 @@ def card(
             for each in groups
         ],
         rules=rules,
-        features=[f"{name}: {FEATURES[name].words}" for name in spec.features],
+        features=[f"{name}: {feature(name).words}" for name in spec.features],
     )
 
 

@@ -22,7 +22,7 @@ from concord.cli import (
 )
 from concord.contracts.schemas import schema_of, write_schemas
 from concord.deployment import Deployment, load_deployment
-from concord.errors import ConfigError
+from concord.errors import DRIFT_ALARM, ConfigError
 from concord.jobs import Options, job
 from concord.lake import catalog
 from concord.lake import run as runs
@@ -87,6 +87,7 @@ def register(app: typer.Typer) -> None:
     app.command()(train)
     app.command()(score)
     app.command(name="return")(return_scores)
+    app.command()(drift)
     app.command()(outcomes)
     app.command()(reproduce)
     app.add_typer(model_app, name="model")
@@ -365,6 +366,50 @@ def _scored(spark: Any, loaded: Models, spec: ModelSpec, agreement: str) -> dict
         return {}
     name = scores_table(dula, spec).name
     return catalog.versions(spark, loaded.deployment.settings.lake, [name])
+
+
+def drift(
+    agreement: Annotated[str, typer.Option(help="The DULA whose scores are looked at.")],
+    model: ModelOption = "snap_churn",
+    settings: SettingsOption = DEFAULT_SETTINGS,
+    lake: LakeOption = None,
+    as_of: AsOfOption = None,
+    run_id: RunIdOption = None,
+    dry_run: DryRunOption = False,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Measure how far rows, scores and outcomes are from training; exit 17 beyond a limit."""
+    from concord_models.drift_job import drift as measure
+
+    loaded = load(settings, lake=lake)
+    spec = named(loaded.models, model)
+    deployment = loaded.deployment
+    with job(
+        "drift",
+        deployment,
+        Options(as_of, run_id, dry_run, json_logs),
+        arguments={"model": model, "agreement": agreement},
+        inputs=lambda spark: [
+            _versions(spark, loaded, agreement), _scored(spark, loaded, spec, agreement)
+        ],
+        digest=loaded.digest,
+    ) as current:  # fmt: skip
+        register = deployment.register(current.run.lake)
+        done = measure(current.run, spec, deployment.contracts, register, agreement=agreement)
+        current.reporter.say(f"drift: {done.message}")
+        current.ended(
+            done.message,
+            DRIFT_ALARM if done.alarms else 0,
+            agreement=agreement,
+            model=spec.registered_name,
+            version=done.version,
+            mlflow_run=done.mlflow_run,
+            status=done.status,
+            alarms=list(done.alarms),
+            warnings=list(done.warnings),
+            table=done.table,
+            seconds=dict(done.seconds),
+        )
 
 
 def outcomes(

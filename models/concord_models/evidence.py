@@ -6,8 +6,8 @@ Everything is figures over slices; no row of data is logged.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,7 @@ def choose(
 
 
 def promotion_evidence(
-    spec: ModelSpec, slices: Slices, chosen: Chosen, past: Backtest | None, leaks: Sequence[Any]
+    spec: ModelSpec, slices: Slices, chosen: Chosen, past: Backtest | None
 ) -> dict[str, Any]:
     """What `concord model promote` judges by: figures of the test slice with their intervals,
     parity, regret over time of the chosen recipe and of the one in use, leaks."""
@@ -119,7 +119,7 @@ def promotion_evidence(
         },
         "parity": evaluation.parity(chosen.groups),
         "regret": regret,
-        "leaks": [each if isinstance(each, dict) else vars(each) for each in leaks],
+        "leaks": [asdict(each) for each in slices.leaks],
     }  # fmt: skip
 
 
@@ -144,17 +144,20 @@ def log(
             "trials": len(searched.trials),
             "trials_lost": len(searched.lost),
             "trees": recipe.trees,
+            "left_out_after_outreach": slices.left_out,
             **{f"best_{name}": repr(value) for name, value in (recipe.parameters or {}).items()},
             **{f"{name}_rows": count for name, count in slices.counts.items()},
             "validation_from": slices.boundaries.validation_from,
             "test_from": slices.boundaries.test_from,
         }
     )
+    # Of the others what they are compared by; all of it is in measures.json.
     measured = {
         f"{model.split(' ')[0]}.{part}.{name}": value
         for model, by_part in chosen.measures.items()
         for part, values in by_part.items()
         for name, value in values.items()
+        if model == MODEL or (part == cohort.TEST and name in {"auc", "average_precision"})
     }
     for name in ("auc", "slope", "intercept"):
         measured |= {f"model.test.{name}_{bound}": shown[name][bound] for bound in ("low", "high")}
@@ -175,8 +178,9 @@ def log(
         mlflow.log_figure(picture, "recall_by_group.png")
     some = np.random.default_rng(spec.seed).permutation(len(test.label))[:EXPLAINED]
     parts = chosen.raw.contributions(test.rows[np.sort(some)])[:, :-1]
-    words = [f"{name}: {chosen.raw.words[name]}" for name in spec.features]
-    mlflow.log_figure(plots.shap_plot(parts, test.rows[np.sort(some)], words), "shap_summary.png")
+    words = [f"{name}: {chosen.raw.words[name]}" for name in chosen.raw.inputs]
+    values = chosen.raw.imputation(test.rows[np.sort(some)], spec.features)
+    mlflow.log_figure(plots.shap_plot(parts, values, words), "shap_summary.png")
 
 
 def evaluate(
@@ -233,6 +237,7 @@ def log_backtest(store: Store, spec: ModelSpec, past: Backtest) -> None:
     mlflow.log_params({"selection_rule": past.chosen.rule, "selected": past.chosen.pick})
     picked = past.measures[past.chosen.pick]
     mlflow.log_metrics({"backtest.splits": float(len(past.splits))})
-    for step, each in enumerate(picked):
-        mlflow.log_metric(f"backtest.{spec.selection.metric}", each[spec.selection.metric], step)
+    for split, each in zip(past.splits, picked, strict=True):
+        metric, day = spec.selection.metric, int(split.at.strftime("%Y%m%d"))
+        mlflow.log_metric(f"backtest.{metric}", each[metric], day)
     mlflow.log_figure(plots.stability_plot(past, spec.selection.metric), "stability.png")

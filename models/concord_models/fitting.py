@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ from pyspark.sql import functions as F
 from sklearn.isotonic import IsotonicRegression
 
 from concord.errors import InfrastructureError
-from concord_models.churn.features import FEATURES
+from concord_models.churn.features import feature
+from concord_models.imputation import Imputation, learnt
 from concord_models.scorer import Calibration, Linear, Scorer
 from concord_models.specification import ModelSpec
 
@@ -98,15 +99,25 @@ def _rank_strength(values: Floats, label: Ints) -> float:
     return float(roc_auc_score(label, np.where(known, values, values[known].mean())))
 
 
+# --- values that are not known -------------------------------------------------------------------
+
+
+def imputed(spec: ModelSpec, train: Slice, *others: Slice) -> list[Slice]:
+    """Slices with unknown values as the model's file says: learnt from the first, put in all."""
+    made = learnt(train.rows, spec.features, spec.fills)
+    return [replace(each, rows=made(each.rows, spec.features)) for each in (train, *others)]
+
+
 # --- logistic regression -------------------------------------------------------------------------
 
 
-def logistic(train: DataFrame, spec: ModelSpec) -> Scorer:
-    """Spark's logistic regression on all training rows, missing values as the training mean.
+def logistic(train: DataFrame, spec: ModelSpec, imputation: Imputation) -> Scorer:
+    """Spark's logistic regression on all training rows; what `imputation` left unknown counts as
+    the training mean.
 
-    `train` has the features as doubles and the column `label`.
+    `train` has the imputation's inputs as doubles and the column `label`.
     """
-    names = list(spec.features)
+    names = list(imputation.inputs(spec.features))
     averages = train.agg(*[F.avg(name).alias(name) for name in names]).collect()[0]
     means: dict[str, Any] = {
         name: float(averages[name]) if averages[name] is not None else 0.0 for name in names
@@ -118,23 +129,31 @@ def logistic(train: DataFrame, spec: ModelSpec) -> Scorer:
     ).fit(rows.select("features", F.col("label").cast("double").alias("label")))
     weights = tuple(float(weight) for weight in fitted.coefficients.toArray())
     linear = Linear(float(fitted.intercept), weights, tuple(means[name] for name in names))
-    return Scorer("logistic", spec.features, Calibration(), *_described(spec), linear=linear)
+    told = _described(names)
+    return Scorer(
+        "logistic", spec.features, Calibration(), *told, linear=linear, imputation=imputation
+    )
 
 
 # --- gradient-boosted trees ----------------------------------------------------------------------
 
 
 def boosted(
-    train: DataFrame, spec: ModelSpec, parameters: Mapping[str, float], trees: int
+    train: DataFrame,
+    spec: ModelSpec,
+    parameters: Mapping[str, float],
+    trees: int,
+    imputation: Imputation,
 ) -> Scorer:
-    """Trees of the found parameters, fitted by xgboost.spark on all training rows.
+    """Trees of the found parameters, fitted by xgboost.spark on all training rows (with the
+    imputation's inputs).
 
     Rows are put in an order of their own first: with one worker the same rows give the same trees.
     Raises InfrastructureError when the fit fails.
     """
     from xgboost.spark import SparkXGBClassifier
 
-    names = list(spec.features)
+    names = list(imputation.inputs(spec.features))
     keys = [name for name in ("study_case_id", "due_on", "as_of") if name in train.columns]
     rows = train.repartition(spec.workers, *keys[:1]).sortWithinPartitions(*keys)
     rows = rows.fillna(math.nan, subset=names).select(*names, F.col("label").cast("double"))
@@ -159,7 +178,10 @@ def boosted(
         ) from None
     booster.feature_names = names
     text = bytes(booster.save_raw("json")).decode()
-    return Scorer("xgboost", spec.features, Calibration(), *_described(spec), booster=text)
+    told = _described(names)
+    return Scorer(
+        "xgboost", spec.features, Calibration(), *told, booster=text, imputation=imputation
+    )
 
 
 def calibration(label: Ints, probability: Floats) -> Calibration:
@@ -176,11 +198,9 @@ def calibration(label: Ints, probability: Floats) -> Calibration:
     )
 
 
-def _described(spec: ModelSpec) -> tuple[dict[str, str], dict[str, str]]:
-    return (
-        {name: FEATURES[name].words for name in spec.features},
-        {name: FEATURES[name].kind for name in spec.features},
-    )
+def _described(names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    told = {name: feature(name) for name in names}
+    return {n: each.words for n, each in told.items()}, {n: each.kind for n, each in told.items()}
 
 
 @contextmanager

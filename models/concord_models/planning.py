@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from concord.agreements import access_log
@@ -19,9 +17,16 @@ from concord.contracts.model import Contract
 from concord.lake.run import Run
 from concord_models import studies
 from concord_models.churn import cohort
+from concord_models.churn.outreach import CONTACTED
 from concord_models.specification import ModelSpec
 from concord_models.temporal import Split, splits, timeline
-from concord_models.training_rows import label_columns, labels, request, slice_edges
+from concord_models.training_rows import (
+    label_columns,
+    labels,
+    request,
+    slice_edges,
+    with_outreach,
+)
 
 
 @dataclass(frozen=True)
@@ -96,10 +101,10 @@ def plan(run: Run, spec: ModelSpec, contracts: dict[str, Contract], register: Re
     held = studies.held(run, dula, contracts, wanted)
     frames = held.frames(run, wanted)
     reports = frames["dta_snap.checkins"]
-    days_before = [cohort.open_checkins(reports, cohort.lead(days)) for days in spec.cohort.leads]
+    rows = cohort.open_checkins(reports, *map(cohort.lead, spec.cohort.leads))
     counted = (
-        reduce(DataFrame.unionByName, days_before)
-        .select(*cohort.KEY, cohort.AS_OF)
+        with_outreach(spec, rows.select(*cohort.KEY, cohort.AS_OF), frames, run.as_of)
+        .where(F.col(CONTACTED).isNull())
         .join(labels(spec, frames, run.as_of), [*cohort.KEY], "inner")
         .groupBy(cohort.DUE, cohort.AS_OF, cohort.LABEL_KNOWN)
         .agg(F.count(F.lit(1)).alias("rows"), F.sum(cohort.LABEL).alias("closed"))

@@ -9,10 +9,9 @@ import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from concord_models import scorer
+from concord_models.scorer import PROBABILITIES as PROBABILITIES
 
 SCORER_ARTIFACT = "scorer"
-# The probability's column, by label.
-PROBABILITIES = {"y_proc": "p_proc", "y_churn": "p_churn"}
 
 
 class ScorerModel(PythonModel):

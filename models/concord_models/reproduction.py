@@ -69,10 +69,12 @@ def reproduce(
     slices = training_rows.slices(then, spec, held)
     access_log.record_reads(run, [access_log.Read(asked, decision, run.run_id, held.rows)])
     if params["winner"] == LOGISTIC:
-        fitted = fitting.logistic(slices.train_frame, spec)
+        fitted = fitting.logistic(slices.train_frame, spec, slices.imputation)
     else:
         best = {n.removeprefix("best_"): float(v) for n, v in params.items() if "best_" in n}
-        fitted = fitting.boosted(slices.train_frame, spec, whole(best), int(params["trees"]))
+        fitted = fitting.boosted(
+            slices.train_frame, spec, whole(best), int(params["trees"]), slices.imputation
+        )
     part = slices.parts[cohort.VALIDATION]
     again = replace(fitted, calibration=fitting.calibration(part.label, fitted.raw(part.rows)))
     before = _registered(store, recorded)

@@ -1,8 +1,8 @@
 """The `return` job: a day's scores given back to the agency, under its own case ids.
 
-Decided, with the model's own agreement → the day's scores of the study → joined with the
-pseudonyms of the agency's ids, made again from the vault → `vault/returned`, replaced for that day
-in one commit. The data office's work: whoever scores never opens the vault.
+Decided, with the model's own agreement → the day's scores of the study, without those held out →
+joined with the pseudonyms of the agency's ids, made again from the vault → `vault/returned`,
+replaced for that day in one commit. The data office's work: whoever scores never opens the vault.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from concord.agreements import access_log
@@ -23,8 +24,15 @@ from concord.lake.points import reach
 from concord.lake.run import Run
 from concord.studies.keys import study_key
 from concord.studies.returning import OWN_ID, own_ids
-from concord_models.churn.cohort import AS_OF, CASE
-from concord_models.score_tables import replace_day, returned_table, scores_table, written_for
+from concord_models.churn.cohort import AS_OF, CASE, DUE
+from concord_models.churn.features import OFFICE
+from concord_models.score_tables import (
+    HELD_OUT,
+    replace_day,
+    returned_table,
+    scores_table,
+    written_for,
+)
 from concord_models.specification import ModelSpec
 
 CASES = "dta_snap.cases"
@@ -90,7 +98,8 @@ def return_scores(
         contract = contracts[CASES.partition(".")[0]]
         key = study_key(run.lake, run.settings.keys, dula.id)
         theirs = own_ids(lake, dula, decision, contract, table=CASES, role=ROLE, key=key)
-        scores = lake.read(source, version=version).where(F.col(AS_OF) == F.lit(run.as_of))
+        day = lake.read(source, version=version).where(F.col(AS_OF) == F.lit(run.as_of))
+        scores = callable_rows(day)
         rows = scores.count()
         # Before the write: a run that is killed in between has read all the same.
         access_log.record_reads(run, [access_log.Read(request, decision, run.run_id, rows)])
@@ -110,3 +119,9 @@ def return_scores(
     run.tally.rows_out += rows
     message = f"{rows} scores as of {run.as_of} returned under the agency's own case ids"
     return Outcome("returned", message, rows, target.name)
+
+
+def callable_rows(scores: DataFrame) -> DataFrame:
+    """Scores without those held out, ranked anew: a list without gaps."""
+    order = Window.partitionBy(OFFICE, DUE, AS_OF).orderBy("rank_in_office")
+    return scores.where(~F.col(HELD_OUT)).withColumn("rank_in_office", F.row_number().over(order))

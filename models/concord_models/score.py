@@ -10,14 +10,14 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from concord import tracking
@@ -32,20 +32,28 @@ from concord.lake.points import reach
 from concord.lake.registry import Table
 from concord.lake.run import Run
 from concord.lake.tables import Written
-from concord.tracking import Registered
+from concord.tracking import Registered, Store
 from concord_models import scorer as scorers
 from concord_models import studies
 from concord_models.churn import cohort
 from concord_models.churn.cohort import AS_OF, CASE, DUE
-from concord_models.churn.features import COLUMNS, OFFICE, features
-from concord_models.score_tables import replace_day, returned_table, scores_table, written_for
-from concord_models.scorer import Scorer
+from concord_models.churn.features import OFFICE, columns, features
+from concord_models.score_tables import (
+    HELD_OUT,
+    drift_table,
+    interventions_table,
+    replace_day,
+    returned_table,
+    scores_table,
+    written_for,
+)
+from concord_models.scorer import PROBABILITIES, Scorer
 from concord_models.specification import ModelSpec, load_models
 from concord_models.studies import Held
 
 SCORED = (
-    f"{CASE} string, {DUE} date, {AS_OF} date, {OFFICE} string, raw double, p_proc double, "
-    "reasons array<string>"
+    f"{CASE} string, {DUE} date, {AS_OF} date, {OFFICE} string, probability double, "
+    "rank_in_office int, reasons array<string>"
 )
 
 
@@ -67,8 +75,8 @@ def tables(conf: Path, dulas: Mapping[str, Dula]) -> list[Table]:
     found = []
     for spec in load_models(conf).values():
         for dula in dulas.values():
-            if "score" in dula.uses.allowed and spec.label.name == "y_proc":
-                found.append(scores_table(dula, spec))
+            if "score" in dula.uses.allowed:
+                found += [of(dula, spec) for of in (scores_table, interventions_table, drift_table)]
                 if dula.uses.returned_under_own_ids:
                     found.append(returned_table(dula, spec))
     return found
@@ -84,28 +92,26 @@ def score(
 ) -> Outcome:
     """Scores what falls due within the model file's days after the run's as-of date.
 
-    Raises RefusedError (14) when an agreement does not allow it or the model has expired,
-    UsageError when there is no model or no study, or the model predicts another label than
-    y_proc, LockedError and InfrastructureError as they come.
+    Raises RefusedError (14) when an agreement does not allow it or the model has expired (its
+    versions are archived then), UsageError when there is no model or no study, LockedError and
+    InfrastructureError as they come.
     """
     seconds: dict[str, float] = {}
     dula = register.dula(agreement, run.clock().date())
     if dula is None:
         raise register.unknown(agreement)
-    if spec.label.name != "y_proc":
-        raise UsageError(
-            f"{spec.name} predicts {spec.label.name}; the tables of scores hold y_proc alone: "
-            "name a model of it"
-        )
-    request = _request(run, dula)
-    champion = tracking.opened(run.settings).champion(spec.registered_name)
+    request = _request(run, dula, spec)
+    store = tracking.opened(run.settings)
+    champion = store.champion(spec.registered_name)
     # The agreement that the model itself was trained under, whatever its file says today.
     trained = champion.tags[tracking.AGREEMENTS] if champion else spec.agreement
+    if not run.dry_run:
+        _archive_expired(run, store, spec, trained)
     decision = access_log.ask(run, register, request, model=trained)
     reach("score.decided")
-    champion = _usable(run, spec, champion)
-    held = studies.held(run, dula, contracts, COLUMNS)
-    expires = min(_expiry(champion), decision.expires or dula.term.expires)
+    champion = usable(run, store, spec, champion)
+    held = studies.held(run, dula, contracts, columns(spec.features))
+    expires = min(expiry(champion), decision.expires or dula.term.expires)
     inputs = runs.digest(
         champion.name,
         champion.version,
@@ -115,6 +121,9 @@ def score(
         expires,
         decision.policy_digest,
         spec.cohort.model_dump(),
+        spec.label.name,
+        spec.holdout,
+        spec.reasons_for,
         tracking.code_digest(Path(__file__).parent),
     )
     if run.dry_run:
@@ -123,7 +132,7 @@ def score(
     table = scores_table(dula, spec)
     job = _Scoring(run, spec, dula, decision, request, held, champion, expires, inputs)
     with run.lake.locks.hold([table.name]):
-        with _timed(seconds, "score"):
+        with timed(seconds, "score"):
             written = job.scores(table)
         reach(f"score.wrote.{table.name}")
     run.tally.read.update(held.by_name)
@@ -143,33 +152,57 @@ def score(
     return Outcome("scored", message, champion.version, rows, table.name, seconds)
 
 
-def _request(run: Run, dula: Dula) -> Request:
+def _request(run: Run, dula: Dula, spec: ModelSpec) -> Request:
+    wanted = columns(spec.features)
     return Request(
         agreement=dula.id,
         purpose=dula.purpose.code,
         use="score",
-        columns={table: frozenset(columns) for table, columns in COLUMNS.items()},
+        columns=wanted,
         as_of=run.as_of,
-        linkages=frozenset({frozenset(COLUMNS)}),
+        linkages=frozenset({frozenset(wanted)}),
     )
 
 
-def _usable(run: Run, spec: ModelSpec, found: Registered | None) -> Registered:
+def _archive_expired(run: Run, store: Store, spec: ModelSpec, trained: str) -> None:
+    """Marks the model's versions whose agreements have ended: none is applied again, even if the
+    next run's clock or tags say otherwise."""
+    for version in store.under(trained):
+        if version.name == spec.registered_name and run.clock().date() > expiry(version):
+            store.archive(version, f"expired on {expiry(version)}")
+
+
+def usable(run: Run, store: Store, spec: ModelSpec, found: Registered | None) -> Registered:
     """The model to apply. Raises UsageError without one, RefusedError when it has expired."""
+    found = found or _newest_archived(store, spec)
     if found is None:
         raise UsageError(
             f"there is no trained model {spec.registered_name} with the alias "
             f"{tracking.CHAMPION}; run concord train --model {spec.name} first"
         )
-    if run.clock().date() > _expiry(found):
+    if tracking.ARCHIVED in found.tags:
         raise RefusedError(
-            f"{found.name} version {found.version} expired on {_expiry(found)} with the agreements "
+            f"{found.name} version {found.version} is archived: {found.tags[tracking.ARCHIVED]}; "
+            "have its agreements renewed, then run concord train"
+        )
+    if run.clock().date() > expiry(found):
+        raise RefusedError(
+            f"{found.name} version {found.version} expired on {expiry(found)} with the agreements "
             "it was trained under; have them renewed, then run concord train"
         )
     return found
 
 
-def _expiry(model: Registered) -> date:
+def _newest_archived(store: Store, spec: ModelSpec) -> Registered | None:
+    versions = store.client.search_model_versions(f"name = '{spec.registered_name}'")
+    ended = [each for each in versions if tracking.ARCHIVED in each.tags]
+    last = max(ended, key=lambda each: int(each.version), default=None)
+    if last is None:
+        return None
+    return Registered(last.name, str(last.version), last.run_id, last.source, dict(last.tags))
+
+
+def expiry(model: Registered) -> date:
     return date.fromisoformat(model.tags[tracking.EXPIRES])
 
 
@@ -192,23 +225,20 @@ class _Scoring:
         before = written_for(self.run, table)
         if before and before[1].get("inputs") == self.inputs:
             return Written(table.name, before[0], applied=False)
-        frames = self.held.frames(self.run, COLUMNS)
-        within = self.spec.cohort
-        day = F.lit(self.run.as_of)
-        rows = cohort.open_checkins(frames["dta_snap.checkins"], day).where(
-            F.date_diff(F.col(DUE), day).between(
-                within.score_due_from_days, within.score_due_until_days
+        scorer = self._scorer()
+        unnamed = [name for name in scorer.features if name not in self.spec.features]
+        if unnamed:
+            raise UsageError(
+                f"{self.champion.name} version {self.champion.version} needs {', '.join(unnamed)}, "
+                f"which conf/models/{self.spec.name}.yaml does not name; add them, or run concord "
+                "train"
             )
-        )
-        scored = applied(features(rows, frames), self._scorer())
-        named = ranked(scored).select(
-            "*",
-            F.lit(self.champion.name).alias("model_name"),
-            F.lit(int(self.champion.version)).alias("model_version"),
-            _versions(self.held).alias("feature_versions"),
-            F.col(AS_OF).cast("timestamp").alias("scored_at"),
-            F.lit(self.expires).alias("expires_on"),
-        )
+        frames = self.held.frames(self.run, columns(self.spec.features))
+        rows = falling_due(frames["dta_snap.checkins"], self.spec, self.run.as_of)
+        named = scores_of(
+            features(rows, frames, scorer.features), scorer, self.spec, self.champion,
+            self.held.by_name, self.expires,
+        )  # fmt: skip
         # Before the write: a run that is killed in between has read all the same.
         read = access_log.Read(self.request, self.decision, self.run.run_id, self.held.rows)
         access_log.record_reads(self.run, [read])
@@ -223,47 +253,99 @@ class _Scoring:
         return self.run.lake.read(table, version=version).where(day).count()
 
     def _scorer(self) -> Scorer:
-        from concord_models.pyfunc import SCORER_ARTIFACT
-
-        store = tracking.opened(self.run.settings)
-        with tempfile.TemporaryDirectory() as place:
-            got = store.mlflow.artifacts.download_artifacts(
-                artifact_uri=self.champion.uri, dst_path=place
-            )
-            return scorers.load(next(Path(got).rglob(SCORER_ARTIFACT)))
+        with scorer_files(tracking.opened(self.run.settings), self.champion) as files:
+            return scorers.load(files)
 
 
-def applied(rows: DataFrame, scorer: Scorer) -> DataFrame:
-    """Rows of features with raw and calibrated probability and reasons, on the workers."""
+@contextmanager
+def scorer_files(store: Store, model: Registered) -> Iterator[Path]:
+    """A registered version's scorer folder, as long as the `with` block lasts."""
+    from concord_models.pyfunc import SCORER_ARTIFACT
 
-    def of(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        for batch in batches:
-            own = scorers.matrix({name: batch[name] for name in scorer.features}, scorer.features)
-            parts = scorer.contributions(own)
-            raw = 1 / (1 + np.exp(-parts.sum(axis=1)))
-            reasons = pd.Series(scorer.reasons(own, parts), index=batch.index, dtype=object)
-            kept = batch[[CASE, DUE, AS_OF, OFFICE]]
-            yield kept.assign(raw=raw, p_proc=scorer.calibration(raw), reasons=reasons)
-
-    return rows.mapInPandas(of, SCORED)
+    with tempfile.TemporaryDirectory() as place:
+        got = store.mlflow.artifacts.download_artifacts(artifact_uri=model.uri, dst_path=place)
+        yield next(Path(got).rglob(SCORER_ARTIFACT))
 
 
-def ranked(scored: DataFrame) -> DataFrame:
-    """Adds the order of calls within an office and due day, by the uncalibrated score: calibration
-    only adds ties."""
-    order = Window.partitionBy(OFFICE, DUE).orderBy(F.desc("raw"), CASE)
-    return scored.withColumn("rank_in_office", F.row_number().over(order)).drop("raw")
+def falling_due(reports: DataFrame, spec: ModelSpec, as_of: date) -> DataFrame:
+    """Open check-ins that fall due within the model file's days after a day."""
+    within, day = spec.cohort, F.lit(as_of)
+    return cohort.open_checkins(reports, day).where(
+        F.date_diff(F.col(DUE), day).between(
+            within.score_due_from_days, within.score_due_until_days
+        )
+    )
 
 
-def _versions(held: Held) -> Any:
+def scores_of(
+    rows: DataFrame,
+    scorer: Scorer,
+    spec: ModelSpec,
+    model: Registered,
+    versions: Mapping[str, int],
+    expires: date,
+) -> DataFrame:
+    """Rows of features as rows of the table of scores."""
+    own = PROBABILITIES[spec.label.name]
+    return applied(rows, scorer, spec.reasons_for).select(
+        "*",
+        *[
+            (F.col("probability") if name == own else F.lit(None).cast("double")).alias(name)
+            for name in PROBABILITIES.values()
+        ],
+        held_out(spec).alias(HELD_OUT),
+        F.lit(model.name).alias("model_name"),
+        F.lit(int(model.version)).alias("model_version"),
+        _versions(versions).alias("feature_versions"),
+        F.col(AS_OF).cast("timestamp").alias("scored_at"),
+        F.lit(expires).alias("expires_on"),
+    )
+
+
+def applied(rows: DataFrame, scorer: Scorer, reasons_for: int) -> DataFrame:
+    """Rows of features with raw and calibrated probability, the order of calls within an office and
+    due day, and reasons of the first so many of each such list; on the workers.
+
+    Ordered by the uncalibrated score: calibration only adds ties. One Python worker holds a list
+    whole, some 400 bytes a row. Reasons cost two hundred times what a probability does.
+    """
+
+    def of(listed: pd.DataFrame) -> pd.DataFrame:
+        own = scorers.matrix({name: listed[name] for name in scorer.features}, scorer.features)
+        raw = scorer.raw(own)
+        order = np.lexsort((listed[CASE].to_numpy(dtype=str), -raw))
+        ranks = np.empty(len(listed), dtype=np.int32)
+        ranks[order] = np.arange(1, len(listed) + 1)
+        first = order[:reasons_for]
+        reasons = pd.Series([None] * len(listed), dtype=object)
+        reasons.iloc[first] = scorer.reasons(own[first])
+        kept = listed[[CASE, DUE, AS_OF, OFFICE]].reset_index(drop=True)
+        return kept.assign(
+            probability=scorer.calibration(raw), rank_in_office=ranks, reasons=reasons
+        )
+
+    return rows.groupBy(OFFICE, DUE).applyInPandas(of, SCORED)
+
+
+def held_out(spec: ModelSpec) -> Column:
+    """Whether a check-in is held out: by a hash of the model's name and the check-in, so on every
+    day the same, in every run; with a greater share those of the smaller one stay held out.
+
+    The agency cannot tell beforehand: it does not know the pseudonym.
+    """
+    drawn = F.sha2(F.concat_ws("/", F.lit(spec.name), CASE, F.col(DUE).cast("string")), 256)
+    return F.conv(F.substring(drawn, 1, 8), 16, 10).cast("double") < spec.holdout * 2**32
+
+
+def _versions(by_name: Mapping[str, int]) -> Column:
     pairs = [
         F.struct(F.lit(name).alias("table"), F.lit(version).cast("bigint").alias("version"))
-        for name, version in sorted(held.by_name.items())
+        for name, version in sorted(by_name.items())
     ]
     return F.array(*pairs)
 
 
-class _timed:
+class timed:
     """Adds the seconds of a `with` block to a stage."""
 
     def __init__(self, seconds: dict[str, float], stage: str) -> None:

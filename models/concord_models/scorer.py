@@ -17,9 +17,13 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 
+from concord_models.imputation import Imputation
+
 Floats = NDArray[np.float64]
 SCORER, BOOSTER = "scorer.json", "booster.json"
 TOP_REASONS = 3
+# The probability's column, by label.
+PROBABILITIES = {"y_proc": "p_proc", "y_churn": "p_churn"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Linear:
-    """Logistic regression on raw features; a missing value counts as the training mean."""
+    """Logistic regression on a scorer's inputs; a missing value counts as the training mean."""
 
     intercept: float
     coefficients: tuple[float, ...]
@@ -46,7 +50,8 @@ class Linear:
 class Scorer:
     """One fitted model. `booster` is xgboost's JSON; `linear` a logistic regression; one is set.
 
-    `words` says each feature in plain words and `kinds` how to show its value.
+    Rows come as features; `imputation` makes the model's inputs of them. `words` says each input in
+    plain words and `kinds` how to show its value.
     """
 
     kind: Literal["xgboost", "logistic"]
@@ -56,32 +61,47 @@ class Scorer:
     kinds: Mapping[str, str]
     linear: Linear | None = None
     booster: str = ""
+    imputation: Imputation = Imputation()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.imputation.inputs(self.features)
 
     def raw(self, rows: Floats) -> Floats:
         """Uncalibrated probabilities of rows of features (NaN where unknown)."""
+        if self.linear is None:
+            filled = self._matrix(self.imputation(rows, self.features))
+            margin = _booster(self.booster).predict(filled, output_margin=True)
+            return 1 / (1 + np.exp(-margin.astype(np.float64)))
         return 1 / (1 + np.exp(-self.contributions(rows).sum(axis=1)))
+
+    def _matrix(self, rows: Floats) -> xgboost.DMatrix:
+        return xgboost.DMatrix(rows.astype(np.float32), feature_names=list(self.inputs))
 
     def probability(self, rows: Floats) -> Floats:
         return self.calibration(self.raw(rows))
 
     def contributions(self, rows: Floats) -> Floats:
-        """What each feature adds to the log-odds, and the constant in the last column.
+        """What each input adds to the log-odds, and the constant in the last column.
 
         Trees: TreeSHAP as xgboost computes it (Lundberg et al. 2020). Linear: coefficient times
         distance from the training mean.
         """
+        rows = self.imputation(rows, self.features)
         if self.linear is None:
-            matrix = xgboost.DMatrix(rows.astype(np.float32), feature_names=list(self.features))
-            return _booster(self.booster).predict(matrix, pred_contribs=True).astype(np.float64)
+            found = _booster(self.booster).predict(self._matrix(rows), pred_contribs=True)
+            return found.astype(np.float64)
         means, weights = np.array(self.linear.means), np.array(self.linear.coefficients)
         parts = np.where(np.isnan(rows), 0.0, rows - means) * weights
         constant = self.linear.intercept + float(means @ weights)
         return np.column_stack([parts, np.full(len(rows), constant)])
 
-    def reasons(self, rows: Floats, parts: Floats | None = None) -> list[list[str]]:
+    def reasons(self, rows: Floats) -> list[list[str]]:
         """For each row the features that raise its risk most, in plain words; at most three."""
-        parts = self.contributions(rows) if parts is None else parts
-        own = parts[:, :-1]
+        own = self.contributions(rows)[:, :-1]
+        # A value that was put in is told of as not known; a flag as it is.
+        flags = self.imputation(rows, self.features)[:, len(self.features) :]
+        rows = np.column_stack([rows, flags])
         order = np.argsort(-own, axis=1, kind="stable")[:, :TOP_REASONS]
         return [
             [self._reason(i, rows[n, i]) for i in order[n] if own[n, i] > 0]
@@ -89,7 +109,7 @@ class Scorer:
         ]
 
     def _reason(self, index: int, value: float) -> str:
-        name = self.features[index]
+        name = self.inputs[index]
         words, kind = self.words[name], self.kinds[name]
         if np.isnan(value):
             return f"{words}: not known"
@@ -124,6 +144,7 @@ def load(folder: Path) -> Scorer:
         if linear
         else None,
         booster=booster.read_text(encoding="utf-8") if booster.exists() else "",
+        imputation=Imputation.of(content["imputation"]),
     )
 
 

@@ -20,7 +20,7 @@ import xgboost
 from pyspark.sql import SparkSession
 
 from concord.errors import InfrastructureError
-from concord_models.fitting import Slice, quiet
+from concord_models.fitting import Slice, imputed, quiet
 from concord_models.specification import ModelSpec, Space
 
 PATIENCE = 0.05
@@ -67,6 +67,7 @@ def search(
     from hyperopt import fmin
 
     space = spec.search.space
+    train, validation = imputed(spec, train, validation)
     data = spark.sparkContext.broadcast((*_sample(train, spec), validation.rows, validation.label))
     objective = _objective(data, spec)
     told = {trial.number for trial in earlier}

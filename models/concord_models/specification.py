@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
+from pydantic import ConfigDict
 from pydantic import Field as Setting
 
 from concord.agreements.dula import Dula
@@ -13,13 +14,40 @@ from concord.errors import UsageError
 from concord.lake.run import digest
 from concord.settings import Location, Typed, load_folder
 from concord_models.churn.definitions import Name
-from concord_models.churn.features import AUDIT, FEATURES
+from concord_models.churn.features import AUDIT, BLOCKS, block_of, names_of
+from concord_models.imputation import Fill, How
 from concord_models.temporal import Temporal
 
 Range = tuple[float, float]
 Lead = Annotated[int, Setting(ge=1, le=60)]
 Metric = Literal["log_loss", "brier", "auc", "average_precision"]
 TestMetric = Literal[Metric, "precision_at_k", "recall_at_k"]
+
+
+Window = Annotated[int, Setting(ge=1, le=1826)]
+
+
+class Chosen(Typed):
+    """Features of a block: `all`, or names, with days or without. A name without days, and `all`,
+    stand for one feature for each of the `windows` (none: the block's own)."""
+
+    names: Literal["all"] | Annotated[tuple[str, ...], Setting(min_length=1)] = "all"
+    windows: tuple[Window, ...] = ()
+
+    def of(self, block: str) -> tuple[str, ...]:
+        """The features by their whole names; unknown ones as they stand."""
+        every = names_of(block, self.windows)
+        if self.names == "all":
+            return every
+        found: list[str] = []
+        for name in self.names:
+            stem = [each for each in BLOCKS[block].features if each == f"{name}_{{days}}"]
+            windows = self.windows or BLOCKS[block].windows
+            found += [each.format(days=days) for each in stem for days in windows] or [name]
+        return tuple(found)
+
+
+Some = Literal["all"] | Annotated[tuple[str, ...], Setting(min_length=1)] | Chosen
 
 
 class Cohort(Typed):
@@ -42,12 +70,17 @@ class Cohort(Typed):
 
 class Label(Typed):
     """What is predicted: closure for one of the reasons at the check-in (`y_proc`), or such a
-    closure with a return within the window of a definition of churn (`y_churn`)."""
+    closure with a return within the window of a definition of churn (`y_churn`).
+
+    `after_outreach` says whether a check-in teaches that the agency called about after the row's
+    as-of day: how it ended is no longer what would have come without the call.
+    """
 
     name: Literal["y_proc", "y_churn"]
     definition: Name | None = None
     closure_reasons: tuple[str, ...] = Setting(min_length=1)
     mature_after_days: int = Setting(default=0, ge=0)
+    after_outreach: Literal["keep", "exclude"] = "exclude"
 
 
 class Splits(Typed):
@@ -87,6 +120,15 @@ class Logistic(Typed):
 
     penalty: float = Setting(ge=0)
     elastic_net: float = Setting(default=0, ge=0, le=1)
+
+
+class Leaks(Typed):
+    """When training refuses (concord_models.leaks): a feature ranks closures better than
+    `feature_auc` by itself, or, in a sample of so many `cases`, changes with what is known later.
+    """
+
+    feature_auc: float = Setting(default=0.95, gt=0.5, le=1)
+    cases: int = Setting(default=100, ge=0, description="0: not looked at")
 
 
 class Metrics(Typed):
@@ -129,8 +171,24 @@ class Promotion(Typed):
     )
 
 
+class Drift(Typed):
+    """Limits of `concord drift`. A measure is beyond one only if chance does not explain it.
+
+    `psi_warning` and `psi_alarm`: Siddiqi 2006, Credit Risk Scorecards, chapter 9 (below 0.10 no
+    change, above 0.25 a large one). `ece` and `label_rate` are absolute and ours.
+    """
+
+    psi_warning: float = Setting(default=0.10, gt=0)
+    psi_alarm: float = Setting(default=0.25, gt=0)
+    ece: float = Setting(default=0.05, gt=0, description="expected calibration error")
+    label_rate: float = Setting(default=0.05, gt=0, description="change since training")
+    months: int = Setting(default=6, ge=1, description="months of due days that are looked back on")
+
+
 class ModelSpec(Typed):
     """One model. The version rises with every change that should be noticed."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
     name: str = Setting(pattern=r"^[a-z][a-z0-9_]*$")
     version: int = Setting(gt=0)
@@ -138,8 +196,14 @@ class ModelSpec(Typed):
     agreement: str = Setting(pattern=r"^DULA-\d{4}-\d{4}$")
     cohort: Cohort
     label: Label
-    features: tuple[str, ...] = Setting(min_length=1)
+    blocks: Mapping[str, Some] = Setting(
+        min_length=1, alias="features", description="by block: all, names, or names and windows"
+    )
+    imputation: Mapping[str, How | Fill] = Setting(
+        default_factory=dict, description="by block or feature: what stands in for unknown values"
+    )
     audit: tuple[str, ...] = ()
+    leaks: Leaks = Leaks()
     splits: Splits
     temporal: Temporal | None = Setting(
         default=None, description="how candidates are tested over time; None: on one slice alone"
@@ -151,6 +215,26 @@ class ModelSpec(Typed):
     seed: int
     metrics: Metrics
     promotion: Promotion = Promotion()
+    reasons_for: int = Setting(
+        default=1000, ge=1, description="first check-ins of an office and due day that get reasons"
+    )
+    holdout: float = Setting(
+        default=0.05, ge=0, lt=1, description="share of check-ins whose score is not handed back"
+    )
+    drift: Drift = Drift()
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """All features, by their whole names, in the file's order."""
+        known = [(name, some) for name, some in self.blocks.items() if name in BLOCKS]
+        return tuple(name for block, some in known for name in chosen(some).of(block))
+
+    @property
+    def fills(self) -> dict[str, Fill]:
+        """By feature; what the file says of a feature comes before what it says of its block."""
+        told = {key: Fill(how=f) if isinstance(f, str) else f for key, f in self.imputation.items()}
+        both = {name: told.get(name, told.get(block_of(name) or "")) for name in self.features}
+        return {name: fill for name, fill in both.items() if fill is not None}
 
     @property
     def identity(self) -> str:
@@ -182,13 +266,16 @@ def _mistakes(
         yield ("name",), f"the file is called {stem}.yaml; use that name"
     if dulas is not None and spec.agreement not in dulas:
         yield ("agreement",), f"no such agreement; conf/agreements has {', '.join(dulas) or 'none'}"
-    lists = (("features", spec.features, FEATURES), ("audit", spec.audit, AUDIT))
-    for kind, chosen, known in lists:
-        for index, name in enumerate(chosen):
-            if name not in known:
-                yield (kind, index), f"{name!r} is not known; use {', '.join(known)}"
-            elif name in chosen[:index]:
-                yield (kind, index), f"{name!r} stands twice; remove one"
+    for index, name in enumerate(spec.audit):
+        if name not in AUDIT:
+            yield ("audit", index), f"{name!r} is not known; use {', '.join(AUDIT)}"
+        elif name in spec.audit[:index]:
+            yield ("audit", index), f"{name!r} stands twice; remove one"
+    for block, some in spec.blocks.items():
+        yield from _block_mistakes(block, some)
+    for key in spec.imputation:
+        if key not in spec.blocks and key not in spec.features:
+            yield ("imputation", key), "is no block and no feature of this model; remove it"
     for name, (least, most) in spec.search.space:
         if least > most:
             yield ("search", "space", name), f"least {least} is above most {most}; swap them"
@@ -197,8 +284,37 @@ def _mistakes(
     if (spec.label.name == "y_churn") != (spec.label.definition is not None):
         names = ", ".join(get_args(Name))
         yield ("label", "definition"), f"y_churn needs one of {names}; y_proc has none"
+    if spec.drift.psi_warning > spec.drift.psi_alarm:
+        yield ("drift", "psi_warning"), "is above psi_alarm; swap them"
     cohort = spec.cohort
     if len(set(cohort.leads)) < len(cohort.leads):
         yield ("cohort", "lead_days"), "a number of days stands twice; remove one"
     if cohort.score_due_from_days > cohort.score_due_until_days:
         yield ("cohort", "score_due_from_days"), "is above score_due_until_days; swap them"
+
+
+def chosen(some: Some) -> Chosen:
+    """A block's entry in its long form."""
+    return some if isinstance(some, Chosen) else Chosen(names=some)
+
+
+def _block_mistakes(block: str, some: Some) -> Iterator[tuple[Location, str]]:
+    here: Location = ("features", block)
+    if block not in BLOCKS:
+        yield here, f"there is no such block; use {', '.join(BLOCKS)}"
+        return
+    own = chosen(some)
+    if own.windows and not BLOCKS[block].windows:
+        yield (*here, "windows"), "nothing in this block has a window; remove them"
+    if own.names == "all":
+        return
+    place = (*here, "names") if isinstance(some, Chosen) else here
+    known = [name.replace("_{days}", "") for name in BLOCKS[block].features]
+    seen: set[str] = set()
+    for index, name in enumerate(own.names):
+        found = Chosen(names=(name,), windows=own.windows).of(block)
+        if any(block_of(each) != block for each in found):
+            yield (*place, index), f"{name!r} is not known; use {', '.join(known)}"
+        elif seen & set(found):
+            yield (*place, index), f"{name!r} stands twice; remove one"
+        seen |= set(found)

@@ -32,7 +32,7 @@ from concord.lake import run as runs
 from concord.lake.points import reach
 from concord.lake.run import Run
 from concord.tracking import Store
-from concord_models import evidence, fitting, studies, training_rows, trial_runs
+from concord_models import drift, evidence, fitting, studies, training_rows, trial_runs
 from concord_models.backtest import IN_USE, LOGISTIC, TREES, Recipe, backtest, recipes
 from concord_models.card import card
 from concord_models.churn import cohort
@@ -90,6 +90,7 @@ def train(
             store = opening.result()
         before = store.made_from(spec.registered_name, inputs)
         if before:
+            store.finish(before)
             _challenge(store, spec, before.version)
             return Outcome(
                 spec.registered_name, "nothing to do", "nothing to do", before.version,
@@ -131,7 +132,7 @@ def _fit_and_log(
     slices: training_rows.Slices,
     seconds: dict[str, float],
 ) -> Outcome:
-    experiment = store.experiment(spec.registered_name)
+    experiment = store.experiment(spec.registered_name, spec.title)
     store.end_interrupted(experiment, inputs)
     mlflow, spark, parts = store.mlflow, run.lake.spark, slices.parts
     tags = {
@@ -145,6 +146,8 @@ def _fit_and_log(
         tracking.DATA_VERSIONS: json.dumps(held.by_name, sort_keys=True),
         tracking.CONFIG_DIGEST: spec.identity,
         tracking.AS_OF: run.as_of.isoformat(),
+        drift.CONTRACTS: drift.contract_versions(held),
+        tracking.SOURCE: "concord train",
     }
     name = f"{spec.name} as of {run.as_of}"
     with mlflow.start_run(experiment_id=experiment, run_name=name, tags=tags) as active:
@@ -180,15 +183,19 @@ def _fit_and_log(
         reach("train.searched")
         with _timed(seconds, "fit"):
             candidates = {
-                LOGISTIC: fitting.logistic(slices.train_frame, spec),
+                LOGISTIC: fitting.logistic(slices.train_frame, spec, slices.imputation),
                 TREES: fitting.boosted(
-                    slices.train_frame, spec, recipe.parameters or {}, recipe.trees
+                    slices.train_frame,
+                    spec,
+                    recipe.parameters or {},
+                    recipe.trees,
+                    slices.imputation,
                 ),
             }
         reach("train.fitted")
         with _timed(seconds, "measure"):
             chosen = evidence.choose(candidates, slices, spec, family)
-            shown = evidence.promotion_evidence(spec, slices, chosen, past, ())
+            shown = evidence.promotion_evidence(spec, slices, chosen, past)
         with _timed(seconds, "log"):
             evidence.log(store, spec, slices, searched, recipe, chosen, shown)
             made = card(
@@ -198,9 +205,11 @@ def _fit_and_log(
             )  # fmt: skip
             mlflow.log_text(made.markdown(), "model_card.md")
             mlflow.log_text(made.page(), "model_card.html")
+            mlflow.set_tag(tracking.DESCRIPTION, made.summary())
             logged = _log_model(store, spec, chosen.scorer, slices)
             evidence.evaluate(store, spec, slices, chosen, logged.model_id)
-            version = _register(store, spec, dula, logged, tags, run_id)
+            name = spec.registered_name
+            version = store.register(name, logged, run_id, tags, spec.title, made.summary())
         reach("train.registered")
         _challenge(store, spec, version)
         reach("train.challenger")
@@ -270,6 +279,7 @@ def _log_model(store: Store, spec: ModelSpec, scorer: Scorer, slices: training_r
     example = pd.DataFrame([dict(zip(spec.features, medians, strict=True))])
     with tempfile.TemporaryDirectory() as folder:
         scorer.save(Path(folder) / SCORER_ARTIFACT)
+        drift.reference_of(slices, scorer).save(Path(folder) / SCORER_ARTIFACT)
         return store.mlflow.pyfunc.log_model(
             name=spec.name,
             python_model=ScorerModel(spec.label.name),
@@ -279,22 +289,6 @@ def _log_model(store: Store, spec: ModelSpec, scorer: Scorer, slices: training_r
             # Named, for MLflow would load the model in a process of its own to find them out.
             pip_requirements=["concord", "numpy", "pandas", "xgboost-cpu"],
         )
-
-
-def _register(
-    store: Store, spec: ModelSpec, dula: Dula, logged: Any, tags: Mapping[str, str], run_id: str
-) -> str:
-    """Registers a version, and marks it whole as the last step."""
-    client = store.client
-    if not any(m.name == spec.registered_name for m in client.search_registered_models()):
-        client.create_registered_model(
-            spec.registered_name, {tracking.AGREEMENTS: dula.id}, spec.title
-        )
-    made = client.create_model_version(
-        spec.registered_name, logged.model_uri, run_id, tags=dict(tags), model_id=logged.model_id
-    )
-    client.set_model_version_tag(spec.registered_name, made.version, tracking.STATE, "whole")
-    return str(made.version)
 
 
 @contextmanager

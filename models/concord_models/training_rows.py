@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from functools import reduce
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from concord.agreements import access_log
 from concord.agreements.decision import Request
@@ -20,24 +20,35 @@ from concord.agreements.register import Register
 from concord.contracts.model import Contract
 from concord.errors import UsageError
 from concord.lake.run import Run
-from concord_models import studies
-from concord_models.churn import cohort, definitions
-from concord_models.churn.features import AUDIT, AUDIT_COLUMNS, COLUMNS, audit, features
+from concord_models import leaks, studies
+from concord_models.churn import cohort, definitions, outreach
+from concord_models.churn import features as churn
+from concord_models.evaluation import Floats, Ints
 from concord_models.fitting import Slice
+from concord_models.imputation import Imputation, learnt
+from concord_models.leaks import Leak
 from concord_models.scorer import matrix
 from concord_models.specification import ModelSpec
 from concord_models.studies import Held
 
+# Enough to tell an AUC of 0.52 from chance where one row in ten is a closure.
+SHUFFLED_ROWS = 20_000
+
 
 @dataclass(frozen=True)
 class Slices:
-    """The rows on the driver, whole and by slice, and the training rows on Spark."""
+    """The rows on the driver, whole and by slice, and the training rows on Spark, unknown values
+    filled as `imputation` learnt it from them. `leaks`: what shuffled labels found."""
 
     rows: pd.DataFrame
     train_frame: DataFrame
     parts: Mapping[str, Slice]
     groups: Mapping[str, list[str]]
     boundaries: cohort.Boundaries
+    imputation: Imputation
+    # Rows left out because the agency called after their as-of day.
+    left_out: int = 0
+    leaks: tuple[Leak, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -51,17 +62,20 @@ class Slices:
 
 
 def label_columns(spec: ModelSpec) -> Mapping[str, frozenset[str]]:
-    """Columns by table that the label is told from."""
+    """Columns by table that the label, and whether it counts, is told from."""
     own = {"dta_snap.checkins": cohort.COLUMNS}
-    return _joined(own, definitions.COLUMNS) if spec.label.definition else own
+    if spec.label.after_outreach == "exclude":
+        own["dta_snap.contacts"] = outreach.COLUMNS
+    return joined(own, definitions.COLUMNS) if spec.label.definition else own
 
 
 def columns(spec: ModelSpec) -> dict[str, frozenset[str]]:
     """Columns by table that training reads: of features, of the audit, of the label."""
-    return _joined(COLUMNS, AUDIT_COLUMNS if spec.audit else {}, label_columns(spec))
+    own = churn.columns(spec.features, audit=bool(spec.audit))
+    return joined(own, label_columns(spec))
 
 
-def _joined(*several: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+def joined(*several: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
     names = dict.fromkeys(name for each in several for name in each)
     return {n: frozenset().union(*(each.get(n, ()) for each in several)) for n in names}
 
@@ -95,15 +109,22 @@ def looked_at(
 
 
 def slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
-    """Features and labels of every row, once on Spark, then sliced by time."""
+    """Features and labels of every row, once on Spark, then sliced by time.
+
+    Raises UsageError where there are too few months or labels, and where a feature leaks.
+    """
     frames = held.frames(run, columns(spec))
     known = labels(spec, frames, run.as_of)
-    parts_of = [_rows(spec, frames, days) for days in spec.cohort.leads]
-    whole = reduce(DataFrame.unionByName, parts_of).join(known, [*cohort.KEY], "inner")
+    # Of all that are open, with or without a label: how many are due at an office is a feature.
+    rows = cohort.open_checkins(frames["dta_snap.checkins"], *map(cohort.lead, spec.cohort.leads))
+    made = churn.features(rows, frames, spec.features, audit=spec.audit)
+    whole = with_outreach(spec, made.join(known, [*cohort.KEY], "inner"), frames, run.as_of)
     # Collected once, sorted: what follows sees the rows in one order, whatever Spark did, and its
     # queries do not carry the whole plan. Some 400 bytes a row: a million rows fit a driver.
     order = [*cohort.KEY, cohort.AS_OF]
     local = whole.toPandas().sort_values(order, kind="stable", ignore_index=True)
+    called = local.pop(outreach.CONTACTED).notna()
+    local = local[~called].reset_index(drop=True)
     edges = slice_edges(spec, sorted(set(local[cohort.DUE])), run.as_of)
     local[cohort.SPLIT] = cohort.split(local, edges)
     parts = {name: _part(local, name, spec) for name in cohort.SLICES}
@@ -113,14 +134,55 @@ def slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
                 f"{spec.name}: the {name} slice has {len(part.label)} check-ins of which "
                 f"{int(part.label.sum())} closed; a model needs both kinds"
             )
+    leaks.refuse(spec.name, leaking(spec, frames, local, parts[cohort.TRAIN]))
     test = local[local[cohort.SPLIT] == cohort.TEST]
     groups_of = {name: test[f"_audit_{name}"].astype(str).tolist() for name in spec.audit}
     groups_of["office"] = test["office"].astype(str).tolist()
-    own = local[local[cohort.SPLIT] == cohort.TRAIN][
-        [*cohort.KEY, cohort.AS_OF, *spec.features, cohort.LABEL]
-    ]
-    train_frame = run.lake.spark.createDataFrame(pa.Table.from_pandas(own, preserve_index=False))
-    return Slices(local, train_frame, parts, groups_of, edges)
+    rows_of = parts[cohort.TRAIN].rows
+    filled = learnt(rows_of, spec.features, spec.fills)
+    own = local[local[cohort.SPLIT] == cohort.TRAIN][[*cohort.KEY, cohort.AS_OF, cohort.LABEL]]
+    inputs = pd.DataFrame(
+        filled(rows_of, spec.features), own.index, list(filled.inputs(spec.features))
+    )
+    table = pa.Table.from_pandas(own.join(inputs), preserve_index=False)
+    frame = run.lake.spark.createDataFrame(table)
+    own_rows, next_rows = (_shuffled(parts[n]) for n in (cohort.TRAIN, cohort.VALIDATION))
+    by_chance = leaks.shuffled(own_rows, next_rows, spec.seed)
+    return Slices(
+        local, frame, parts, groups_of, edges, filled, int(called.sum()), tuple(by_chance)
+    )
+
+
+def with_outreach(
+    spec: ModelSpec, rows: DataFrame, frames: Mapping[str, DataFrame], as_of: date
+) -> DataFrame:
+    """`rows` with `contacted`: the day of outreach for which a row is left out, or NULL."""
+    if spec.label.after_outreach == "keep":
+        return rows.withColumn(outreach.CONTACTED, F.lit(None).cast("date"))
+    return outreach.contacted(rows, frames["dta_snap.contacts"], as_of)
+
+
+def leaking(
+    spec: ModelSpec, frames: Mapping[str, DataFrame], local: pd.DataFrame, train: Slice
+) -> list[Leak]:
+    """Features that tell the label alone, and those that change, in a sample of the cases, with
+    what is known later than the middle of the as-of days."""
+    limits = spec.leaks
+    found = leaks.alone(train.rows, train.label, spec.features, limits.feature_auc)
+    if not limits.cases:
+        return found
+    every = max(1, local[cohort.CASE].nunique() // limits.cases)
+    days = sorted(local[cohort.AS_OF])
+    day = days[len(days) // 2]
+
+    def made(tables: Mapping[str, DataFrame]) -> DataFrame:
+        reports = tables["dta_snap.checkins"]
+        rows = cohort.open_checkins(reports, *map(cohort.lead, spec.cohort.leads))
+        return churn.features(rows.where(F.col(cohort.AS_OF) <= F.lit(day)), tables, spec.features)
+
+    wanted = churn.columns(spec.features)
+    sample = churn.sampled({name: frames[name] for name in wanted}, every)
+    return found + leaks.changed(made, sample, day, spec.features)
 
 
 def slice_edges(spec: ModelSpec, due_days: Sequence[date], as_of: date) -> cohort.Boundaries:
@@ -161,15 +223,10 @@ def labels(spec: ModelSpec, frames: Mapping[str, DataFrame], as_of: date) -> Dat
     return cohort.churn_labels(closed, churn, frames["dta_snap.cases"], definition, as_of=as_of)
 
 
-def _rows(spec: ModelSpec, frames: Mapping[str, DataFrame], days: int) -> DataFrame:
-    """Features, and groups to audit by, as of so many days before the check-ins fall due."""
-    rows = cohort.open_checkins(frames["dta_snap.checkins"], cohort.lead(days))
-    found = features(rows, frames)
-    if not spec.audit:
-        return found
-    groups = audit(rows.select(*cohort.KEY, cohort.AS_OF), frames["dta_snap.persons"])
-    named = groups.drop(cohort.AS_OF).withColumnsRenamed({n: f"_audit_{n}" for n in AUDIT})
-    return found.join(named, [*cohort.KEY], "left")
+def _shuffled(part: Slice) -> tuple[Floats, Ints, list[str]]:
+    """Some rows of a slice, for labels to be permuted within as-of days."""
+    some = slice(None, None, max(1, len(part.label) // SHUFFLED_ROWS))
+    return part.rows[some], part.label[some], [days[-1] for days in part.lists[some]]
 
 
 def _part(local: pd.DataFrame, name: str, spec: ModelSpec) -> Slice:

@@ -25,7 +25,7 @@ def record(store: Store, experiment: str, parent: str, inputs: str, trial: Trial
     now = int(time.time() * 1000)
     client = store.client
     tags = {PARENT: parent, tracking.INPUTS: inputs}
-    made = client.create_run(experiment, tags=tags, run_name=f"trial {trial.number}")
+    made = client.create_run(experiment, tags=tags, run_name=_named(trial))
     client.log_batch(
         made.info.run_id,
         metrics=[Metric(LOSS, trial.loss, now, 0), Metric(TREES, trial.trees, now, 0)],
@@ -34,6 +34,11 @@ def record(store: Store, experiment: str, parent: str, inputs: str, trial: Trial
         tags=[RunTag(TRIAL, str(trial.number))],
     )
     client.set_terminated(made.info.run_id)
+
+
+def _named(trial: Trial) -> str:
+    told = trial.parameters
+    return f"trial {trial.number}: depth {told['max_depth']}, rate {told['learning_rate']:.3g}"
 
 
 def lost(store: Store, experiment: str, parent: str, inputs: str, number: int) -> None:

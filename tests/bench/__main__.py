@@ -20,6 +20,7 @@ from concord.lake.session import start
 from tests.bench.accuracy import accuracy
 from tests.bench.agreements import agreements
 from tests.bench.engine_side import java_of
+from tests.bench.features import features
 from tests.bench.feed import COLUMNS, contract
 from tests.bench.index_job import index_job
 from tests.bench.line import line
@@ -36,6 +37,7 @@ from tests.bench.report import (
     write_json,
 )
 from tests.bench.scaling import scaling
+from tests.bench.scores import scores
 
 PEOPLE, REPETITIONS, RATIO_ROWS, MEMORY = 60_000, 3, 1_000_000, "8g"
 SIZES, FULL = "10000,100000,1000000", 10_000_000
@@ -61,7 +63,8 @@ def bench(
 ) -> None:
     """Measure synthesis, ingestion and the whole line on this machine; `linkage`: the engine alone;
     `index`: the whole index job; `accuracy`: how right the engine is; `scaling`: the engine on one
-    worker and on two; `agreements`: what decisions, labels and enforced reads cost."""
+    worker and on two; `agreements`: what decisions, labels and enforced reads cost;
+    `features`: facts as known, in one pass and by joins; `scores`: what a day's scores cost."""
     if context.invoked_subcommand:
         return
     sizes = sorted({*_sizes(rows), *([FULL] if full else [])})
@@ -175,6 +178,8 @@ def application() -> typer.Typer:
     app.command()(accuracy)
     app.command()(scaling)
     app.command()(agreements)
+    app.command()(features)
+    app.command()(scores)
     return app
 
 

@@ -16,14 +16,15 @@ from concord.errors import ConcordError
 from concord.lake.run import running
 from concord.lake.session import start
 from concord.reporting import Reporter
-from concord_models import studies
+from concord_models import studies, training_rows
 from concord_models.churn import cohort
-from concord_models.churn.features import COLUMNS, FEATURES, features
+from concord_models.churn.features import features
+from concord_models.specification import load_models
 from tests.bench.report import Features, Line
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ROOT / "conf" / "settings" / "local.yaml"
-AGREEMENT, LEAD_DAYS = "DULA-2026-0001", 14
+AGREEMENT, MODEL = "DULA-2026-0001", "snap_churn"
 # The last round of the demo: all it brought is known by then.
 AS_OF = date(2025, 7, 31)
 
@@ -61,13 +62,15 @@ def _features(folder: Path) -> Features:
         ) as run:
             # Measured without asking, which opens the study to the job.
             run.lake.zones.open_study(AGREEMENT)
-            held = studies.held(run, deployment.dulas[AGREEMENT], deployment.contracts, COLUMNS)
+            spec = load_models(deployment.settings.conf)[MODEL]
+            wanted = training_rows.columns(spec)
+            held = studies.held(run, deployment.dulas[AGREEMENT], deployment.contracts, wanted)
 
             def made() -> DataFrame:
-                frames = held.frames(run, COLUMNS)
+                frames = held.frames(run, wanted)
                 reports = frames["dta_snap.checkins"]
-                rows = cohort.open_checkins(reports, cohort.lead(LEAD_DAYS))
-                return features(rows, frames)
+                rows = cohort.open_checkins(reports, *map(cohort.lead, spec.cohort.leads))
+                return features(rows, frames, spec.features, audit=spec.audit)
 
             seconds = []
             for _ in range(2):
@@ -76,4 +79,4 @@ def _features(folder: Path) -> Features:
                 seconds.append(time.perf_counter() - began)
     finally:
         spark.stop()
-    return Features(rows, len(FEATURES), *seconds)
+    return Features(rows, len(spec.features), *seconds)

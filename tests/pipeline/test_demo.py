@@ -313,14 +313,15 @@ def test_the_readmes_commands_work(demo: Demo, number: int) -> None:
         assert json.loads(done.stdout.strip().splitlines()[-1])["message"] == "nothing to do"
 
 
-def test_the_readmes_mlflow_command_opens_the_page(demo: Demo) -> None:
-    (command,) = re.findall(r"^\.venv/bin/mlflow ui .*$", (ROOT / "README.md").read_text(), re.M)
+def test_make_mlflow_opens_the_page(demo: Demo) -> None:
+    (recipe,) = re.findall(r"^mlflow: .*\n\t@(.*)$", (ROOT / "Makefile").read_text(), re.M)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = subprocess.Popen(
-        [*command.split(), "--port", str(port)],
+        ["sh", "-c", recipe.replace("$(python)", ".venv/bin/python")],
         cwd=demo.home,
+        env={**os.environ, "MLFLOW_PORT": str(port)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

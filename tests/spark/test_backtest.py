@@ -47,7 +47,14 @@ def spec() -> ModelSpec:
     found = load_models(ROOT / "conf")["snap_churn"]
     chosen = found.selection.model_copy(update={"candidates": 2})
     return found.model_copy(
-        update={"features": ("contacts_90", "household_size", "adults"), "selection": chosen}
+        update={
+            "blocks": {
+                "contacts": ("contacts_90",),
+                "case": ("household_size",),
+                "household": ("adults",),
+            },
+            "selection": chosen,
+        }
     )
 
 

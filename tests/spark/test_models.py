@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -15,242 +14,47 @@ import numpy as np
 import pandas as pd
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from concord import tracking
 from concord.agreements import access_log
 from concord.agreements.access_log import ACCESS_LOG
-from concord.agreements.canonical import digest
-from concord.agreements.register import Register
-from concord.cli import Deployment, load_deployment
-from concord.errors import RefusedError, UsageError
-from concord.ingest import tables as ingested
-from concord.lake.locks import Locks
-from concord.lake.run import Run, Tally
-from concord.lake.tables import Lake, Overwrite, Transaction
-from concord.lake.zones import Zones
-from concord.privacy import hashing
-from concord.privacy.records import SEPARATOR
+from concord.errors import InfrastructureError, RefusedError, UsageError
+from concord.lake.run import running
 from concord.reporting import Reporter
-from concord.settings import Keys
-from concord.studies.keys import study_key
 from concord.studies.tables import StudyTable, of_agreement
-from concord_models import planning, promotion, reproduction, studies, training_rows
+from concord_models import leaks, planning, promotion, reproduction, studies, training_rows
 from concord_models import return_scores as returning
 from concord_models import score as scoring
 from concord_models import train as training
 from concord_models.churn import cohort, features
-from concord_models.specification import ModelSpec, load_models
-from tests.agreed import register
-from tests.conftest import ROOT
-from tests.feeds import LABELS
+from tests.mlflow_server import gate, serving
+from tests.postgresql import postgresql
+from tests.spark.churn_world import (
+    APPLIED,
+    CASES,
+    NAMES,
+    TABLES,
+    TRAINED,
+    Hub,
+    Rows,
+    frames,
+    make_hub,
+    world,
+)
 
 pytestmark = pytest.mark.spark
-
-TRAINED, APPLIED = "DULA-2026-0001", "DULA-2026-0002"
-MONTHS = [date(2024, month, 1) for month in range(1, 10)]
-CASES = 60
-
-
-def last_day(month: date) -> date:
-    return (month.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)
-
-
-def known(month: date) -> date:
-    """A month's file comes on the third day after it."""
-    return last_day(month) + timedelta(days=3)
-
-
-Rows = dict[str, list[dict[str, Any]]]
-
-
-def world(case_name: Sequence[str], seed: int = 5) -> Rows:
-    """Rows of each study table: a check-in of every case every month; low earners fail more."""
-    draw = random.Random(seed)
-    found: Rows = {table: [] for table in (*features.COLUMNS, "dta_snap.issuances")}
-    for number, case in enumerate(case_name):
-        low = number % 3 == 0
-        person = f"person-{number}"
-        opened = date(2023, 1, 1)
-        for month in MONTHS:
-            origin = {"_known_on": known(month), "_received_on": known(month)}
-            due = last_day(month)
-            fails = draw.random() < (0.7 if low else 0.15)
-            common = {"study_case_id": case, "kind": "recertification", "due_on": due,
-                      "form_mailed_on": due - timedelta(days=45)}  # fmt: skip
-            before = (month - timedelta(days=1)).replace(day=1)
-            earlier = {"_known_on": known(before), "_received_on": known(before)}
-            found["dta_snap.checkins"] += [
-                {**common, **earlier, "report_month": before},
-                {**common, **origin, "report_month": month,
-                 "decision": "closed_not_completed" if fails else "approved",
-                 "closure_reason": "checkin_not_completed" if fails else None},
-            ]  # fmt: skip
-            found["dta_snap.cases"].append(
-                {**origin, "study_case_id": case, "month": month, "office": f"00{number % 2}",
-                 "zip": "01108", "household_size": 1, "children_under_18": 0,
-                 "children_under_6": 0, "elder_or_disabled": False, "language_standard": "eng",
-                 "certification_type": "12_month", "certification_start": month,
-                 "channel": "online", "text_consent": True,
-                 "earned_income": Decimal(100 if low else 900), "unearned_income": Decimal(0),
-                 "shelter_cost": Decimal(500 + draw.randrange(500)), "benefit_amount": Decimal(194),
-                 "opened_on": opened, "status": "C" if fails else "A",
-                 "closed_on": due if fails else None,
-                 "closure_reason": "checkin_not_completed" if fails else None}
-            )  # fmt: skip
-            # Of those who fail every other is back on the fourth; the rest's closure is withdrawn.
-            opened = due + timedelta(days=4) if fails and number % 2 else opened
-            found["dta_snap.issuances"].append(
-                {**origin, "study_case_id": case, "month": month, "benefit_month": month,
-                 "issued_on": month, "issuance_type": "regular", "amount": Decimal(194)}
-            )  # fmt: skip
-            found["dta_snap.persons"].append(
-                {**origin, "study_person_id": person, "study_case_id": case, "month": month,
-                 "relationship": "self", "birth_year": 1970 + number % 30, "race": "white",
-                 "ethnicity": "hispanic" if number % 2 else "not_hispanic", "gender": "female",
-                 "language_standard": "eng", "disabled": False}
-            )  # fmt: skip
-            day = month + timedelta(days=draw.randrange(27))
-            found["dta_snap.contacts"].append(
-                {**origin, "study_case_id": case, "contact_on": day, "contact_kind": "call_in"}
-            )
-            found["dta_snap.ebt_events"].append(
-                {**origin, "study_case_id": case, "event_on": day, "event_kind": "purchase"}
-            )
-            found["dua_claims.claims"].append(
-                {**origin, "study_person_id": person, "filed_on": day, "week_ending": day}
-            )
-        for quarter in (1, 2):
-            late = date(2024, 3 * quarter, 28) + timedelta(days=60)
-            found["dua_wages.wages"].append(
-                {"_known_on": late, "_received_on": late, "study_person_id": person,
-                 "quarter": f"2024Q{quarter}", "wages": Decimal(1000 * quarter)}
-            )  # fmt: skip
-    return found
-
-
-def frames(spark: SparkSession, tables: Sequence[StudyTable], rows: Rows) -> dict[str, DataFrame]:
-    """The rows with the study tables' schemas; what is not told is NULL."""
-    return {
-        table.dataset.table: spark.createDataFrame(
-            [
-                tuple(row.get(name) for name in table.table.column_names)
-                for row in rows[table.dataset.table]
-            ],
-            table.table.schema,
-        )
-        for table in tables
-        if table.dataset.table in rows
-    }
-
-
-@dataclass(frozen=True)
-class Hub:
-    """A lake that holds both agreements' studies, and the jobs over it."""
-
-    spark: SparkSession
-    deployment: Deployment
-    spec: ModelSpec
-    cases: dict[str, str]
-
-    def run(self, job: str, as_of: date, *, now: datetime | None = None, **changes: Any) -> Run:
-        settings = self.deployment.settings
-        locks = Locks.of(self.spark, settings.lake, 60, job=job, run_id="r", actor="tester")
-        run = Run(
-            job=job, run_id="r", as_of=as_of, dry_run=False, actor="tester", settings=settings,
-            lake=Lake(self.spark, settings.lake, locks=locks, lock_wait=5, zones=Zones(job)),
-            reporter=Reporter(quiet=True), clock=lambda: now or datetime.now(UTC), tally=Tally(),
-        )  # fmt: skip
-        return replace(run, **changes)
-
-    @property
-    def register(self) -> Register:
-        return register(*self.deployment.mous.values(), *self.deployment.dulas.values())
-
-    def train(self, as_of: date = date(2024, 12, 31)) -> training.Outcome:
-        it = self.deployment
-        run = self.run("train", as_of)
-        return training.train(run, self.spec, it.contracts, self.register)
-
-    def promote(self, **changes: Any) -> promotion.Outcome:
-        run = self.run("model promote", date(2024, 12, 31), **changes)
-        return promotion.promote(run, self.spec, self.register)
-
-    def score(
-        self, as_of: date, agreement: str = APPLIED, spec: ModelSpec | None = None, **changes: Any
-    ) -> scoring.Outcome:
-        it, run = self.deployment, self.run("score", as_of, **changes)
-        chosen = spec or self.spec
-        return scoring.score(run, chosen, it.contracts, self.register, agreement=agreement)
-
-    def give_back(self, as_of: date, agreement: str = APPLIED, **changes: Any) -> returning.Outcome:
-        it, run = self.deployment, self.run("return", as_of, **changes)
-        return returning.return_scores(
-            run, self.spec, it.contracts, self.register, agreement=agreement
-        )
-
-    def rows(self, name: str) -> list[dict[str, Any]]:
-        read = self.spark.read.format("delta").load(f"{self.deployment.settings.lake}/{name}")
-        return [row.asDict() for row in read.collect()]
 
 
 @pytest.fixture(scope="module")
 def hub(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Hub:
-    root = tmp_path_factory.mktemp("hub")
-    os.chdir(ROOT)
-    deployment = load_deployment(Path("conf/settings/local.yaml"), lake=str(root / "lake"))
-    keys = Keys(path=root / "keys")
-    settings = deployment.settings.model_copy(update={"keys": keys})
-    deployment = replace(deployment, settings=settings)
-    spec = load_models(settings.conf, deployment.dulas)["snap_churn"]
-    few = spec.splits.model_copy(update={"test_months": 1, "validation_months": 1})
-    small = spec.search.model_copy(update={"trials": 2, "rounds": 20, "early_stopping": 5})
-    spec = spec.model_copy(update={"splits": few, "search": small, "workers": 1})
-    made = Hub(spark, deployment, spec, {})
-    key = study_key(made.run("study", date(2024, 12, 31)).lake, keys, APPLIED, create=True)
-    pseudonyms = made.cases
-    for number in range(CASES):
-        record = f"record-{number}"
-        message = f"entity{SEPARATOR}case{SEPARATOR}{record}".encode()
-        pseudonyms["1-" + hashing.digest(key.fetch(), message)] = f"AGENCY{number:04d}"
-    run = made.run("study", date(2024, 12, 31))
-    for agreement in (TRAINED, APPLIED):
-        dula = deployment.dulas[agreement]
-        tables = of_agreement(dula, deployment.contracts)
-        held = frames(spark, tables, world(list(pseudonyms)))
-        for table in tables:
-            rows = held.get(table.dataset.table)
-            with run.lake.locks.hold([table.table.name]):
-                run.lake.write(
-                    rows if rows is not None else spark.createDataFrame([], table.table.schema),
-                    table.table, Overwrite(), stamp=replace(run.stamp, inputs="x"),
-                    transaction=Transaction(f"study/{table.table.name}", 0),
-                    labels={**LABELS, "concord.agreement_digest": digest(dula)},
-                )  # fmt: skip
-        request = training_rows.request(run, spec, dula)
-        decision = access_log.ask(run, made.register, replace(request, use="study"))
-        access_log.record_reads(run, [access_log.Read(request, decision, run.run_id, 1)])
-    contract = deployment.contracts["dta_snap"]
-    people = ingested.identifiers(contract)
-    assert people is not None
-    listed = [
-        tuple(
-            {"record_id": f"record-{n}", "role": "case", "source_key": f"AGENCY{n:04d}"}.get(c)
-            for c in people.column_names
-        )
-        for n in range(CASES)
-    ]
-    with run.lake.locks.hold([people.name]):
-        run.lake.write(
-            spark.createDataFrame(listed, people.schema), people, Overwrite(), stamp=run.stamp,
-            transaction=None, labels=LABELS,
-        )  # fmt: skip
-    return made
+    return make_hub(spark, tmp_path_factory.mktemp("hub"))
 
 
 def computed(spark: SparkSession, tables: Sequence[StudyTable], rows: Rows) -> pd.DataFrame:
     held = frames(spark, tables, rows)
     as_of = cohort.lead(14)
-    found = features.features(cohort.open_checkins(held["dta_snap.checkins"], as_of), held)
+    found = features.features(cohort.open_checkins(held["dta_snap.checkins"], as_of), held, NAMES)
     return found.toPandas().sort_values([*cohort.KEY], ignore_index=True)
 
 
@@ -294,11 +98,94 @@ def test_what_became_known_after_the_as_of_day_changes_no_feature(hub: Hub) -> N
 
     control = computed(hub.spark, tables, told(as_of))
     control = control[control["due_on"] == due].reset_index(drop=True)
-    moved = {n for n in features.FEATURES if not before[n].equals(control[n])}
+    moved = {n for n in NAMES if not before[n].equals(control[n])}
     assert moved >= {
         "form_received", "earned_income", "household_size", "moved", "head_age", "declined_90",
         "returned_mail_90", "wages_last_quarter", "ui_claims_120", "earlier_procedural",
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def study(hub: Hub) -> dict[str, DataFrame]:
+    tables = of_agreement(hub.deployment.dulas[TRAINED], hub.deployment.contracts)
+    made = frames(hub.spark, tables, world([f"case-{n}" for n in range(12)], seed=1))
+    return {name: table.cache() for name, table in made.items()}
+
+
+def test_no_feature_changes_with_what_is_known_later(study: dict[str, DataFrame]) -> None:
+    """All features at once, as of several days; and one that counts events by their day alone."""
+
+    def made(tables: Any) -> DataFrame:
+        rows = cohort.open_checkins(tables["dta_snap.checkins"], cohort.lead(14), cohort.lead(7))
+        return features.features(rows, tables, NAMES)
+
+    day = date(2024, 6, 20)
+    assert leaks.changed(made, study, day, NAMES) == []
+
+    def leaking(tables: Any) -> DataFrame:
+        events = tables["dta_snap.ebt_events"].select("study_case_id", "event_on")
+        rows = made(tables)
+        seen = rows.select(*cohort.KEY, cohort.AS_OF).join(events, "study_case_id")
+        seen = seen.where("date_diff(as_of, event_on) between 0 and 300")
+        counts = seen.groupBy(*cohort.KEY, cohort.AS_OF).agg(F.count("*").alias("by_its_day"))
+        return rows.join(counts, [*cohort.KEY, cohort.AS_OF], "left")
+
+    found = leaks.changed(leaking, study, day, [*NAMES, "by_its_day"])
+    assert [leak.feature for leak in found] == ["by_its_day"] and found[0].value > 0.5
+
+
+def test_training_refuses_a_feature_that_leaks_and_names_it(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = features.features
+
+    def leaking(rows: DataFrame, tables: Any, names: Any, **more: Any) -> DataFrame:
+        reports = tables["dta_snap.checkins"]
+        ends = reports.groupBy(*cohort.KEY).agg(F.count("closure_reason").cast("double").alias("_"))
+        found = own(rows, tables, names, **more).drop("form_received")
+        return found.join(ends, [*cohort.KEY]).withColumnRenamed("_", "form_received")
+
+    monkeypatch.setattr(features, "features", leaking)
+    with pytest.raises(UsageError, match=r"features leak: form_received tells the label alone"):
+        hub.train()
+    loose = hub.spec.leaks.model_copy(update={"feature_auc": 1.0})
+    spec = hub.spec.model_copy(update={"leaks": loose})
+    run, it = hub.run("train", date(2024, 12, 31)), hub.deployment
+    access_log.ask(run, hub.register, training_rows.request(run, spec, it.dulas[TRAINED]))
+    held = studies.held(run, it.dulas[TRAINED], it.contracts, training_rows.columns(spec))
+    with pytest.raises(UsageError, match=r"form_received changes with what is known later"):
+        training_rows.slices(run, spec, held)
+
+
+def test_a_block_that_is_not_named_is_not_read(study: dict[str, DataFrame]) -> None:
+    names = ("days_since_mailed", "contacts_45", "household_size")
+    wanted = features.columns(names)
+    assert wanted.keys() == {"dta_snap.checkins", "dta_snap.cases", "dta_snap.contacts"}
+    assert "race" not in features.columns(NAMES)["dta_snap.persons"]
+    assert "race" in features.columns(names, audit=True)["dta_snap.persons"]
+    own = {
+        name: study[name].select(
+            [c for c in study[name].columns if c.startswith(("study_", "_")) or c in columns]
+        )
+        for name, columns in wanted.items()
+    }
+    rows = cohort.open_checkins(own["dta_snap.checkins"], cohort.lead(14))
+    found = features.features(rows, own, names).toPandas()
+    assert list(found.columns) == ["study_case_id", "due_on", "as_of", "office", *names]
+    assert found["contacts_45"].max() > 0
+
+
+def test_every_block_reads_no_more_than_it_declares(study: dict[str, DataFrame]) -> None:
+    for block in features.BLOCKS:
+        names = features.names_of(block)
+        own = {
+            name: study[name].select(
+                [c for c in study[name].columns if c.startswith(("study_", "_")) or c in columns]
+            )
+            for name, columns in features.columns(names).items()
+        }
+        rows = cohort.open_checkins(own["dta_snap.checkins"], cohort.lead(14))
+        assert features.features(rows, own, names).columns[4:] == list(names)
 
 
 def test_a_label_is_open_until_the_file_of_the_due_month_is_known(hub: Hub) -> None:
@@ -360,17 +247,69 @@ def test_returns_are_learnt_as_of_several_days(hub: Hub) -> None:
     assert test.label.sum() == 2 * len(back) and 0 < len(back) < len(closed)
 
 
-def test_only_closures_are_scored(hub: Hub) -> None:
-    label = hub.spec.label.model_copy(update={"name": "y_churn", "definition": "ma_30d"})
-    spec = hub.spec.model_copy(update={"label": label})
-    with pytest.raises(UsageError, match="predicts y_churn; the tables of scores hold y_proc"):
-        hub.score(date(2024, 9, 16), spec=spec)
-
-
 def test_scoring_without_a_model_says_to_train(hub: Hub) -> None:
     spec = hub.spec.model_copy(update={"name": "not_trained"})
     with pytest.raises(UsageError, match="run concord train --model not_trained"):
         hub.score(date(2024, 9, 16), spec=spec)
+
+
+def test_the_jobs_over_a_server_that_goes_away(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real training against MLflow's server over PostgreSQL, which dies between a version and its
+    mark, and a scoring whose model does not arrive: code 20 in the ledger, nothing half made."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    day, due = date(2024, 12, 31), date(2024, 9, 16)
+    scores = Path(hub.deployment.settings.lake, f"studies/{APPLIED}/scores_snap_churn")
+    with postgresql() as database, serving(tmp_path, database) as server, gate(server) as way:
+        place = way.address.replace("://", "://me:hunter2@")
+        settings = hub.deployment.settings.model_copy(update={"mlflow": place})
+        it, number = hub.deployment, iter(range(9))
+
+        def job(name: str, as_of: date, **agreement: str) -> Any:
+            work: Any = {"train": training.train, "score": scoring.score}.get(name)
+            with running(
+                settings, name, arguments={}, as_of=as_of, run_id=f"{name}-{next(number)}",
+                config_digest="", dry_run=False, reporter=Reporter(quiet=True), spark=hub.spark,
+            ) as run:  # fmt: skip
+                if work is None:
+                    return promotion.promote(run, hub.spec, hub.register)
+                return work(run, hub.spec, it.contracts, hub.register, **agreement)
+
+        way.dies_at = "/model-versions/set-tag"
+        with pytest.raises(InfrastructureError, match="answered 503; see that the server runs"):
+            job("train", day)
+        with pytest.raises(InfrastructureError):
+            job("score", due, agreement=APPLIED)  # and not: there is no trained model
+        ended = [row for row in hub.rows("ops/runs") if row["state"] == "ended"]
+        told = {row["run_id"]: row for row in ended}
+        for run_id in ("train-0", "score-1"):
+            assert told[run_id]["exit_code"] == 20
+            assert "******@127.0.0.1" in told[run_id]["message"]
+            assert "hunter2" not in told[run_id]["message"]
+        way.reset()
+        with pytest.raises(UsageError, match="no trained model"):
+            job("score", due, agreement=APPLIED)
+        done = job("train", day)
+        assert (done.status, done.version) == ("trained", "2")
+        assert job("model promote", day).version == "2"
+        store = tracking.opened(settings)
+        champion = store.champion(hub.spec.registered_name)
+        assert champion is not None and champion.version == "2"
+        found = store.client.search_model_versions()
+        assert {v.version for v in found if v.tags.get(tracking.STATE) == "whole"} == {"2"}
+        runs = store.client.search_runs([store.experiment(hub.spec.registered_name, "A title")])
+        assert {run.info.status for run in runs} == {"FINISHED", "KILLED"}
+        kept = {path.name for path in (tmp_path / "artifacts").rglob("*") if path.is_file()}
+        assert kept >= {"model_card.md", "calibration.png", "measures.json", "MLmodel"}
+
+        way.dies_at = "mlflow-artifacts"
+        with pytest.raises(InfrastructureError):
+            job("score", due, agreement=APPLIED)
+        assert not scores.exists()
+        way.reset()
+        assert job("score", due, agreement=APPLIED).rows == CASES
+        shutil.rmtree(scores)  # the next test's are its own
 
 
 def test_train_and_score(hub: Hub) -> None:
@@ -402,7 +341,7 @@ def test_train_and_score(hub: Hub) -> None:
     assert tags[tracking.PURPOSES] == "program-evaluation"
     run = store.client.get_run(done.run)
     inputs = {each.dataset.name for each in run.inputs.dataset_inputs}
-    tables = {f"studies/{TRAINED}/{t.replace('.', '_')}" for t in features.COLUMNS}
+    tables = {f"studies/{TRAINED}/{t.replace('.', '_')}" for t in TABLES}
     assert inputs == {*tables, "test slice"}
     nested = store.client.search_runs(
         [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{done.run}'"
@@ -467,10 +406,14 @@ def test_train_and_score(hub: Hub) -> None:
     assert hub.give_back(day, dry_run=True).status == "would return" and not returned.exists()
     assert "no scores as of 2024-09-10" in hub.give_back(date(2024, 9, 10)).message
     done = hub.give_back(day)
-    assert (done.status, done.rows) == ("returned", CASES)
+    handed = [row for row in scores if not row["held_out"]]
+    assert (done.status, done.rows) == ("returned", len(handed))
     back = hub.rows(done.table)
     by_own = {row["case_id"]: row["p_proc"] for row in back}
-    assert by_own == {hub.cases[r["study_case_id"]]: r["p_proc"] for r in scores}
+    assert by_own == {hub.cases[r["study_case_id"]]: r["p_proc"] for r in handed}
+    for office in ("000", "001"):
+        ranks = sorted(r["rank_in_office"] for r in back if r["office"] == office)
+        assert ranks == list(range(1, len(ranks) + 1)), "a list without gaps"
     assert hub.give_back(day).status == "nothing to do"
     with pytest.raises(RefusedError, match=f"{TRAINED} clause 4.*own ids"):
         hub.give_back(day, agreement=TRAINED)
@@ -481,6 +424,10 @@ def test_train_and_score(hub: Hub) -> None:
             scorer, hub.spec, hub.deployment.contracts, hub.register, agreement=APPLIED
         )
     assert hub.rows(done.table) == back
+
+    fewer = hub.spec.model_copy(update={"blocks": {"checkin": "all"}})
+    with pytest.raises(UsageError, match="needs due_at_office, .*does not name; add them"):
+        hub.score(day - timedelta(days=1), spec=fewer)
 
     assert hub.score(day).status == "nothing to do"
     assert hub.score(day - timedelta(days=2)).rows == CASES

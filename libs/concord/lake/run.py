@@ -15,7 +15,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from concord import __version__
+from concord import __version__, tracking
 from concord.errors import ConcordError
 from concord.lake.locks import Locks
 from concord.lake.registry import RUNS
@@ -155,7 +155,8 @@ def running(
             _record(run, {**base, "state": "started"})
         exit_code = 1
         try:
-            yield run
+            with tracking.answering(settings):
+                yield run
             exit_code = run.tally.exit_code
         except ConcordError as error:
             exit_code = error.exit_code

@@ -73,7 +73,7 @@ def track(
         MODEL_VERSION: made.model.model_version,
     }
     name = f"{made.kind} as of {made.as_of}"
-    experiment = store.experiment(EXPERIMENT)
+    experiment = store.experiment(EXPERIMENT, "Who is who across agencies")
     with store.mlflow.start_run(experiment_id=experiment, run_name=name, tags=tags) as active:
         store.mlflow.log_params({key: getattr(made.model, key) for key in PARAMETERS})
         told = {

@@ -55,6 +55,7 @@ DECISIONS = np.array(
     ["approved", "closed_not_completed", "closed_ineligible", "approved_late"], dtype=object
 )
 CHANNELS = ("online", "paper", "phone", "office")
+CALLED = 0.03  # of check-ins: an outreach call before they fall due
 CLOSED_ON_FILE = 3  # months that a closed case stays in the files
 
 
@@ -467,6 +468,7 @@ def _signals(
     surprised = np.flatnonzero((behaviour == UNAWARE) & (checkins.form < due + 15))
     contact(case[surprised], checkins.form[surprised], "call_in", "missing_benefits")
     contacts = _events(block, found, case_id, first, last, "contact")
+    contacts = _with_calls(block, contacts, case_id, first, last)
 
     # Card events: purchases in months with benefits, fewer where life has changed.
     buys = []
@@ -495,6 +497,36 @@ def _signals(
     return contacts, events
 
 
+def _with_calls(
+    block: Block, contacts: Rows, case_id: np.ndarray, first: np.ndarray, last: np.ndarray
+) -> Rows:
+    """The contacts, and a few outreach calls before check-ins fall due: from a stream and with
+    numbers of their own, so that nothing else changes with them. Nobody acts on one here."""
+    rng, checkins = block.rng("dta_snap outreach"), block.snap.checkins
+    hit = np.flatnonzero(chance(rng, CALLED, len(checkins.case)))
+    day = checkins.due[hit] - rng.integers(2, 13, len(hit))
+    more = {
+        "contact_kind": np.full(len(hit), "call_out", object),
+        "topic": np.full(len(hit), "checkin", object),
+    }
+    calls = _dated(
+        block, checkins.case[hit], day, more, case_id, first, last, "contact",
+        after=len(contacts),
+    )  # fmt: skip
+    calls.columns.pop("_order")
+    order = np.argsort(
+        np.concatenate([contacts.columns["contact_on"], calls.columns["contact_on"]]),
+        kind="stable",
+    )
+    return Rows(
+        np.concatenate([contacts.period, calls.period])[order],
+        {
+            name: np.concatenate([values, calls.columns[name]])[order]
+            for name, values in contacts.columns.items()
+        },
+    )
+
+
 def _events(
     block: Block,
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
@@ -520,12 +552,14 @@ def _dated(
     first: np.ndarray,
     last: np.ndarray,
     name: str,
+    after: int = 0,
 ) -> Rows:
-    """Events within the timeline, sorted by day, with numbers of their own and their month."""
+    """Events within the timeline, sorted by day, with numbers of their own (`after` so many others)
+    and their month."""
     inside = np.flatnonzero((day >= first[0]) & (day <= last[-1]))
     order = inside[np.lexsort((case[inside], day[inside]))]
     month = np.searchsorted(first, day[order], "right") - 1
-    serial = block.people.block * 10_000_000 + np.arange(len(order))
+    serial = block.people.block * 10_000_000 + after + np.arange(len(order))
     return Rows(
         month,
         {

@@ -50,14 +50,15 @@ class Boundaries:
     lead_days: int
 
 
-def open_checkins(reports: DataFrame, as_of: Column) -> DataFrame:
-    """One row per check-in that is known on its as-of day and undecided then.
+def open_checkins(reports: DataFrame, *as_of: Column) -> DataFrame:
+    """One row per check-in and as-of day, where it is known on the day and undecided then.
 
-    `as_of` is a column over a report: the day the row's knowledge ends. Of a check-in that is
-    reported more than once, the newest report known by then counts. Columns: study_case_id,
+    Each of `as_of` is a column over a report: the day the row's knowledge ends. Of a check-in that
+    is reported more than once, the newest report known by then counts. Columns: study_case_id,
     due_on, as_of and the report's facts.
     """
-    known = reports.withColumn(AS_OF, as_of).where(F.col(KNOWN_ON) <= F.col(AS_OF))
+    days = F.explode(F.array(*as_of)) if len(as_of) > 1 else as_of[0]
+    known = reports.withColumn(AS_OF, days).where(F.col(KNOWN_ON) <= F.col(AS_OF))
     facts = (
         "report_month",
         "kind",

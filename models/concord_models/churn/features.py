@@ -1,61 +1,47 @@
-"""Features of a check-in as of a day before it falls due. Pure functions DataFrame -> DataFrame.
+"""Features of a check-in as of a day before it falls due, in blocks. Pure functions over a study.
 
-Every function takes `rows` (study_case_id, due_on, as_of, ...) and one table of the study, looks at
-the table's rows whose `_known_on` is not after the row's as-of day, and gives columns by
-(study_case_id, due_on). When something happened does not matter before it was known.
+A row is (study_case_id, due_on, as_of, ...). Each table becomes facts, whose `_known_on` decides
+what a row sees (concord_models.point_in_time); when something happened only places it in a window.
+All rows, as of however many days, are one query. A block that no name asks for is not computed, and
+`columns` does not ask for what it would read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from concord.products.populations import PROCEDURAL
 from concord.studies.tables import KNOWN_ON
 from concord_models.churn import cohort
 from concord_models.churn.cohort import AS_OF, CASE, DUE, KEY
+from concord_models.churn.definitions import AGENCY
+from concord_models.churn.outreach import OUTREACH
+from concord_models.imputation import MISSING
+from concord_models.point_in_time import (
+    HAPPENED,
+    KIND,
+    UNTIL,
+    Facts,
+    How,
+    Measure,
+    as_known,
+    spans,
+    within,
+)
 
 PERSON = "study_person_id"
 OFFICE = "office"
-
-# Columns of each curated table that features and audit read: what the agreement is asked for.
-COLUMNS: Mapping[str, frozenset[str]] = {
-    "dta_snap.checkins": cohort.COLUMNS,
-    "dta_snap.cases": frozenset(
-        {
-            "month",
-            "office",
-            "zip",
-            "household_size",
-            "children_under_18",
-            "children_under_6",
-            "elder_or_disabled",
-            "language_standard",
-            "certification_type",
-            "certification_start",
-            "channel",
-            "text_consent",
-            "earned_income",
-            "unearned_income",
-            "shelter_cost",
-            "benefit_amount",
-            "opened_on",
-        }
-    ),
-    "dta_snap.persons": frozenset({"month", "relationship", "birth_year", "language_standard"}),
-    "dta_snap.contacts": frozenset({"contact_on", "contact_kind"}),
-    "dta_snap.ebt_events": frozenset({"event_on", "event_kind"}),
-    "dua_wages.wages": frozenset({"quarter", "wages"}),
-    "dua_claims.claims": frozenset({"filed_on", "week_ending"}),
-}
-# Read besides, to audit a model that is trained; a score needs none of it.
-AUDIT_COLUMNS: Mapping[str, frozenset[str]] = {
-    "dta_snap.persons": frozenset({"gender", "race", "ethnicity", "disabled"})
-}
-AUDIT = ("race", "ethnicity", "gender", "language", "age_band", "disabled")
+CASES, PERSONS, CHECKINS = "dta_snap.cases", "dta_snap.persons", "dta_snap.checkins"
+CONTACTS, CARD = "dta_snap.contacts", "dta_snap.ebt_events"
+WAGES, CLAIMS = "dua_wages.wages", "dua_claims.claims"
+# A month's row tells of a household until its file is seven months old: six more have come.
+SIX_MONTHS = 214
+# Wages come one to two quarters late: the last four quarters known, sometimes five, began in these.
+TWENTY_MONTHS = 600
 
 
 @dataclass(frozen=True)
@@ -66,299 +52,660 @@ class Feature:
     kind: str = "number"
 
 
-FEATURES: Mapping[str, Feature] = {
-    "is_recertification": Feature("the check-in is a recertification", "flag"),
-    "days_since_mailed": Feature("days since the form was mailed"),
-    "form_received": Feature("the form has come", "flag"),
-    "proofs_received": Feature("the proofs have come", "flag"),
-    "interview_held": Feature("the interview was held", "flag"),
-    "due_at_office": Feature("check-ins due at the office that day"),
-    "earlier_checkins": Feature("earlier check-ins on file"),
-    "earlier_procedural": Feature("earlier closures for want of paperwork"),
-    "share_procedural": Feature("share of earlier check-ins closed for want of paperwork", "share"),
-    "last_procedural": Feature("closed for want of paperwork the last time", "flag"),
-    "last_days_to_respond": Feature("days from mailing to the form the last time"),
-    "earlier_agency_delays": Feature("earlier delays by the agency"),
-    "tenure_days": Feature("days on SNAP without a break"),
-    "certified_days": Feature("days since the certification began"),
-    "is_elder_disabled_certification": Feature("certified for 36 months", "flag"),
-    "is_interim_certification": Feature("certified for 12 months with an interim report", "flag"),
-    "household_size": Feature("people in the household"),
-    "children_under_18": Feature("children under 18"),
-    "children_under_6": Feature("children under 6"),
-    "elder_or_disabled": Feature("an elder or disabled household", "flag"),
-    "language_not_english": Feature("the household's language is not English", "flag"),
-    "by_paper": Feature("reaches the agency on paper", "flag"),
-    "by_phone": Feature("reaches the agency by phone", "flag"),
-    "by_office": Feature("reaches the agency at the office", "flag"),
-    "text_consent": Feature("can be reminded by text", "flag"),
-    "earned_income": Feature("monthly earnings in dollars"),
-    "unearned_income": Feature("monthly income beside work in dollars"),
-    "shelter_cost": Feature("monthly cost of shelter in dollars"),
-    "benefit_amount": Feature("monthly benefit in dollars"),
-    "earnings_volatility": Feature("spread of earnings over six months, by their mean", "share"),
-    "earnings_change": Feature("earnings against their mean over six months", "share"),
-    "household_size_change": Feature("change of the household's size over six months"),
-    "moved": Feature("moved within six months", "flag"),
-    "head_age": Feature("age of the head of household"),
-    "head_language_differs": Feature("the head's language is not the case's", "flag"),
-    "adults": Feature("adults in the household"),
-    "contacts_90": Feature("contacts within 90 days"),
-    "asked_90": Feature("times the household called, came or logged in within 90 days"),
-    "reminders_60": Feature("texts sent within 60 days"),
-    "returned_mail_90": Feature("letters that came back within 90 days"),
-    "purchases_60": Feature("card purchases within 60 days"),
-    "days_since_card_use": Feature("days since the card was last used"),
-    "declined_90": Feature("declined cards within 90 days"),
-    "ui_claims_120": Feature("weeks of unemployment claimed within 120 days"),
-    "wages_last_quarter": Feature("wages of the last known quarter in dollars"),
-    "wages_change": Feature("wages of the last known quarter against the one before", "share"),
-    "quarters_worked": Feature("quarters with wages of the last four known"),
+@dataclass(frozen=True)
+class Block:
+    """Features of one source. A name with `{days}` is one feature for each of the `windows`; the
+    model's file may name other windows. `columns`: what is read, by table."""
+
+    features: Mapping[str, Feature]
+    columns: Mapping[str, frozenset[str]]
+    windows: tuple[int, ...] = ()
+
+
+_MEMBERS = {PERSONS: frozenset({"month"})}
+
+BLOCKS: Mapping[str, Block] = {
+    "checkin": Block(
+        {
+            "is_recertification": Feature("the check-in is a recertification", "flag"),
+            "days_since_mailed": Feature("days since the form was mailed"),
+            "form_received": Feature("the form has come", "flag"),
+            "proofs_received": Feature("the proofs have come", "flag"),
+            "interview_held": Feature("the interview was held", "flag"),
+            "days_until_due": Feature("days until the check-in falls due"),
+        },
+        {},
+    ),
+    "office": Block(
+        {
+            "due_at_office": Feature("check-ins due at the office that day"),
+            "office_checkins_{days}": Feature(
+                "check-ins of the office that fell due and are told of within {days} days"
+            ),
+            "office_procedural_{days}": Feature(
+                "share of the office's check-ins within {days} days that were closed for want of "
+                "paperwork",
+                "share",
+            ),
+        },
+        {},
+        windows=(120,),
+    ),
+    "history": Block(
+        {
+            "earlier_checkins": Feature("earlier check-ins on file"),
+            "earlier_procedural": Feature("earlier closures for want of paperwork"),
+            "share_procedural": Feature(
+                "share of earlier check-ins closed for want of paperwork", "share"
+            ),
+            "last_procedural": Feature("closed for want of paperwork the last time", "flag"),
+            "last_days_to_respond": Feature("days from mailing to the form the last time"),
+            "mean_days_to_respond": Feature("days from mailing to the form, on average"),
+            "earlier_agency_delays": Feature("earlier delays by the agency"),
+            "earlier_returns": Feature("earlier closures after which benefits came back"),
+            "days_since_procedural": Feature("days since the last closure for want of paperwork"),
+            "procedural_{days}": Feature("closures for want of paperwork within {days} days"),
+        },
+        {CHECKINS: frozenset({"reinstated_on"})},
+        windows=(365,),
+    ),
+    "case": Block(
+        {
+            "tenure_days": Feature("days on SNAP without a break"),
+            "certified_days": Feature("days since the certification began"),
+            "is_elder_disabled_certification": Feature("certified for 36 months", "flag"),
+            "is_interim_certification": Feature(
+                "certified for 12 months with an interim report", "flag"
+            ),
+            "household_size": Feature("people in the household"),
+            "children_under_18": Feature("children under 18"),
+            "children_under_6": Feature("children under 6"),
+            "elder_or_disabled": Feature("an elder or disabled household", "flag"),
+            "language_not_english": Feature("the household's language is not English", "flag"),
+            "by_paper": Feature("reaches the agency on paper", "flag"),
+            "by_phone": Feature("reaches the agency by phone", "flag"),
+            "by_office": Feature("reaches the agency at the office", "flag"),
+            "text_consent": Feature("can be reminded by text", "flag"),
+            "earned_income": Feature("monthly earnings in dollars"),
+            "unearned_income": Feature("monthly income beside work in dollars"),
+            "shelter_cost": Feature("monthly cost of shelter in dollars"),
+            "benefit_amount": Feature("monthly benefit in dollars"),
+            "earnings_volatility": Feature(
+                "spread of earnings over six months, by their mean", "share"
+            ),
+            "earnings_change": Feature("earnings against their mean over six months", "share"),
+            "earnings_trend": Feature("dollars that monthly earnings rise in a month"),
+            "benefit_change": Feature("benefit against its mean over six months", "share"),
+            "shelter_share": Feature("cost of shelter as a share of income", "share"),
+            "household_size_change": Feature("change of the household's size over six months"),
+            "moved": Feature("moved within six months", "flag"),
+        },
+        {
+            CASES: frozenset(
+                {
+                    "zip", "household_size", "children_under_18", "children_under_6",
+                    "elder_or_disabled", "language_standard", "certification_type",
+                    "certification_start", "channel", "text_consent", "earned_income",
+                    "unearned_income", "shelter_cost", "benefit_amount", "opened_on",
+                }
+            )
+        },
+    ),
+    "household": Block(
+        {
+            "head_age": Feature("age of the head of household"),
+            "head_language_differs": Feature("the head's language is not the case's", "flag"),
+            "adults": Feature("adults in the household"),
+            "members_left_{days}": Feature("people who left the household within {days} days"),
+            "members_new_{days}": Feature(
+                "people who were first told of in the household within {days} days"
+            ),
+        },
+        {
+            PERSONS: frozenset({"month", "relationship", "birth_year", "language_standard"}),
+            CASES: frozenset({"language_standard"}),
+        },
+        windows=(180,),
+    ),
+    "contacts": Block(
+        {
+            "contacts_{days}": Feature("contacts within {days} days"),
+            "asked_{days}": Feature(
+                "times the household called, came or logged in within {days} days"
+            ),
+            "calls_{days}": Feature("calls to the agency within {days} days"),
+            "logins_{days}": Feature("logins to the portal within {days} days"),
+            "visits_{days}": Feature("visits to the office within {days} days"),
+            "reminders_{days}": Feature("texts sent within {days} days"),
+            "returned_mail_{days}": Feature("letters that came back within {days} days"),
+            "checkin_contacts_{days}": Feature("contacts about a check-in within {days} days"),
+            "contacts_change_{days}": Feature(
+                "contacts within {days} days, less those of as many days before"
+            ),
+            "days_since_asked": Feature("days since the household called, came or logged in"),
+            "days_since_returned_mail": Feature("days since a letter came back"),
+        },
+        {CONTACTS: frozenset({"contact_on", "contact_kind", "topic"})},
+        windows=(30, 90, 180),
+    ),
+    "card": Block(
+        {
+            "purchases_{days}": Feature("card purchases within {days} days"),
+            "spent_{days}": Feature("dollars spent by card within {days} days"),
+            "declined_{days}": Feature("declined cards within {days} days"),
+            "inquiries_{days}": Feature("looks at the card's balance within {days} days"),
+            "purchases_change_{days}": Feature(
+                "card purchases within {days} days, less those of as many days before"
+            ),
+            "spent_change_{days}": Feature(
+                "dollars spent by card within {days} days, less those of as many days before"
+            ),
+            "days_since_card_use": Feature("days since the card was last used"),
+        },
+        {CARD: frozenset({"event_on", "event_kind", "amount"})},
+        windows=(30, 60, 90),
+    ),
+    "claims": Block(
+        {
+            "ui_claims_{days}": Feature("weeks of unemployment claimed within {days} days"),
+            "ui_benefits_{days}": Feature(
+                "dollars of unemployment benefit for weeks within {days} days"
+            ),
+            "days_since_claim": Feature("days since the last week of unemployment claimed"),
+        },
+        {CLAIMS: frozenset({"filed_on", "week_ending", "benefit_amount"}), **_MEMBERS},
+        windows=(120, 365),
+    ),
+    "wages": Block(
+        {
+            "wages_last_quarter": Feature("wages of the last known quarter in dollars"),
+            "wages_change": Feature(
+                "wages of the last known quarter against their mean over twenty months", "share"
+            ),
+            "wages_volatility": Feature(
+                "spread of quarterly wages over twenty months, by their mean", "share"
+            ),
+            "quarters_worked": Feature("quarters with wages within twenty months"),
+        },
+        {WAGES: frozenset({"quarter", "wages"}), **_MEMBERS},
+    ),
+}  # fmt: skip
+
+AUDIT = ("race", "ethnicity", "gender", "language", "age_band", "disabled")
+# Read to audit a model that is trained; a score needs none of it.
+AUDIT_COLUMNS: Mapping[str, frozenset[str]] = {
+    PERSONS: frozenset(
+        {
+            "month", "relationship", "birth_year", "language_standard", "gender", "race",
+            "ethnicity", "disabled",
+        }
+    )
+}  # fmt: skip
+# Whatever the features: who is a row, and the office whose list it is on.
+BASE_COLUMNS: Mapping[str, frozenset[str]] = {
+    CHECKINS: cohort.COLUMNS,
+    CASES: frozenset({"month", OFFICE}),
 }
 
 
-def features(rows: DataFrame, tables: Mapping[str, DataFrame]) -> DataFrame:
-    """`rows` (cohort.open_checkins) with all of FEATURES as doubles, NULL where unknown, and the
-    case's office. `tables` are the study's, by `<feed>.<table>`."""
-    keys = rows.select(*KEY, AS_OF)
-    members = newest_members(keys, tables["dta_snap.persons"])
-    parts = [
-        of_history(keys, tables["dta_snap.checkins"]),
-        of_case(keys, tables["dta_snap.cases"]),
-        of_household(members),
-        of_contacts(keys, tables["dta_snap.contacts"]),
-        of_card(keys, tables["dta_snap.ebt_events"]),
-        of_claims(members, tables["dua_claims.claims"]),
-        of_wages(members, tables["dua_wages.wages"]),
-    ]
-    joined = reduce(lambda whole, part: whole.join(part, [*KEY], "left"), parts, of_checkin(rows))
-    languages = F.when(
-        F.col("_head_language").isNotNull() & F.col("_language").isNotNull(),
-        F.col("_head_language") != F.col("_language"),
+# --- names ---------------------------------------------------------------------------------------
+
+
+def parted(name: str) -> tuple[str, int]:
+    """A feature's name as it stands in its block, and its days (0: it has no window)."""
+    stem, _, days = name.rpartition("_")
+    windowed = f"{stem}_{{days}}"
+    if days.isdigit() and int(days) > 0 and any(windowed in b.features for b in BLOCKS.values()):
+        return windowed, int(days)
+    return name, 0
+
+
+def block_of(name: str) -> str | None:
+    """The block of a feature, None if there is no such feature."""
+    own = parted(name)[0]
+    if "{days}" in name:
+        return None
+    return next((block for block, held in BLOCKS.items() if own in held.features), None)
+
+
+def feature(name: str) -> Feature:
+    """What a feature says, or the flag that it is missing. Raises KeyError for an unknown name."""
+    own, days = parted(name)
+    for block in BLOCKS.values():
+        if own in block.features:
+            found = block.features[own]
+            return Feature(found.words.format(days=days), found.kind)
+    if name.endswith(MISSING):
+        return Feature(f"not known: {feature(name.removesuffix(MISSING)).words}", "flag")
+    raise KeyError(name)
+
+
+def names_of(block: str, windows: Sequence[int] = ()) -> tuple[str, ...]:
+    """All features of a block, with the block's own windows unless others are given."""
+    return tuple(
+        name.format(days=days)
+        for name in BLOCKS[block].features
+        for days in ((windows or BLOCKS[block].windows) if "{days}" in name else (0,))
     )
-    load = F.count(F.lit(1)).over(Window.partitionBy(OFFICE, DUE))
-    joined = joined.withColumn("head_language_differs", languages).withColumn("due_at_office", load)
-    counted = [name for name, feature in FEATURES.items() if name in COUNTED]
-    joined = joined.fillna(0, subset=counted)
-    chosen = [F.col(name).cast("double").alias(name) for name in FEATURES]
-    return joined.select(*KEY, AS_OF, OFFICE, *chosen)
 
 
-# Where nothing is on file the count is 0, not unknown.
-COUNTED = frozenset(
-    {
-        "earlier_checkins",
-        "earlier_procedural",
-        "earlier_agency_delays",
-        "contacts_90",
-        "asked_90",
-        "reminders_60",
-        "returned_mail_90",
-        "purchases_60",
-        "declined_90",
-        "ui_claims_120",
-        "quarters_worked",
-    }
-)
+def columns(names: Iterable[str], *, audit: bool = False) -> dict[str, frozenset[str]]:
+    """Columns by table that the features read: what an agreement is asked for."""
+    blocks = {block_of(name) for name in names}
+    asked = [BASE_COLUMNS, *(b.columns for name, b in BLOCKS.items() if name in blocks)]
+    asked += [AUDIT_COLUMNS] if audit else []
+    tables = dict.fromkeys(table for each in asked for table in each)
+    return {t: frozenset().union(*(each.get(t, ()) for each in asked)) for t in tables}
 
 
-def known(keys: DataFrame, table: DataFrame, on: str = CASE) -> DataFrame:
-    """The table's rows that each row may know: of its case or person, known by its as-of day.
+def sampled(tables: Mapping[str, DataFrame], every: int) -> dict[str, DataFrame]:
+    """A study's tables with one in so many cases, drawn by their pseudonyms, and their people."""
+    drawn = F.pmod(F.xxhash64(CASE), F.lit(every)) == 0
+    own = {name: table.where(drawn) for name, table in tables.items() if CASE in table.columns}
+    if len(own) == len(tables):
+        return own
+    people = F.broadcast(own[PERSONS].select(PERSON).distinct())
+    others = {n: t.join(people, PERSON, "left_semi") for n, t in tables.items() if n not in own}
+    return {**own, **others}
 
-    A due day or case that the table has too gets the prefix `_its_`.
+
+# --- features ------------------------------------------------------------------------------------
+
+
+def features(
+    rows: DataFrame,
+    tables: Mapping[str, DataFrame],
+    names: Sequence[str],
+    *,
+    audit: Sequence[str] = (),
+) -> DataFrame:
+    """`rows` (cohort.open_checkins) with the named features as doubles, NULL where unknown, the
+    case's office, and for each group to audit by a text `_audit_<name>`.
+
+    `tables` are the study's, by `<feed>.<table>`, with at least `columns(names)`.
     """
-    clashing = [name for name in (*KEY, AS_OF) if name in table.columns and name != on]
-    own = table.select(
-        *[F.col(c).alias(f"_its_{c}") if c in clashing else F.col(c) for c in table.columns]
-    )
-    return keys.join(own, on, "inner").where(F.col(KNOWN_ON) <= F.col(AS_OF))
-
-
-def of_checkin(rows: DataFrame) -> DataFrame:
-    """What the newest report of the check-in itself says."""
-    return rows.select(
+    wanted = {name: parted(name) for name in names}
+    blocks = {block for name in names if (block := block_of(name))}
+    recipe = _Recipe()
+    _of_case(recipe, tables, blocks)
+    if "history" in blocks:
+        _of_history(recipe, tables[CHECKINS])
+    if blocks & {"household", "claims", "wages"} or audit:
+        _of_people(recipe, tables, blocks, audit)
+    if "contacts" in blocks:
+        _of_contacts(recipe, tables[CONTACTS])
+    if "card" in blocks:
+        _of_card(recipe, tables[CARD])
+    _of_checkin(recipe)
+    made = {name: recipe.made[own](days) for name, (own, days) in wanted.items()
+            if block_of(name) != "office"}  # fmt: skip
+    groups = {f"_audit_{name}": recipe.made[f"_audit_{name}"](0) for name in audit}
+    measures = {m.name: m for each in [*made.values(), *groups.values()] for m in each.measures}
+    measures["_office"] = Measure("_office", "months", "text", OFFICE, days=SIX_MONTHS)
+    found = as_known(rows, CASE, recipe.facts, list(measures.values()))
+    told = found.select(
         *KEY,
         AS_OF,
-        (F.col("kind") == "recertification").alias("is_recertification"),
-        F.date_diff(AS_OF, "form_mailed_on").alias("days_since_mailed"),
-        F.col("form_received_on").isNotNull().alias("form_received"),
-        F.col("proofs_received_on").isNotNull().alias("proofs_received"),
-        F.col("interview_on").isNotNull().alias("interview_held"),
+        F.col("_office").alias(OFFICE),
+        *(each.value.cast("double").alias(name) for name, each in made.items()),
+        *(F.coalesce(each.value, F.lit("unknown")).alias(n) for n, each in groups.items()),
     )
+    if "office" in blocks:
+        days = rows.select(AS_OF).distinct()
+        told = _with_office(told, days, tables, {n: w for n, w in wanted.items() if n not in made})
+    return told.select(*KEY, AS_OF, OFFICE, *names, *groups)
 
 
-def of_history(keys: DataFrame, reports: DataFrame) -> DataFrame:
-    """Earlier check-ins of the case: how many, how they ended, how soon the form came."""
-    earlier = known(keys, reports).where(F.col(f"_its_{DUE}") < F.col(AS_OF))
-    facts = F.struct("report_month", "closure_reason", "form_mailed_on", "form_received_on")
-    each = earlier.groupBy(*KEY, f"_its_{DUE}").agg(F.max(facts).alias("report"))
-    reason = F.coalesce(F.col("report.closure_reason"), F.lit(""))
-    procedural = (reason == "checkin_not_completed").cast("int")
-    responded = F.date_diff("report.form_received_on", "report.form_mailed_on")
-    return each.groupBy(*KEY).agg(
-        F.count(F.lit(1)).alias("earlier_checkins"),
-        F.sum(procedural).alias("earlier_procedural"),
-        F.avg(procedural).alias("share_procedural"),
-        F.max_by(procedural, f"_its_{DUE}").alias("last_procedural"),
-        F.max_by(responded, f"_its_{DUE}").alias("last_days_to_respond"),
-        F.sum((reason == "agency_delay").cast("int")).alias("earlier_agency_delays"),
-    )
+@dataclass(frozen=True)
+class _Made:
+    """A feature: the measures that it needs, and its value made of them."""
+
+    measures: tuple[Measure, ...]
+    value: Column
 
 
-def of_case(keys: DataFrame, cases: DataFrame) -> DataFrame:
-    """The case's newest known month, and what changed in the six known months up to it."""
-    rows = known(keys, cases).where(F.col("month") >= F.add_months(F.col(AS_OF), -7))
-    amounts = ("earned_income", "unearned_income", "shelter_cost", "benefit_amount")
-    facts = (
-        OFFICE,
-        "zip",
-        "household_size",
-        "children_under_18",
-        "children_under_6",
-        "elder_or_disabled",
-        "language_standard",
-        "certification_type",
-        "certification_start",
-        "channel",
-        "text_consent",
-        *amounts,
-        "opened_on",
-    )
-    grouped = rows.groupBy(*KEY, AS_OF).agg(
-        F.max_by(F.struct(*facts), "month").alias("now"),
-        F.avg("earned_income").cast("double").alias("mean"),
-        F.stddev_pop(F.col("earned_income").cast("double")).alias("spread"),
-        F.min_by("household_size", "month").alias("size_before"),
-        F.count_distinct("zip").alias("places"),
-    )
-    now = F.col("now.earned_income").cast("double")
-    mean = F.col("mean")
-    return grouped.select(
-        *KEY,
-        F.col(f"now.{OFFICE}").alias(OFFICE),
-        F.date_diff(AS_OF, "now.opened_on").alias("tenure_days"),
-        F.date_diff(AS_OF, "now.certification_start").alias("certified_days"),
-        (F.col("now.certification_type") == "36_month_elder_disabled").alias(
-            "is_elder_disabled_certification"
-        ),
-        (F.col("now.certification_type") == "12_month_interim").alias("is_interim_certification"),
-        *[
-            F.col(f"now.{name}").alias(name)
-            for name in ("household_size", "children_under_18", "children_under_6")
-        ],
-        *[F.col(f"now.{name}").alias(name) for name in ("elder_or_disabled", "text_consent")],
-        *[F.col(f"now.{name}").cast("double").alias(name) for name in amounts],
-        F.col("now.language_standard").alias("_language"),
-        (F.col("now.language_standard") != "eng").alias("language_not_english"),
-        *[(F.col("now.channel") == way).alias(f"by_{way}") for way in ("paper", "phone", "office")],
-        F.when(mean > 0, F.col("spread") / mean).otherwise(0).alias("earnings_volatility"),
-        F.when(mean > 0, now / mean - 1).otherwise(0).alias("earnings_change"),
-        (F.col("now.household_size") - F.col("size_before")).alias("household_size_change"),
-        (F.col("places") > 1).alias("moved"),
-    )
+@dataclass(frozen=True)
+class _Recipe:
+    """Facts by name, and each feature as a function of its window."""
+
+    facts: dict[str, Facts] = field(default_factory=dict)
+    made: dict[str, Callable[[int], _Made]] = field(default_factory=dict)
+
+    def measured(
+        self, name: str, of: str, how: How, value: str = "", kinds: tuple[str, ...] = (),
+        days: int = 0,
+    ) -> None:  # fmt: skip
+        """A feature that is one measure: within its own window, if it has one, else within
+        `days`."""
+
+        def one(own: int) -> _Made:
+            m = Measure(name.format(days=own), of, how, value, kinds, own or days)
+            return _Made((m,), F.col(m.name))
+
+        self.made[name] = one
+
+    def derived(self, name: str, value: Callable[..., Column], *measures: Measure) -> None:
+        """A feature made of measures: `value` gets their columns, in order. A measure of -1 days
+        gets the feature's window."""
+
+        def several(own: int) -> _Made:
+            found = tuple(
+                Measure(f"{m.name}_{own}", m.of, m.how, m.value, m.kinds, own) if m.days < 0 else m
+                for m in measures
+            )
+            return _Made(found, value(*(F.col(m.name) for m in found)))
+
+        self.made[name] = several
 
 
-def newest_members(keys: DataFrame, persons: DataFrame) -> DataFrame:
-    """Who is in the household in the newest known month: one row per check-in and person."""
-    recent = known(keys, persons).where(F.col("month") >= F.add_months(F.col(AS_OF), -7))
-    newest = F.max("month").over(Window.partitionBy(*KEY))
-    return recent.withColumn("_newest", newest).where(F.col("month") == F.col("_newest"))
-
-
-def of_household(members: DataFrame) -> DataFrame:
-    """The head's age and language, and how many are grown up. Ages in the as-of day's year."""
-    age = F.year(AS_OF) - F.col("birth_year")
-    return members.groupBy(*KEY).agg(
-        F.max(F.when(_is_head(), age)).alias("head_age"),
-        F.min(F.when(_is_head(), F.col("language_standard"))).alias("_head_language"),
-        F.sum((age >= 18).cast("int")).alias("adults"),
-    )
-
-
-def of_contacts(keys: DataFrame, contacts: DataFrame) -> DataFrame:
-    rows = known(keys, contacts)
-    kind = F.col("contact_kind")
-    asked = kind.isin("call_in", "portal_login", "office_visit")
-    return rows.groupBy(*KEY).agg(
-        _times(_within("contact_on", 90)).alias("contacts_90"),
-        _times(_within("contact_on", 90) & asked).alias("asked_90"),
-        _times(_within("contact_on", 60) & (kind == "text_out")).alias("reminders_60"),
-        _times(_within("contact_on", 90) & (kind == "returned_mail")).alias("returned_mail_90"),
-    )
-
-
-def of_card(keys: DataFrame, events: DataFrame) -> DataFrame:
-    rows = known(keys, events).where(_within("event_on", 180))
-    kind = F.col("event_kind")
-    used = F.when(kind == "purchase", F.col("event_on"))
-    return (
-        rows.groupBy(*KEY, AS_OF)
-        .agg(
-            _times(_within("event_on", 60) & (kind == "purchase")).alias("purchases_60"),
-            F.date_diff(F.col(AS_OF), F.max(used)).alias("days_since_card_use"),
-            _times(_within("event_on", 90) & (kind == "declined")).alias("declined_90"),
-        )
-        .drop(AS_OF)
-    )
-
-
-def of_claims(members: DataFrame, claims: DataFrame) -> DataFrame:
-    """Weeks of unemployment that people of the household claimed lately."""
-    rows = known(members.select(*KEY, AS_OF, PERSON), claims, PERSON)
-    lately = _within("week_ending", 120) & (F.col("filed_on") <= F.col(AS_OF))
-    return rows.groupBy(*KEY).agg(_times(lately).alias("ui_claims_120"))
-
-
-def of_wages(members: DataFrame, wages: DataFrame) -> DataFrame:
-    """Wages of the household's people in the newest quarters known: they come months late."""
-    rows = known(members.select(*KEY, AS_OF, PERSON), wages, PERSON)
-    quarters = rows.groupBy(*KEY, "quarter").agg(F.sum(F.col("wages").cast("double")).alias("paid"))
-    newest = quarters.groupBy(*KEY).agg(
-        F.slice(F.sort_array(F.collect_list(F.struct("quarter", "paid")), asc=False), 1, 4).alias(
-            "last"
-        )
-    )
-    paid, before = F.try_element_at("last.paid", F.lit(1)), F.try_element_at("last.paid", F.lit(2))
-    return newest.select(
-        *KEY,
-        paid.alias("wages_last_quarter"),
-        F.when(before > 0, paid / before - 1).alias("wages_change"),
-        F.size(F.filter("last", lambda quarter: quarter["paid"] > 0)).alias("quarters_worked"),
-    )
-
-
-def audit(keys: DataFrame, persons: DataFrame) -> DataFrame:
-    """(study_case_id, due_on) with the head's groups, to audit by; else `unknown`."""
-    members = newest_members(keys, persons)
-    age = F.year(AS_OF) - F.col("birth_year")
-    band = (
-        F.when(age < 30, "under 30")
-        .when(age < 45, "30 to 44")
-        .when(age < 60, "45 to 59")
-        .when(age >= 60, "60 and over")
-    )
-    groups = {
-        "race": F.col("race"),
-        "ethnicity": F.col("ethnicity"),
-        "gender": F.col("gender"),
-        "language": F.col("language_standard"),
-        "age_band": band,
-        "disabled": F.when(F.col("disabled"), "disabled").when(~F.col("disabled"), "not disabled"),
+def _of_checkin(recipe: _Recipe) -> None:
+    """What the newest report of the check-in itself says: it stands in the rows."""
+    found = {
+        "is_recertification": F.col("kind") == "recertification",
+        "days_since_mailed": F.date_diff(AS_OF, "form_mailed_on"),
+        "form_received": F.col("form_received_on").isNotNull(),
+        "proofs_received": F.col("proofs_received_on").isNotNull(),
+        "interview_held": F.col("interview_on").isNotNull(),
+        "days_until_due": F.date_diff(DUE, AS_OF),
     }
-    heads = members.groupBy(*KEY).agg(
-        *[F.min(F.when(_is_head(), value)).alias(name) for name, value in groups.items()]
+    for name, value in found.items():
+        recipe.derived(name, lambda own=value: own)
+
+
+def _of_history(recipe: _Recipe, reports: DataFrame) -> None:
+    """Earlier check-ins of the case: how many, how they ended, how soon the form came."""
+    reason = F.coalesce("closure_reason", F.lit(""))
+    told = reports.select(
+        CASE,
+        DUE,
+        "report_month",
+        # An earlier check-in is over on the day after it fell due.
+        F.date_add(DUE, 1).alias(HAPPENED),
+        KNOWN_ON,
+        reason.alias(KIND),
+        (reason == PROCEDURAL).cast("int").alias("procedural"),
+        F.date_diff("form_received_on", "form_mailed_on").alias("responded"),
+        F.col("reinstated_on").isNotNull().cast("int").alias("returned"),
     )
-    return keys.join(heads, [*KEY], "left").fillna("unknown", subset=list(AUDIT))
+    values = ("procedural", "responded", "returned")
+    recipe.facts["checkins"] = Facts(told, values, identity=(DUE,), order="report_month")
+    recipe.measured("earlier_checkins", "checkins", "count")
+    recipe.measured("earlier_procedural", "checkins", "count", kinds=(PROCEDURAL,))
+    recipe.measured("share_procedural", "checkins", "mean", "procedural")
+    recipe.measured("last_procedural", "checkins", "last", "procedural")
+    recipe.measured("last_days_to_respond", "checkins", "last", "responded")
+    recipe.measured("mean_days_to_respond", "checkins", "mean", "responded")
+    recipe.measured("earlier_agency_delays", "checkins", "count", kinds=(AGENCY,))
+    recipe.measured("earlier_returns", "checkins", "sum", "returned")
+    recipe.measured("days_since_procedural", "checkins", "since", kinds=(PROCEDURAL,))
+    recipe.measured("procedural_{days}", "checkins", "count", kinds=(PROCEDURAL,))
 
 
-def _is_head() -> Column:
-    return F.col("relationship") == "self"
+def _of_case(recipe: _Recipe, tables: Mapping[str, DataFrame], blocks: set[str]) -> None:
+    """The case's newest known month, and what changed in the six months up to it."""
+    base: list[str | Column] = [CASE, F.col("month").alias(HAPPENED), KNOWN_ON, OFFICE]
+    texts: tuple[str, ...] = (OFFICE,)
+    if blocks & {"case", "household"}:
+        base.append("language_standard")
+        texts = (OFFICE, "language_standard")
+    if "case" not in blocks:
+        months = Facts(tables[CASES].select(*base), texts=texts, identity=(HAPPENED,))
+        recipe.facts["months"] = months
+        return
+    certification, way = F.col("certification_type"), F.col("channel")
+    amounts = ("earned_income", "unearned_income", "shelter_cost", "benefit_amount")
+    values = {
+        "opened": F.unix_date("opened_on"),
+        "certified": F.unix_date("certification_start"),
+        "is_elder_disabled_certification": certification == "36_month_elder_disabled",
+        "is_interim_certification": certification == "12_month_interim",
+        "household_size": F.col("household_size"),
+        "children_under_18": F.col("children_under_18"),
+        "children_under_6": F.col("children_under_6"),
+        "elder_or_disabled": F.col("elder_or_disabled"),
+        "language_not_english": F.col("language_standard") != "eng",
+        "by_paper": way == "paper",
+        "by_phone": way == "phone",
+        "by_office": way == "office",
+        "text_consent": F.col("text_consent"),
+        **{name: F.col(name) for name in amounts},
+        # A place is a number only to tell it from another.
+        "place": F.conv(F.substring(F.md5("zip"), 1, 8), 16, 10),
+    }
+    told = tables[CASES].select(*base, *(v.cast("double").alias(n) for n, v in values.items()))
+    recipe.facts["months"] = Facts(told, tuple(values), texts, identity=(HAPPENED,))
+    for name in values:
+        recipe.measured(name, "months", "last", name, days=SIX_MONTHS)
+
+    def of(how: How, value: str) -> Measure:
+        return Measure(f"_{how}_{value}", "months", how, value, days=SIX_MONTHS)
+
+    as_of = F.unix_date(AS_OF)
+    recipe.derived("tenure_days", lambda day: as_of - day, of("last", "opened"))
+    recipe.derived("certified_days", lambda day: as_of - day, of("last", "certified"))
+    earned, mean = of("last", "earned_income"), of("mean", "earned_income")
+    recipe.derived("earnings_volatility", _by_mean, of("spread", "earned_income"), mean)
+    recipe.derived("earnings_change", _against, earned, mean)
+    recipe.measured("earnings_trend", "months", "slope", "earned_income", days=SIX_MONTHS)
+    benefit = of("last", "benefit_amount"), of("mean", "benefit_amount")
+    recipe.derived("benefit_change", _against, *benefit)
+    recipe.derived(
+        "shelter_share",
+        lambda shelter, earned, other: F.when(
+            F.coalesce(earned, F.lit(0)) + F.coalesce(other, F.lit(0)) > 0,
+            shelter / (F.coalesce(earned, F.lit(0)) + F.coalesce(other, F.lit(0))),
+        ),
+        of("last", "shelter_cost"), earned, of("last", "unearned_income"),
+    )  # fmt: skip
+    size = of("last", "household_size"), of("first", "household_size")
+    recipe.derived("household_size_change", lambda now, before: now - before, *size)
+    recipe.derived("moved", lambda a, b: a != b, of("min", "place"), of("max", "place"))
 
 
-def _within(day: str, days: int) -> Column:
-    """Happened up to so many days before the as-of day, not after it."""
-    return F.date_diff(AS_OF, F.col(day)).between(0, days)
+def _by_mean(spread: Column, mean: Column) -> Column:
+    return F.when(mean > 0, spread / mean).when(mean.isNotNull(), 0)
 
 
-def _times(condition: Column) -> Column:
-    return F.count(F.when(condition, True))
+def _against(now: Column, mean: Column) -> Column:
+    return F.when(mean > 0, now / mean - 1).when(mean.isNotNull(), 0)
+
+
+def _of_people(
+    recipe: _Recipe, tables: Mapping[str, DataFrame], blocks: set[str], audit: Sequence[str]
+) -> None:
+    """Who is in the household in the newest known month; their unemployment and their wages."""
+    persons = tables[PERSONS].where(F.col(PERSON).isNotNull())
+    if "household" in blocks:
+        _of_household(recipe, persons)
+    if audit:
+        _of_groups(recipe, persons)
+    if blocks & {"claims", "wages"}:
+        living = _living(persons)
+        if "claims" in blocks:
+            _of_claims(recipe, living, tables[CLAIMS])
+        if "wages" in blocks:
+            _of_wages(recipe, living, tables[WAGES])
+
+
+def _living(persons: DataFrame) -> DataFrame:
+    """study_case_id, study_person_id, KNOWN_ON, UNTIL: the days on which the household's newest
+    known month has the person. Few rows to join a person's facts to, for households last."""
+    newer = Window.partitionBy(CASE).orderBy(F.unix_date("month").desc())
+    ended = F.min(KNOWN_ON).over(newer.rangeBetween(Window.unboundedPreceding, -1))
+    members = persons.select(CASE, PERSON, KNOWN_ON, F.least(ended, _old()).alias(UNTIL))
+    return spans(members, [CASE, PERSON])
+
+
+def _old() -> Column:
+    """The day from which a month's row tells nothing of who is in the household now."""
+    return F.date_add("month", SIX_MONTHS + 1)
+
+
+def _of_household(recipe: _Recipe, persons: DataFrame) -> None:
+    """The head's age and language, how many are grown up, who came and who left."""
+    month = F.col("month").alias(HAPPENED)
+    base = [CASE, PERSON, KNOWN_ON, "month", "birth_year"]
+    told = persons.select(*base, month, _old().alias(UNTIL), F.col("relationship").alias(KIND),
+                          F.col("language_standard").alias("head_language"))  # fmt: skip
+    recipe.facts["members"] = Facts(
+        told, ("birth_year",), ("head_language",), identity=(CASE,), order="month", together=True
+    )
+    grown = F.make_date(F.col("birth_year") + 18, F.lit(1), F.lit(1))
+    adults = persons.select(*base, F.greatest("month", grown).alias(HAPPENED), _old().alias(UNTIL))
+    recipe.facts["adults"] = Facts(
+        adults, ("birth_year",), identity=(CASE,), order="month", together=True
+    )
+    seen = persons.select(*base, month)
+    recipe.facts["seen"] = Facts(seen, identity=(PERSON,), order="month")
+    recipe.facts["first_seen"] = Facts(seen, identity=(PERSON,), order="month", least=True)
+    head = ("self",)
+    born = Measure("_born", "members", "last", "birth_year", head)
+    recipe.derived("head_age", lambda year: F.year(AS_OF) - year, born)
+    recipe.derived(
+        "head_language_differs",
+        lambda own, case: own != case,
+        Measure("_head_language", "members", "text", "head_language", head),
+        Measure("_language", "months", "text", "language_standard", days=SIX_MONTHS),
+    )
+    people = Measure("_people", "members", "count")
+    recipe.derived("adults", lambda n, everyone: F.when(everyone > 0, n),
+                   Measure("_adults", "adults", "count", "birth_year"), people)  # fmt: skip
+    recipe.derived(
+        "members_left_{days}",
+        lambda seen, now: F.when(now > 0, F.greatest(seen - now, F.lit(0))),
+        Measure("_seen", "seen", "count", days=-1), people,
+    )  # fmt: skip
+    recipe.measured("members_new_{days}", "first_seen", "count")
+
+
+def _of_groups(recipe: _Recipe, persons: DataFrame) -> None:
+    """The head's groups, to audit by."""
+    disabled = F.when(F.col("disabled"), "disabled").when(~F.col("disabled"), "not disabled")
+    values = {"race": F.col("race"), "ethnicity": F.col("ethnicity"), "gender": F.col("gender"),
+              "language": F.col("language_standard"), "disabled": disabled}  # fmt: skip
+    members = persons.select(
+        CASE, "month", F.col("month").alias(HAPPENED), KNOWN_ON, _old().alias(UNTIL), "birth_year",
+        F.col("relationship").alias(KIND), *(value.alias(name) for name, value in values.items()),
+    )  # fmt: skip
+    recipe.facts["heads"] = Facts(
+        members, ("birth_year",), tuple(values), identity=(CASE,), order="month", together=True
+    )
+    head = ("self",)
+    for name in values:
+        group = Measure(f"_audit_{name}", "heads", "text", name, head)
+        recipe.derived(f"_audit_{name}", lambda own: own, group)
+
+    def band(year: Column) -> Column:
+        age = F.year(AS_OF) - year
+        return (
+            F.when(age < 30, "under 30")
+            .when(age < 45, "30 to 44")
+            .when(age < 60, "45 to 59")
+            .when(age >= 60, "60 and over")
+        )
+
+    born = Measure("_head_born", "heads", "last", "birth_year", head)
+    recipe.derived("_audit_age_band", band, born)
+
+
+def _of_contacts(recipe: _Recipe, contacts: DataFrame) -> None:
+    about = F.coalesce(F.col("topic").startswith("checkin"), F.lit(False)).cast("int")
+    # An outreach call may follow from a score: it is no feature of the next.
+    own = contacts.where(F.col("contact_kind") != OUTREACH)
+    told = own.select(CASE, F.col("contact_on").alias(HAPPENED), KNOWN_ON,
+                           F.col("contact_kind").alias(KIND), about.alias("about"))  # fmt: skip
+    recipe.facts["contacts"] = Facts(told, ("about",))
+    asked = ("call_in", "portal_login", "office_visit")
+    recipe.measured("contacts_{days}", "contacts", "count")
+    recipe.measured("asked_{days}", "contacts", "count", kinds=asked)
+    kinds = {"calls": "call_in", "logins": "portal_login", "visits": "office_visit",
+             "reminders": "text_out", "returned_mail": "returned_mail"}  # fmt: skip
+    for name, kind in kinds.items():
+        recipe.measured(f"{name}_{{days}}", "contacts", "count", kinds=(kind,))
+    recipe.measured("checkin_contacts_{days}", "contacts", "sum", "about")
+    recipe.measured("contacts_change_{days}", "contacts", "change")
+    recipe.measured("days_since_asked", "contacts", "since", kinds=asked)
+    recipe.measured("days_since_returned_mail", "contacts", "since", kinds=("returned_mail",))
+
+
+def _of_card(recipe: _Recipe, events: DataFrame) -> None:
+    told = events.select(CASE, F.col("event_on").alias(HAPPENED), KNOWN_ON,
+                         F.col("event_kind").alias(KIND), "amount")  # fmt: skip
+    recipe.facts["card"] = Facts(told, ("amount",))
+    bought = ("purchase",)
+    recipe.measured("purchases_{days}", "card", "count", kinds=bought)
+    recipe.measured("spent_{days}", "card", "sum", "amount", bought)
+    recipe.measured("declined_{days}", "card", "count", kinds=("declined",))
+    recipe.measured("inquiries_{days}", "card", "count", kinds=("balance_inquiry",))
+    recipe.measured("purchases_change_{days}", "card", "change", kinds=bought)
+    recipe.measured("spent_change_{days}", "card", "change", "amount", bought)
+    recipe.measured("days_since_card_use", "card", "since", kinds=bought, days=180)
+
+
+def _of_claims(recipe: _Recipe, living: DataFrame, claims: DataFrame) -> None:
+    """Weeks of unemployment that people of the household claimed."""
+    told = claims.select(
+        PERSON,
+        F.col("week_ending").alias(HAPPENED),
+        F.greatest(KNOWN_ON, "filed_on").alias(KNOWN_ON),
+        "benefit_amount",
+    )
+    recipe.facts["claims"] = Facts(within(told, living, PERSON), ("benefit_amount",))
+    recipe.measured("ui_claims_{days}", "claims", "count")
+    recipe.measured("ui_benefits_{days}", "claims", "sum", "benefit_amount")
+    recipe.measured("days_since_claim", "claims", "since")
+
+
+def _of_wages(recipe: _Recipe, living: DataFrame, wages: DataFrame) -> None:
+    """Wages of the household's people, by quarter and as known: they come months late."""
+    year, number = F.substring("quarter", 1, 4), F.substring("quarter", 6, 1)
+    begin = F.make_date(year.try_cast("int"), number.try_cast("int") * 3 - 2, F.lit(1))
+    paid = wages.select(PERSON, begin.alias(HAPPENED), KNOWN_ON, "wages")
+    recipe.facts["quarters"] = Facts(within(paid, living, PERSON), ("wages",), total=True)
+    last = Measure("_last_wages", "quarters", "last", "wages")
+    mean = Measure("_mean_wages", "quarters", "mean", "wages", days=TWENTY_MONTHS)
+    spread = Measure("_spread_wages", "quarters", "spread", "wages", days=TWENTY_MONTHS)
+    recipe.derived("wages_last_quarter", lambda wages: wages, last)
+    recipe.derived("wages_change", _against, last, mean)
+    recipe.derived("wages_volatility", _by_mean, spread, mean)
+    recipe.measured("quarters_worked", "quarters", "above", "wages", days=TWENTY_MONTHS)
+
+
+def _with_office(
+    rows: DataFrame,
+    days: DataFrame,
+    tables: Mapping[str, DataFrame],
+    wanted: Mapping[str, tuple[str, int]],
+) -> DataFrame:
+    """Adds how many check-ins of a list fall due together, and how the office's earlier ones ended
+    as far as it is known."""
+    if "due_at_office" in wanted:
+        load = F.count(F.lit(1)).over(Window.partitionBy(OFFICE, DUE, AS_OF))
+        rows = rows.withColumn("due_at_office", load.cast("double"))
+    measures = [
+        Measure(name, "ended", "count", days=days)
+        if own.startswith("office_checkins")
+        else Measure(name, "ended", "mean", "procedural", days=days)
+        for name, (own, days) in wanted.items()
+        if days
+    ]
+    if not measures:
+        return rows
+    # The office that was told of first: a case's month is corrected late, if at all.
+    offices = (
+        tables[CASES]
+        .groupBy(CASE, "month")
+        .agg(F.min_by(OFFICE, KNOWN_ON).alias(OFFICE), F.min(KNOWN_ON).alias("_known"))
+    )
+    month = F.trunc(DUE, "month")
+    procedural = (F.coalesce("closure_reason", F.lit("")) == PROCEDURAL).cast("int")
+    ended = tables[CHECKINS].where(F.col("report_month") >= month)
+    told = ended.withColumn("month", month).join(offices, [CASE, "month"], "inner")
+    own = told.select(CASE, DUE, OFFICE, "report_month", F.col(DUE).alias(HAPPENED),
+                      F.greatest(KNOWN_ON, "_known").alias(KNOWN_ON),
+                      procedural.alias("procedural"))  # fmt: skip
+    facts = Facts(own, ("procedural",), identity=(CASE, DUE), order="report_month")
+    # Every office on every day: few rows, and what made `rows` is not made twice to tell which.
+    each = tables[CASES].select(OFFICE).distinct().crossJoin(days)
+    found = as_known(each, OFFICE, {"ended": facts}, measures)
+    return rows.join(F.broadcast(found), [OFFICE, AS_OF], "left")

@@ -83,7 +83,7 @@ def outcomes(
         held = studies.held(run, dula, contracts, COLUMNS)
         inputs = inputs_digest(run.as_of, spec, held, decision)
         store = opening.result()
-        experiment = store.experiment(spec.experiment)
+        experiment = store.experiment(spec.experiment, spec.title)
         before = store.finished(experiment, inputs)
         if before:
             return Outcome(spec.experiment, "nothing to do", "nothing to do", before)
@@ -111,6 +111,7 @@ def outcomes(
             tracking.PURPOSES: dula.purpose.code,
             tracking.EXPIRES: expires.isoformat(),
             tracking.POLICY_DIGEST: decision.policy_digest,
+            tracking.SOURCE: "concord outcomes",
             tracking.DATA_VERSIONS: json.dumps(held.by_name, sort_keys=True),
         }
         began = time.perf_counter()

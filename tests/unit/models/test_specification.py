@@ -14,9 +14,10 @@ from concord.contracts.schemas import write_schemas
 from concord.errors import ConfigError, UsageError
 from concord_models.churn import cohort
 from concord_models.churn.definitions import DEFINITIONS, Name
-from concord_models.churn.features import COLUMNS
+from concord_models.churn.features import BLOCKS, block_of, feature, names_of
+from concord_models.churn.features import columns as feature_columns
 from concord_models.commands import schemas
-from concord_models.specification import load_models, named
+from concord_models.specification import ModelSpec, load_models, named
 from concord_models.training_rows import columns
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -24,14 +25,14 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def test_all_mistakes_of_a_model_file_come_at_once_with_their_lines(tmp_path: Path) -> None:
     text = (ROOT / "conf/models/snap_churn.yaml").read_text()
-    text = text.replace("- days_since_mailed", "- race").replace("[2, 5]", "[5, 2]")
+    text = text.replace("days_since_mailed,", "race,").replace("[2, 5]", "[5, 2]")
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "other.yaml").write_text(text)
     with pytest.raises(ConfigError) as raised:
         load_models(tmp_path, {})
     told = "\n".join(raised.value.problems)
-    line = text.splitlines().index("  - race") + 1
-    assert f"other.yaml:{line}: features[1]: 'race' is not known" in told
+    line = next(n for n, line in enumerate(text.splitlines(), 1) if "race, form_received" in line)
+    assert f"other.yaml:{line}: features.checkin[1]: 'race' is not known" in told
     for words in ("the file is called other.yaml", "no such agreement", "least 5 is above most 2"):
         assert words in told
 
@@ -52,6 +53,64 @@ def test_the_schemas_are_those_of_the_types(kind: str, title: str, tmp_path: Pat
     made = json.loads((tmp_path / f"{kind}.schema.json").read_text())
     assert made == json.loads((ROOT / f"conf/schemas/{kind}.schema.json").read_text())
     assert made["title"] == title
+
+
+def of(tmp_path: Path, features: str) -> ModelSpec:
+    text = (ROOT / "conf/models/snap_churn.yaml").read_text()
+    before, _, rest = text.partition("\nfeatures:")
+    after = rest[rest.index("\naudit:") :]
+    (tmp_path / "models").mkdir(exist_ok=True)
+    (tmp_path / "models/snap_churn.yaml").write_text(f"{before}\nfeatures: {features}\n{after}")
+    return load_models(tmp_path)["snap_churn"]
+
+
+def test_features_are_named_by_block_name_and_window(tmp_path: Path) -> None:
+    short = of(
+        tmp_path, "{contacts: [contacts, asked_45, days_since_asked], wages: [wages_change]}"
+    )
+    assert short.features == (
+        "contacts_30", "contacts_90", "contacts_180", "asked_45", "days_since_asked",
+        "wages_change",
+    )  # fmt: skip
+    wide = of(
+        tmp_path, "{claims: {windows: [7, 14]}, card: {names: [spent, spent_90], windows: [5]}}"
+    )
+    assert wide.features == (
+        "ui_claims_7", "ui_claims_14", "ui_benefits_7", "ui_benefits_14", "days_since_claim",
+        "spent_5", "spent_90",
+    )  # fmt: skip
+    assert of(tmp_path, "{office: all}").features == names_of("office")
+    assert feature("spent_5").words == "dollars spent by card within 5 days"
+    assert feature("spent_5_missing").words == "not known: dollars spent by card within 5 days"
+    assert len(short.identity) == len(wide.identity) and short.identity != wide.identity
+    assert ModelSpec.model_validate(wide.model_dump(mode="json")) == wide
+
+
+@pytest.mark.parametrize(
+    "features, told",
+    [
+        ("{contakts: all}", "features.contakts: there is no such block; use checkin, office"),
+        ("{case: {windows: [30]}}", "features.case.windows: nothing in this block has a window"),
+        (
+            "{contacts: [spent_30]}",
+            r"features.contacts\[0\]: 'spent_30' is not known; use contacts",
+        ),
+        ("{contacts: [asked_0]}", "'asked_0' is not known"),
+        ("{contacts: ['asked_{days}']}", "is not known"),
+        ("{contacts: {names: [asked, asked_90]}}", r"names\[1\]: 'asked_90' stands twice"),
+        ("{}", "at least 1"),
+    ],
+)
+def test_a_mistake_in_the_blocks_says_where(features: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=told):
+        of(tmp_path, features)
+
+
+def test_every_feature_has_one_block_and_its_words() -> None:
+    names = [name for block in BLOCKS for name in names_of(block)]
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert name in names_of(block_of(name) or "") and "{" not in feature(name).words
 
 
 def test_a_label_counts_in_a_slice_only_if_the_next_slice_could_know_it() -> None:
@@ -118,8 +177,9 @@ def test_a_label_of_return_names_its_definition(tmp_path: Path) -> None:
     path.write_text(text.replace("name: y_proc", "name: y_churn\n  definition: ma_30d"))
     spec = load_models(tmp_path)["snap_churn"]
     assert spec.label.definition == "ma_30d"
-    assert columns(spec).keys() == {*COLUMNS, "dta_snap.issuances"}
-    assert columns(load_models(ROOT / "conf")["snap_churn"]).keys() == COLUMNS.keys()
+    own = feature_columns(spec.features).keys()
+    assert columns(spec).keys() == {*own, "dta_snap.issuances"}
+    assert columns(load_models(ROOT / "conf")["snap_churn"]).keys() == own
     assert set(DEFINITIONS) == set(get_args(Name))
     for wrong in ("name: y_churn", "name: y_proc\n  definition: ma_30d"):
         path.write_text(text.replace("name: y_proc", wrong))

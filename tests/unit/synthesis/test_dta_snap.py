@@ -1,12 +1,15 @@
-"""Numbers of payments: one each, without the case's, at the scale of a state too."""
+"""Numbers of payments: one each, without the case's, at the scale of a state too; and outreach
+calls, with which nothing else changes."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from concord.synthesis.blocks import agency_numbers
-from concord.synthesis.dta_snap import payment_numbers
-from concord.synthesis.periods import MONTHS_AT_MOST
+from concord.synthesis import dta_snap
+from concord.synthesis.blocks import agency_numbers, make_block
+from concord.synthesis.dta_snap import payment_numbers, tables
+from concord.synthesis.periods import MONTHS_AT_MOST, Timeline
 
 KINDS = ("regular", "prorated", "retroactive", "supplemental")
 
@@ -35,3 +38,25 @@ def test_a_payment_s_number_does_not_hold_the_case_s() -> None:
     regular = np.full(len(homes), "regular", dtype=object)
     numbers = payment_numbers(7, homes, homes % 18, regular)
     assert not any(case in number for case, number in zip(cases, numbers, strict=True))
+
+
+def test_outreach_calls_change_nothing_else(
+    timeline: Timeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = make_block(7, 0, 3000, timeline)
+    called = tables(block).tables
+    monkeypatch.setattr(dta_snap, "CALLED", 0.0)
+    silent = tables(block).tables
+    kind = called["contacts"].columns["contact_kind"]
+    others = np.flatnonzero(kind != "call_out")
+    assert 0 < len(kind) - len(others) == len(called["contacts"]) - len(silent["contacts"])
+    for name, rows in silent.items():
+        kept = others if name == "contacts" else np.arange(len(called[name]))
+        assert np.array_equal(called[name].period[kept], rows.period)
+        for column, values in rows.columns.items():
+            with_calls = np.ma.asarray(called[name].columns[column])[kept]
+            assert with_calls.tolist() == np.ma.asarray(values).tolist(), (name, column)
+    numbers = called["contacts"].columns["contact_id"]
+    assert len(set(numbers)) == len(numbers)
+    days = called["contacts"].columns["contact_on"]
+    assert np.all(np.diff(days) >= 0), "in the order of the days"
