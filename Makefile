@@ -1,11 +1,11 @@
 # Every command that the README names. Bare `make` explains them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo mlflow test bench models real chaos lint clean
+.PHONY: help setup demo mlflow notebooks test bench models real chaos lint clean
 
 python := .venv/bin/python
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## make .venv and fetch Delta's jars; nothing to do when nothing changed (PYTHON=/path/to/python3.11)
 	@PYTHON='$(PYTHON)' /bin/sh infra/setup/setup.sh
@@ -15,6 +15,9 @@ demo: setup ## make a synthetic Commonwealth, ingest its deliveries and show wha
 
 mlflow: setup ## serve the demo's runs and models at http://127.0.0.1:5000, until Ctrl-C
 	@MLFLOW_BACKEND_STORE_URI=sqlite:///data/demo/mlflow/mlflow.db MLFLOW_ARTIFACTS_DESTINATION=data/demo/mlflow/artifacts $(python) infra/mlflow/serve.py
+
+notebooks: setup ## execute the notebooks over the demo's lake, into notebooks/*.ipynb
+	@$(python) notebooks/execute.py
 
 # Two workers, one a core. loadfile, because tests that share a dear fixture (the demo, a finished
 # set-up) stand in one file and so pay for it once; in the order of tests/conftest.py, for xdist's own
@@ -50,7 +53,7 @@ lint: setup ## ruff, mypy and the import rules alone
 	@$(python) -m pytest tests/unit/test_lint.py
 
 clean: ## remove what was built and caches, never a lake in data/ (CLEAN=all: .venv and the jars too)
-	@rm -rf build dist metastore_db spark-warehouse derby.log
+	@rm -rf build dist metastore_db spark-warehouse derby.log notebooks/*.ipynb notebooks/.ipynb_checkpoints
 	@rm -rf .pytest_cache .hypothesis .ruff_cache .mypy_cache .import_linter_cache
 	@find libs models jobs tests infra -name __pycache__ -type d -prune -exec rm -rf {} +
 ifeq ($(CLEAN),all)

@@ -28,10 +28,11 @@ def words(folder: Path, *, leave_out: tuple[str, ...] = ()) -> Iterator[tuple[st
         out = any(name == one or name.startswith(f"{one}/") for one in leave_out)
         if out or not path.is_file() or path.is_symlink():
             continue
-        yield name, _words(path.read_bytes(), name)
+        yield name, words_of(path.read_bytes(), name)
 
 
-def _words(content: bytes, name: str) -> set[str]:
+def words_of(content: bytes, name: str) -> set[str]:
+    """The words of one file's content; its name tells how it is packed."""
     found: set[str] = set()
     for text in texts(content, name):
         for word in WORD.findall(text.lower()):

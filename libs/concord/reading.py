@@ -4,11 +4,16 @@ Asks for a decision, writes it and the read to the access log, and gives a Spark
 exactly the columns that were asked for and allowed, under pseudonyms. An analyst cannot forget the
 agreement, because there is no other argument to read by. Whoever may open the lake's files with
 other tools is stopped by storage permissions alone (docs/agreements.md).
+
+`visit` gives what a job gets, to call the functions that jobs call, and writes nothing else either.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,6 +28,7 @@ from concord.agreements.register import Register
 from concord.deployment import Deployment, load_deployment
 from concord.errors import RefusedError, UsageError
 from concord.lake import run as runs
+from concord.lake.catalog import Shown, shown
 from concord.lake.log import state
 from concord.lake.run import Clock, Run, Tally, real_clock
 from concord.lake.session import start
@@ -41,23 +47,21 @@ def read(
     columns: Sequence[str] | None = None,
     purpose: str | None = None,
     linked_with: Sequence[str] = (),
-    settings: Path = DEFAULT_SETTINGS,
+    settings: Path | None = None,
     lake: str | None = None,
 ) -> DataFrame:
     """The rows of `table` (`<feed>.<table>`) that the study of `agreement` holds.
 
     `columns` are those that are wanted of the agreed ones (None: all); the pseudonyms, the period
     and the days on which a row became known are always there. `purpose` is what it is wanted for
-    (None: the agreement's own), `linked_with` the tables that it is to be joined with.
+    (None: the agreement's own), `linked_with` the tables that it is to be joined with. `settings`
+    is the file (None: what CONCORD_SETTINGS names, else conf/settings/local.yaml).
 
     Raises RefusedError naming each clause that does not allow it, UsageError when the study does
     not hold the table yet. Both decisions and reads are logged.
     """
     deployment = _deployment(settings, lake)
-    spark = SparkSession.getActiveSession() or start(
-        deployment.settings, application="concord read"
-    )
-    there = runs.lake_of(deployment.settings, "read", spark)
+    there = _lake(deployment)
     return under(
         there,
         deployment,
@@ -68,6 +72,50 @@ def read(
         purpose=purpose,
         linked_with=linked_with,
     )
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What a job works with, for who only looks: a run as of a day that has no rows in ops/runs and
+    may open what a recipient's jobs may. Decisions and reads are logged all the same."""
+
+    run: Run
+    deployment: Deployment
+    register: Register
+
+    def study(self, agreement: str) -> dict[str, Shown]:
+        """Every table that the study of `agreement` holds, without rows, by `<feed>.<table>`.
+
+        Asks for all that was agreed. Raises RefusedError, and UsageError where a table is missing.
+        """
+        today = self.run.clock().date()
+        dula = self.register.dula(agreement, today)
+        if dula is None:
+            raise self.register.unknown(agreement)
+        request = Request(
+            agreement=agreement,
+            purpose=dula.purpose.code,
+            use="study",
+            columns={each.table: frozenset(each.column_names) for each in dula.datasets},
+            as_of=min(today, *(each.period_until for each in dula.datasets)),
+        )
+        access_log.ask(self.run, self.register, request)
+        return {
+            study.dataset.table: shown(self.run.lake, study.table.name, rows=0)
+            for study in of_agreement(dula, self.deployment.contracts)
+        }
+
+
+def visit(
+    *, as_of: date | None = None, settings: Path | None = None, lake: str | None = None
+) -> Visit:
+    """A visit to the lake of `settings` (as in `read`), as of a day (None: today)."""
+    deployment = _deployment(settings, lake)
+    there = _lake(deployment)
+    run = _run(there, deployment.settings, "", "", real_clock)
+    if as_of is not None:
+        run = replace(run, as_of=as_of)
+    return Visit(run, deployment, deployment.register(there))
 
 
 def under(
@@ -150,6 +198,17 @@ def _run(lake: Lake, settings: Settings, agreement: str, table: str, clock: Cloc
     )
 
 
+def _lake(deployment: Deployment) -> Lake:
+    """As a recipient's job opens it, in the session that there is."""
+    settings = deployment.settings
+    spark = SparkSession.getActiveSession() or start(settings, application="concord read")
+    return runs.lake_of(settings, "read", spark)
+
+
+def _deployment(settings: Path | None, lake: str | None) -> Deployment:
+    return _loaded(settings or Path(os.environ.get("CONCORD_SETTINGS", DEFAULT_SETTINGS)), lake)
+
+
 @lru_cache(maxsize=4)
-def _deployment(settings: Path, lake: str | None) -> Deployment:
+def _loaded(settings: Path, lake: str | None) -> Deployment:
     return load_deployment(settings, lake=lake)

@@ -216,6 +216,8 @@ def opened(settings: Settings) -> Store:
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", module=r"mlflow.*")
     warnings.filterwarnings("ignore", message=r"(?s).*[Tt]ype hint")
+    # In a notebook, of a progress bar that nobody shows.
+    warnings.filterwarnings("ignore", message="IProgress not found")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # Each request that is tried again, with its path.

@@ -160,7 +160,7 @@ def calibration_slope(label: Ints, probability: Floats) -> tuple[Estimate, Estim
     rows = np.column_stack([np.ones(len(label)), np.log(clipped / (1 - clipped))])
     found = np.array([0.0, 1.0])
     for _ in range(50):
-        fitted = 1 / (1 + np.exp(-rows @ found))
+        fitted = 1 / (1 + np.exp(-np.clip(rows @ found, -500, 500)))
         information = rows.T @ (rows * (fitted * (1 - fitted))[:, None])
         if np.linalg.cond(information) > 1e12:
             return nothing, nothing
@@ -232,8 +232,8 @@ def parity(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def wilson(hits: int, of: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a share."""
+    """Wilson's score interval of a share, which lies within it to the last digit."""
     share = hits / of
     centre = (share + z * z / (2 * of)) / (1 + z * z / of)
     half = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of)) / (1 + z * z / of)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))

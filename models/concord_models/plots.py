@@ -127,12 +127,14 @@ def shap_plot(parts: Floats, rows: Floats, words: Sequence[str], most: int = 20)
     axes.invert_yaxis()
     axes.set_xlabel("mean size of the contribution to the log-odds (SHAP)")
     axes.set_title("What the model goes by, test slice")
-    axes.legend(
+    figure.legend(
         handles=[
             Patch(color=colors[True], label="a higher value raises the risk"),
             Patch(color=colors[False], label="a higher value lowers it"),
         ],
-        loc="lower right",
+        loc="outside lower right",
+        ncols=2,
+        frameon=False,
     )
     axes.grid(alpha=0.3, axis="x")
     return figure

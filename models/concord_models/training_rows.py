@@ -13,11 +13,14 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from concord.agreements import access_log
 from concord.agreements.decision import Request
 from concord.agreements.dula import Dula
+from concord.agreements.register import Register
+from concord.contracts.model import Contract
 from concord.errors import UsageError
 from concord.lake.run import Run
-from concord_models import leaks
+from concord_models import leaks, studies
 from concord_models.churn import cohort, definitions, outreach
 from concord_models.churn import features as churn
 from concord_models.evaluation import Floats, Ints
@@ -87,6 +90,22 @@ def request(run: Run, spec: ModelSpec, dula: Dula) -> Request:
         as_of=run.as_of,
         linkages=frozenset({frozenset(columns(spec))}),
     )
+
+
+def looked_at(
+    run: Run, spec: ModelSpec, contracts: Mapping[str, Contract], register: Register
+) -> Slices:
+    """`slices` of the study as it is, for who only looks: the same decision as a training's, it and
+    the read logged. Raises RefusedError (14) and UsageError as `train` does."""
+    dula = register.dula(spec.agreement, run.clock().date())
+    if dula is None:
+        raise register.unknown(spec.agreement)
+    asked = request(run, spec, dula)
+    decision = access_log.ask(run, register, asked)
+    held = studies.held(run, dula, contracts, columns(spec))
+    found = slices(run, spec, held)
+    access_log.record_reads(run, [access_log.Read(asked, decision, run.run_id, held.rows)])
+    return found
 
 
 def slices(run: Run, spec: ModelSpec, held: Held) -> Slices:

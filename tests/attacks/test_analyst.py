@@ -123,6 +123,28 @@ def test_what_is_agreed_is_read_and_logged(notebook: Notebook) -> None:
     assert concord.read is reading.read
 
 
+def test_a_visit_lists_one_study_without_rows_and_opens_no_other(
+    notebook: Notebook, spark: SparkSession
+) -> None:
+    lake = runs.lake_of(notebook.deployment.settings, "read", spark)
+    visit = reading.Visit(notebook.run(lake=lake), notebook.deployment, notebook.register)
+    held = visit.study(ONE)
+    assert held["help.forms"].rows == 4 and "office" in {
+        c["name"] for c in held["help.forms"].columns
+    }
+    assert not any(each.sample for each in held.values())
+    assert notebook.log()[-1]["decision"] == "allowed"
+    (other, *_) = of_agreement(notebook.deployment.dulas[TWO], notebook.deployment.contracts)
+    with pytest.raises(RefusedError, match="no agreement allowed that here"):
+        lake.read(other.table)
+    lake.zones.refusals.clear()
+    ended = replace(visit, run=replace(visit.run, clock=lambda: later(notebook).now))
+    with pytest.raises(RefusedError, match="expired|ended"):
+        ended.study(ONE)
+    with pytest.raises(UsageError, match="there is no agreement"):
+        visit.study("DULA-1999-0001")
+
+
 Attack = Callable[[Notebook], Any]
 
 

@@ -37,11 +37,11 @@ from concord_models.backtest import LOGISTIC, TREES
 from concord_models.evidence import MODEL, PROMOTION
 from concord_models.outcomes.findings import ALL, EARNINGS, findings
 from concord_models.outcomes.specification import load_studies
+from concord_models.outcomes.synthetic import BLOCK, training_panel, truth
 from concord_models.promotion import artifact, promote
 from concord_models.reproduction import TOLERANCE, reproduce
 from concord_models.specification import ModelSpec, load_models
 from concord_models.train import Outcome, train
-from tests.experiments.training import BLOCK, training_panel, truth
 
 ROOT = Path(__file__).resolve().parents[2]
 AS_OF = ROUNDS[-1]

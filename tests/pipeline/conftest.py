@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 
 PEOPLE = 2000
 # What the demo reads from the place it is run in.
-PLACES = ("conf", "infra", "jobs", "libs", ".venv", "pyproject.toml")
+PLACES = ("conf", "infra", "jobs", "libs", "notebooks", ".venv", "pyproject.toml")
 EVENTS, LOGS = "events", "logs"
 # All as a user has it but for compilers that only longer runs repay, and tasks that have no rows;
 # two partitions are left where a query shuffles, so that what belongs together has to meet.

@@ -9,11 +9,13 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import deltalake
 import duckdb
@@ -26,9 +28,9 @@ from pyspark.sql import functions as F
 from concord.demo import BUDGET
 from concord.privacy.wrapping import agreement_key
 from concord.settings import Keys
-from tests.canary import words
+from tests.canary import words, words_of
 from tests.conftest import ROOT
-from tests.pipeline.conftest import Demo, run_demo
+from tests.pipeline.conftest import SMALL, Demo, run_demo
 
 pytestmark = pytest.mark.pipeline
 
@@ -149,6 +151,76 @@ def test_no_identifier_and_no_key_leaves_the_vault(demo: Demo) -> None:
     for file, said in words(demo.lake / "vault"):
         if "_delta_log" in file:
             assert not said & ssns, f"{file}: statistics in clear text"
+
+
+# Each notebook, and the pictures that it shows.
+NOTEBOOKS = {
+    "build_and_compare_models": 6,
+    "explore_a_study": 2,
+    "learn_to_earn": 4,
+    "read_an_mlflow_run": 4,
+    "why_people_churn": 3,
+}
+
+
+def test_the_notebooks_run_and_tell_of_nobody(demo: Demo) -> None:
+    """All in one kernel over the demo's lake, as `make notebooks` does."""
+    written = (demo.home / "data/demo/mlflow/mlflow.db", *map(str, tables(demo)))
+    before = [content(demo, place) for place in written]
+    to = demo.home / "executed"
+    done = demo.run(
+        sys.executable, "notebooks/execute.py", str(to), CONCORD_SPARK__CONFS=json.dumps(SMALL)
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-1500:]}"
+    assert {path.stem for path in to.iterdir()} == NOTEBOOKS.keys()
+    ssns, keys, names = identifying(demo)
+    needles = ssns | keys | names | secrets(demo) | pseudonyms(demo)
+    for name, pictures in NOTEBOOKS.items():
+        notebook = json.loads((to / f"{name}.ipynb").read_text())
+        outputs = [each for cell in notebook["cells"] for each in cell.get("outputs", [])]
+        kinds = [each.get("name", each["output_type"]) for each in outputs]
+        assert not {"error", "stderr"} & {*kinds}, f"{name}: {kinds}"
+        shown = [each for each in outputs if "image/png" in each.get("data", {})]
+        assert len(shown) == pictures, name
+        assert all(len(each["data"]["image/png"]) > 5000 for each in shown), f"{name}: empty"
+        texts = [text for each in outputs for text in said(each)]
+        assert sum(map(len, texts)) > 500, name
+        assert not re.search(
+            r"Traceback|Warning|\bWARN\b|\d{20,}|0x[0-9a-f]{6,}", "".join(texts)
+        ), name
+        spoken = {word for text in texts for word in words_of(text.encode(), f"{name}.txt")}
+        assert not spoken & needles, f"{name} says {len(spoken & needles)} identifying words"
+    assert [content(demo, place) for place in written] == before, "a notebook wrote something"
+
+
+def said(output: dict[str, Any]) -> list[str]:
+    """What an output says to a reader: what was printed, and the best form of what is not."""
+    data = {kind: text for kind, text in output.get("data", {}).items() if "image" not in kind}
+    if len(data) > 1:
+        data.pop("text/plain", None)
+    return ["".join(text) for text in [output.get("text", ""), *data.values()]]
+
+
+def content(demo: Demo, place: Path | str) -> object:
+    """A table's version, or the rows of MLflow's runs and versions; the access log grows."""
+    if str(place).endswith(".db"):
+        with sqlite3.connect(place) as db:
+            counted = ("runs", "model_versions", "registered_model_aliases", "metrics", "params")
+            return [db.execute(f"SELECT count(*) FROM {name}").fetchone() for name in counted]
+    table = Path(place)
+    return None if table.name == "access_log" else deltalake.DeltaTable(str(table)).version()
+
+
+def pseudonyms(demo: Demo) -> set[str]:
+    """Those of people and cases in the studies that the notebooks read."""
+    found: set[str] = set()
+    for log in (demo.lake / "studies").glob("DULA-2026-000[13]/*/_delta_log"):
+        rows = pl.read_delta(str(log.parent))
+        for column in ("study_person_id", "study_case_id"):
+            if column in rows.columns:
+                found |= set(rows[column].drop_nulls().to_list())
+    assert len(found) > 500, "something to search for"
+    return found | {word.partition("-")[2] for word in found}
 
 
 def identifying(demo: Demo) -> tuple[set[str], set[str], set[str]]:

@@ -84,6 +84,14 @@ def test_calibration_is_monotone_and_never_certain() -> None:
     assert evaluation.expected_calibration_error(label, made(probability), bins) < before / 2
 
 
+def test_a_share_lies_in_its_interval_to_the_last_digit() -> None:
+    """A plot of the interval refuses a length below 0, be it of the size of a rounding error."""
+    for of in range(1, 400):
+        for hits in (0, 1, of - 1, of):
+            low, high = evaluation.wilson(hits, of)
+            assert 0 <= low <= hits / of <= high <= 1, (hits, of)
+
+
 def test_small_groups_are_told_without_figures() -> None:
     label = np.array([1] * 12 + [1] * 3 + [0] * 5)
     groups = {"race": ["x"] * 12 + ["y"] * 3 + ["x"] * 5}

@@ -14,7 +14,7 @@ from concord.synthesis.truth import training_earnings_table
 from concord.synthesis.work import PROGRAMMES
 from concord_models.outcomes.findings import ALL, EARNINGS, Findings, findings
 from concord_models.outcomes.specification import OutcomeStudy, load_studies
-from tests.experiments.training import training_panel, truth
+from concord_models.outcomes.synthetic import training_panel, truth
 from tests.unit.synthesis.conftest import Commonwealth
 
 BLOCKS = 4

@@ -1,5 +1,5 @@
 """Entrants and others of the synthetic Commonwealth by quarter, with what the entrants would have
-earned untrained: what an outcome study is judged by."""
+earned untrained: what an outcome study is judged by. A known truth, and nobody's data."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ def _rows(number: int) -> pd.DataFrame:
     codes = np.array([p.code for p in PROGRAMMES], dtype=object)
     programme[jobs.row[once]] = codes[jobs.training.programme[episode]]
     age = folk.age(LONG.start)[jobs.person].astype(int)
+    nobody = np.array(None, dtype=object)
     found = []
     for index in range(4, count - 1):
         own = (entry == index) | ((entry > index) & (draw.random(len(earned)) < OTHERS))
@@ -66,7 +67,7 @@ def _rows(number: int) -> pd.DataFrame:
             rows[f"untrained_after_{k}"] = np.where(open_, np.nan, untrained[who, at])
         frame = pd.DataFrame(rows).assign(
             study_person_id=[f"{number}-{i}" for i in who], index_quarter=index, treated=treated,
-            programme=np.where(treated, programme[who], None), returned=np.nan, age=age[who],
+            programme=np.where(treated, programme[who], nobody), returned=np.nan, age=age[who],
             age_squared=age[who] ** 2, female=folk.sex[jobs.person[who]] == 0,
             language_not_english=folk.language[jobs.person[who]] > 0,
         )  # fmt: skip
