@@ -149,6 +149,10 @@ def plan_model(
 @model_app.command("promote")
 def promote_model(
     model: ModelOption = "snap_churn",
+    because: Annotated[
+        str | None,
+        typer.Option(help="Put it to use although a check fails, and why; written to the version."),
+    ] = None,
     settings: SettingsOption = DEFAULT_SETTINGS,
     lake: LakeOption = None,
     run_id: RunIdOption = None,
@@ -165,11 +169,12 @@ def promote_model(
         "model promote",
         deployment,
         Options(None, run_id, dry_run, json_logs),
-        arguments={"model": model},
+        arguments={"model": model, "because": because},
         inputs=lambda spark: runs.real_clock().isoformat(),
         digest=loaded.digest,
     ) as current:
-        done = promote(current.run, spec, deployment.register(current.run.lake))
+        register = deployment.register(current.run.lake)
+        done = promote(current.run, spec, register, because=because)
         for check in done.checks:
             current.reporter.say(f"model promote: {check}")
         current.reporter.say(f"model promote: {done.message}")

@@ -80,7 +80,9 @@ def choose(
     )
     raw = candidates[winner]
     held = parts[cohort.VALIDATION]
-    scorer = replace(raw, calibration=fitting.calibration(held.label, raw.raw(held.rows)))
+    scorer = replace(
+        raw, calibration=fitting.calibration(held.label, raw.raw(held.rows), spec.seed)
+    )
     found[MODEL] = {
         # Ordered by the uncalibrated score, as the lists are: calibration only adds ties.
         key: measured(part, scorer.probability(part.rows), raw.raw(part.rows))
@@ -139,6 +141,7 @@ def log(
         {
             "model": spec.name,
             "winner": chosen.winner,
+            "calibration": chosen.scorer.calibration.how,
             "seed": spec.seed,
             "lead_days": spec.cohort.lead_days,
             "trials": len(searched.trials),

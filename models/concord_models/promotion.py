@@ -27,15 +27,17 @@ from concord_models.specification import ModelSpec
 from concord_models.trial_runs import BACKTEST
 
 PROMOTED_AT, PROMOTED_BY = "concord.promoted_at", "concord.promoted_by"
+BECAUSE = "concord.promoted_because"
 
 
 @dataclass(frozen=True)
 class Check:
-    """One condition of a promotion and what it saw."""
+    """One condition of a promotion and what it saw. Nobody can pass over a `final` one."""
 
     name: str
     passed: bool
     said: str
+    final: bool = False
 
     def __str__(self) -> str:
         return f"{'passed' if self.passed else 'FAILED'}  {self.name}: {self.said}"
@@ -51,8 +53,11 @@ class Outcome:
     checks: tuple[Check, ...] = ()
 
 
-def promote(run: Run, spec: ModelSpec, register: Register) -> Outcome:
-    """Makes the challenger the champion if every check passes.
+def promote(
+    run: Run, spec: ModelSpec, register: Register, *, because: str | None = None
+) -> Outcome:
+    """Makes the challenger the champion if every check passes; with a reason, `because`, which is
+    written to the version, also if one fails that is not final.
 
     Raises UsageError without a challenger, RefusedError (14) when an agreement does not allow it,
     QualityError (12) with every check that failed; then nothing has changed.
@@ -71,7 +76,7 @@ def promote(run: Run, spec: ModelSpec, register: Register) -> Outcome:
             )
         _allowed(run, register, store, challenger)
         checks = tuple(judged(store, spec, challenger, champion))
-        failed = [str(check) for check in checks if not check.passed]
+        failed = [str(c) for c in checks if not c.passed and (c.final or not because)]
         if failed:
             raise QualityError(
                 f"{name} version {challenger.version} is not promoted; "
@@ -81,7 +86,7 @@ def promote(run: Run, spec: ModelSpec, register: Register) -> Outcome:
         if run.dry_run:
             message = f"{name} version {challenger.version} would be promoted"
             return Outcome("would promote", message, challenger.version, checks)
-        _move(run, store, challenger)
+        _move(run, store, challenger, because)
     before = f", in place of {champion.version}" if champion else ""
     message = f"{name} version {challenger.version} is the champion{before}"
     return Outcome("promoted", message, challenger.version, checks)
@@ -104,8 +109,10 @@ def _allowed(run: Run, register: Register, store: Store, version: Registered) ->
         )
 
 
-def _move(run: Run, store: Store, version: Registered) -> None:
+def _move(run: Run, store: Store, version: Registered, because: str | None) -> None:
     client = store.client
+    if because:
+        client.set_model_version_tag(version.name, version.version, BECAUSE, because)
     client.set_model_version_tag(
         version.name, version.version, PROMOTED_AT, run.clock().isoformat(timespec="seconds")
     )
@@ -122,17 +129,26 @@ def judged(
     """Every check, with the model file's limits of today, over the evidence of the training."""
     shown = artifact(store, challenger.run_id, PROMOTION)
     limits = spec.promotion
-    yield Check("whole", challenger.tags.get(tracking.STATE) == "whole", "all of it was registered")
+    yield Check(
+        "whole",
+        challenger.tags.get(tracking.STATE) == "whole",
+        "all of it was registered",
+        final=True,
+    )
     leaks = shown["leaks"]
     yield Check(
-        "no leak", not leaks, "; ".join(map(str, leaks)) if leaks else "the leak tests found none"
+        "no leak",
+        not leaks,
+        "; ".join(map(str, leaks)) if leaks else "the leak tests found none",
+        final=True,
     )
     yield _within("AUC", shown["auc"], limits.auc)
     best, auc = max(shown["baselines"].values()), shown["auc"]["value"]
     yield Check("better than baselines", auc > best, f"AUC {auc:.3f}, the best baseline {best:.3f}")
     yield _within("calibration slope", shown["slope"], limits.slope)
-    behind = [each for each in shown["parity"] if each["high"] < limits.parity]
-    least = min((each["ratio"] for each in shown["parity"]), default=math.nan)
+    judged_by = [each for each in shown["parity"] if each["kind"] in limits.parity_of]
+    behind = [each for each in judged_by if each["high"] < limits.parity]
+    least = min((each["ratio"] for each in judged_by), default=math.nan)
     yield Check(
         "parity",
         not behind,
@@ -142,6 +158,7 @@ def judged(
             for each in behind
         )
         or f"the least ratio is {least:.2f}; none is proven below {limits.parity}",
+        final=True,
     )
     yield _better(store, spec, shown, challenger, champion)
 

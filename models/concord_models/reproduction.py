@@ -76,7 +76,8 @@ def reproduce(
             slices.train_frame, spec, whole(best), int(params["trees"]), slices.imputation
         )
     part = slices.parts[cohort.VALIDATION]
-    again = replace(fitted, calibration=fitting.calibration(part.label, fitted.raw(part.rows)))
+    calibrated = fitting.calibration(part.label, fitted.raw(part.rows), spec.seed)
+    again = replace(fitted, calibration=calibrated)
     before = _registered(store, recorded)
     rows = np.concatenate([part.rows for part in slices.parts.values()])
     difference = float(np.abs(again.probability(rows) - before.probability(rows)).max())

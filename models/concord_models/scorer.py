@@ -28,10 +28,12 @@ PROBABILITIES = {"y_proc": "p_proc", "y_churn": "p_churn"}
 
 @dataclass(frozen=True)
 class Calibration:
-    """A monotone map of probabilities: linear between points, flat outside (isotonic)."""
+    """A monotone map of probabilities: linear between points, flat outside; without points, none.
+    `how` it was fitted."""
 
     at: tuple[float, ...] = ()
     to: tuple[float, ...] = ()
+    how: str = "none"
 
     def __call__(self, probability: Floats) -> Floats:
         return np.interp(probability, self.at, self.to) if self.at else probability
@@ -133,11 +135,11 @@ def load(folder: Path) -> Scorer:
     """The scorer that `save` wrote."""
     content: dict[str, Any] = json.loads((folder / SCORER).read_text(encoding="utf-8"))
     booster = folder / BOOSTER
-    linear = content.pop("linear")
+    linear, told = content.pop("linear"), content["calibration"]
     return Scorer(
         kind=content["kind"],
         features=tuple(content["features"]),
-        calibration=Calibration(*(tuple(content["calibration"][k]) for k in ("at", "to"))),
+        calibration=Calibration(tuple(told["at"]), tuple(told["to"]), told["how"]),
         words=content["words"],
         kinds=content["kinds"],
         linear=Linear(linear["intercept"], tuple(linear["coefficients"]), tuple(linear["means"]))

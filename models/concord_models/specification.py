@@ -166,6 +166,9 @@ class Promotion(Typed):
     parity: float = Setting(
         default=0.8, gt=0, le=1, description="a group's recall against all others of its kind"
     )
+    parity_of: tuple[str, ...] = Setting(
+        default=AUDIT, description="kinds of groups that it is asked of"
+    )
     regret: float = Setting(
         default=0.0, ge=0, description="mean regret that it may have above the champion's"
     )

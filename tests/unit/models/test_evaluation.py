@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -72,11 +73,35 @@ def test_calibration_error_is_the_distance_of_bins() -> None:
     assert evaluation.expected_calibration_error(label, probability, 2) == pytest.approx(0.25)
 
 
+def test_of_few_rows_a_line_is_learnt_and_of_many_any_shape() -> None:
+    """Log-odds that are a line of the true ones; and probabilities of a shape that is none."""
+
+    def made(rows: int, shape: Callable[[np.ndarray], np.ndarray], seed: int) -> Calibration:
+        draw = np.random.default_rng(seed)
+        probability = draw.uniform(0.02, 0.98, rows)
+        label = (draw.random(rows) < shape(probability)).astype(int)
+        return calibration(label, probability, 1)
+
+    def flatter(p: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-(0.4 * np.log(p / (1 - p)) - 1)))
+
+    def steps(p: np.ndarray) -> np.ndarray:
+        return np.where(p < 0.5, 0.1, 0.4)
+
+    few = [made(300, flatter, seed) for seed in range(5)]
+    assert {each.how for each in few} == {"sigmoid"}
+    grid = np.array([0.1, 0.5, 0.9])
+    assert made(20_000, flatter, 1)(grid) == pytest.approx(flatter(grid), abs=0.03)
+    assert made(20_000, steps, 1).how == "isotonic"
+    assert made(20_000, lambda p: p, 1)(grid) == pytest.approx(grid, abs=0.02)
+    assert calibration(np.array([0, 0, 1]), grid, 1).how == "none", "too few to judge by"
+
+
 def test_calibration_is_monotone_and_never_certain() -> None:
     random = np.random.default_rng(3)
     probability = random.random(200)
     label = (random.random(200) < probability**2).astype(int)
-    made = calibration(label, probability)
+    made = calibration(label, probability, 1)
     after = made(np.linspace(0, 1, 50))
     assert (np.diff(after) >= 0).all() and after.min() > 0 and after.max() < 1
     bins = 5

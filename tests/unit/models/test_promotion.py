@@ -102,6 +102,20 @@ def test_each_check_stops_it(
     assert said in text and text.startswith("FAILED")
 
 
+def test_nobody_passes_over_a_leak_or_parity(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    final = {name for name, check in judged(spec, monkeypatch).items() if check.final}
+    assert final == {"whole", "no leak", "parity"}
+
+
+def test_an_office_that_calls_as_many_as_a_small_one_does_not_block(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = {"kind": "office", "group": "016", "ratio": 0.4, "low": 0.3, "high": 0.5}
+    assert judged(spec, monkeypatch, parity=[*GOOD["parity"], large])["parity"].passed
+
+
 def test_a_limit_is_crossed_by_the_whole_interval_alone(
     spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
