@@ -311,7 +311,8 @@ def _ended(
     below = np.cumsum(begins).astype(np.int64) << (_DAYS + 1)
     least = np.minimum.accumulate(known[back] - below)
     ended = np.full(len(back), _NEVER, dtype=np.int64)
-    ended[1:] = np.where(begins[1:], _NEVER, least[:-1] + below[1:])
+    # Where a group begins, the sum is beyond the last day: that of the group before, set back less.
+    ended[1:] = least[:-1] + below[1:]
     if together:
         # All rows of one order end with the first of them, seen from the end.
         same = ~begins & (order[back] == np.roll(order[back], 1))

@@ -16,7 +16,14 @@ from concord_models.specification import ModelSpec, load_models
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = ("a", "b", "c", "d", "e")
-ROWS = np.array([[1, 2, 3, 4, np.nan], [3, np.nan, 30, 4, np.nan], [np.nan, 4, 4, np.nan, np.nan]])
+ROWS = np.array(
+    [
+        [1, 2, 3, 4, np.nan],
+        [3, np.nan, 30, 4, np.nan],
+        [np.nan, 4, 4, np.nan, np.nan],
+        [8, 1, 4, 4, np.nan],
+    ]
+)
 FILLS = {
     "a": Fill(how="mean", flag=True),
     "b": Fill(how="zero"),
@@ -39,10 +46,10 @@ def test_each_way_to_fill() -> None:
     made = learnt(ROWS, NAMES, FILLS)
     assert made.inputs(NAMES) == (*NAMES, "a_missing", "d_missing")
     found = made(np.full((1, 5), np.nan), NAMES)
-    assert found.tolist() == [[2, 0, 4, -1, 0, 1, 1]]
+    assert found.tolist() == [[4, 0, 4, -1, 0, 1, 1]]
     assert made(ROWS, NAMES)[0].tolist() == [1, 2, 3, 4, 0, 0, 0], "what is known stays"
     left = learnt(ROWS, NAMES, {"a": Fill(how="missing", flag=True)})(ROWS, NAMES)
-    assert np.isnan(left[2, 0]) and left[:, 5].tolist() == [0, 0, 1]
+    assert np.isnan(left[2, 0]) and left[:, 5].tolist() == [0, 0, 1, 0]
 
 
 def test_it_is_learnt_from_the_training_slice_alone(tmp_path: Path) -> None:
@@ -75,7 +82,7 @@ def test_a_scorer_carries_what_was_learnt(tmp_path: Path) -> None:
     filled = made(ROWS, NAMES)
     expected = 1 / (1 + np.exp(-(0.1 + filled @ np.array(weights))))
     np.testing.assert_allclose(kept.raw(ROWS), expected, rtol=1e-12)
-    assert kept.reasons(ROWS)[2][:2] == ["word a_missing: 1", "word a: not known"]
+    assert kept.reasons(ROWS)[2][:2] == ["word a: not known", "word a_missing: 1"]
 
 
 def test_a_scorer_without_it_takes_rows_as_they_are(tmp_path: Path) -> None:

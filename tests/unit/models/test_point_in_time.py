@@ -54,8 +54,8 @@ facts_of = st.builds(
     st.sampled_from([*KINDS, "other"]),
     st.none() | st.integers(-500, 500).map(lambda n: n / 4),
     st.none() | st.sampled_from(["one", "two"]),
-    st.integers(0, 2),
-    st.none() | st.integers(1000, 1004),
+    st.integers(0, 1),
+    st.none() | st.integers(1000, 1001),
 )
 rows_of = st.lists(st.tuples(st.sampled_from("wxyz"), st.integers(998, 1026)), max_size=12)
 
@@ -194,6 +194,20 @@ def test_the_newest_that_is_known_takes_the_place_of_the_others(
             if m.how == "last" and tied(row, own):
                 continue
             assert same(got[m.name], oracle(m, row, own)), (m, row, got[m.name])
+
+
+def test_people_of_one_month_end_together_when_a_newer_month_is_known() -> None:
+    def told(order: int, known: int) -> Fact:
+        return Fact("x", order, known, None, "a", 1.0, None, 0, order)
+
+    # The second person of month 1000 is told of late, month 1001 is known from day 1006 on.
+    facts = [told(1000, 1002), told(1000, 1004), told(1001, 1006)]
+    count = [Measure("count", "f", "count")]
+    days = [("x", day) for day in (1001, 1002, 1004, 1005, 1006)]
+    found = measured(days, facts, count, versioned=True, together=True)
+    assert [row["count"] for row in found] == [0, 1, 2, 2, 1]
+    alone = measured(days, facts, count, versioned=True)
+    assert [row["count"] for row in alone] == [0, 1, 1, 1, 1]
 
 
 def version(fact: Fact) -> tuple[Any, ...]:
