@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 from scipy.stats import chi2, norm
 
 from concord_models.churn import cohort
-from concord_models.evaluation import EPSILON, LEAST_CELL
+from concord_models.evaluation import LEAST_CELL, calibration_slope
 from concord_models.scorer import Scorer
 from concord_models.studies import Held
 from concord_models.training_rows import Slices
@@ -195,6 +194,11 @@ class Graded:
     def total(self) -> int:
         return int(self.rows.sum())
 
+    @property
+    def slope(self) -> float:
+        """Of the calibration; NaN where there is none."""
+        return calibration_slope(self.ones, self.probability, self.rows)[0].value
+
 
 def calibration_error(graded: Graded, bins: int) -> tuple[float, float]:
     """ECE over bins of about equally many rows, and its chance: what a calibrated model exceeds
@@ -213,29 +217,6 @@ def calibration_error(graded: Graded, bins: int) -> tuple[float, float]:
     above = norm.ppf(1 - 1 / ONCE_IN) * half_normal[1] * math.sqrt(float((spread**2).sum()))
     error = float((weight * np.abs(mean - seen)).sum())
     return error, float(half_normal[0] * spread.sum() + above)
-
-
-def calibration_slope(graded: Graded) -> float:
-    """Slope of the label's log-odds on the score's (Cox 1958): 1 is right, below 1 the scores are
-    too far apart. NaN without both labels or with one score alone."""
-    ones = graded.ones.sum()
-    x = logit(np.clip(graded.probability, EPSILON, 1 - EPSILON))
-    if not 0 < ones < graded.rows.sum() or np.ptp(x) == 0:
-        return math.nan
-    design = np.column_stack([np.ones_like(x), x])
-    beta = np.array([0.0, 1.0])
-    for _ in range(50):
-        mean = expit(design @ beta)
-        weight = graded.rows * mean * (1 - mean)
-        step = np.linalg.lstsq(
-            design.T @ (weight[:, None] * design),
-            design.T @ (graded.ones - graded.rows * mean),
-            rcond=None,
-        )[0]
-        beta = beta + step
-        if np.abs(step).max() < 1e-9:
-            break
-    return float(beta[1])
 
 
 def rate_chance(rate: float, rows: int, then: int, *, among: int = 1) -> float:

@@ -367,7 +367,7 @@ def _outcomes(
         error, chance = drifts.calibration_error(graded, spec.metrics.calibration_bins)
         made = Measure("ece", f"version {version}", error, graded.total, chance=chance)
         yield judged(made, error, limits.ece)
-        slope = drifts.calibration_slope(graded)
+        slope = graded.slope
         if not math.isnan(slope):
             yield Measure("slope", f"version {version}", slope, graded.total, 1.0)
     for held_out, each in found.groupby(HELD_OUT)[["all_known", "all_ones"]].sum().iterrows():

@@ -147,24 +147,28 @@ def auc_interval(label: Ints, score: Floats) -> Estimate:
     return Estimate(auc, max(0.0, auc - half), min(1.0, auc + half))
 
 
-def calibration_slope(label: Ints, probability: Floats) -> tuple[Estimate, Estimate]:
+def calibration_slope(
+    label: Ints | Floats, probability: Floats, count: Floats | None = None
+) -> tuple[Estimate, Estimate]:
     """Slope and intercept of the labels' log-odds on the predicted ones (Cox 1958), with Wald's
     intervals. 1 and 0 are right; a slope below 1 says that probabilities are too far apart.
 
-    By Newton's method. NaN where it has no answer: one label only, or all probabilities alike.
+    With `count`, rows of one probability are added up: `label` are the ones among so many. By
+    Newton's method. NaN where it has no answer: one label only, or all probabilities alike.
     """
     nothing = Estimate(math.nan, math.nan, math.nan)
     clipped = np.clip(probability, EPSILON, 1 - EPSILON)
-    if not 0 < label.sum() < len(label) or np.ptp(clipped) == 0:
+    count = np.ones(len(label)) if count is None else count
+    if not 0 < label.sum() < count.sum() or np.ptp(clipped) == 0:
         return nothing, nothing
     rows = np.column_stack([np.ones(len(label)), np.log(clipped / (1 - clipped))])
     found = np.array([0.0, 1.0])
     for _ in range(50):
         fitted = 1 / (1 + np.exp(-np.clip(rows @ found, -500, 500)))
-        information = rows.T @ (rows * (fitted * (1 - fitted))[:, None])
+        information = rows.T @ (rows * (count * fitted * (1 - fitted))[:, None])
         if np.linalg.cond(information) > 1e12:
             return nothing, nothing
-        step = np.linalg.solve(information, rows.T @ (label - fitted))
+        step = np.linalg.solve(information, rows.T @ (label - count * fitted))
         found = found + step
         if np.abs(step).max() < 1e-10:
             break

@@ -106,7 +106,7 @@ def test_grouped_calibration_is_that_of_the_rows() -> None:
     assert error < chance
     x = np.log(p / (1 - p))[:, None]
     fitted = LogisticRegression(C=np.inf, tol=1e-10).fit(x, label).coef_[0][0]
-    assert drift.calibration_slope(graded(p, label)) == pytest.approx(fitted, abs=1e-4)
+    assert graded(p, label).slope == pytest.approx(fitted, abs=1e-4)
     step = np.round(p, 2)
     groups = np.unique(step)
     added = Graded(
@@ -114,14 +114,12 @@ def test_grouped_calibration_is_that_of_the_rows() -> None:
         np.array([(step == group).sum() for group in groups], dtype=float),
         np.array([label[step == group].sum() for group in groups], dtype=float),
     )
-    assert drift.calibration_slope(added) == pytest.approx(
-        drift.calibration_slope(graded(step, label)), abs=1e-6
-    )
+    assert added.slope == pytest.approx(graded(step, label).slope, abs=1e-6)
     far = 1 / (1 + np.exp(-2 * x[:, 0]))
     error, chance = drift.calibration_error(graded(far, label), 10)
     assert error > chance
-    assert drift.calibration_slope(graded(far, label)) == pytest.approx(fitted / 2, abs=1e-4)
-    assert math.isnan(drift.calibration_slope(graded(p, np.zeros(1000, dtype=np.int64))))
+    assert graded(far, label).slope == pytest.approx(fitted / 2, abs=1e-4)
+    assert math.isnan(graded(p, np.zeros(1000, dtype=np.int64)).slope)
 
 
 def test_a_calibrated_model_exceeds_its_chance_once_in_a_hundred_times() -> None:

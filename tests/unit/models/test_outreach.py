@@ -53,7 +53,7 @@ def test_labels_of_the_called_teach_too_low_a_risk(seed: int, holdout: float) ->
     of_keep, of_exclude = graded(keep, outcome), graded(exclude, outcome)
     assert drift.calibration_error(of_keep, 10)[0] > 0.05
     assert drift.calibration_error(of_exclude, 10)[0] < 0.02
-    assert drift.calibration_slope(of_exclude) == pytest.approx(1, abs=0.1)
+    assert of_exclude.slope == pytest.approx(1, abs=0.1)
 
 
 def test_a_hold_out_shows_what_outreach_does() -> None:
