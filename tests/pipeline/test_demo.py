@@ -87,8 +87,8 @@ def test_a_second_demo_finds_nothing_to_do(demo: Demo) -> None:
     before = {path: deltalake.DeltaTable(str(path)).version() for path in tables(demo)}
     again = run_demo(demo.home)
     assert again.summary["deliveries"] == 0
-    # four rounds of ingest and index, six studies, a model, its promotion, its scores, their return,
-    # a product, an ending
+    # four rounds of ingest and index, six studies, a model, its promotion, its scores, their
+    # return, a product, an ending
     assert again.output.count("nothing to do") == 4 + 4 + 6 + 4 + 1 + 1
     after = {path: deltalake.DeltaTable(str(path)).version() for path in tables(demo)}
     changed = {path.name for path in before if before[path] != after[path]}

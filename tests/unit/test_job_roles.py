@@ -27,7 +27,9 @@ def test_every_job_has_one_role_and_a_recipient_s_none_of_the_zones_before_a_stu
     named = [job for role in JOB_ROLES.values() for job in role.jobs]
     assert sorted(named) == sorted(get_args(JobName))
     recipient = JOB_ROLES["recipient"]
-    assert recipient.jobs == ("train", "score", "drift", "publish", "model", "outcomes", "read")
+    assert recipient.jobs == (
+        "train", "score", "drift", "publish", "model", "reproduce", "outcomes", "read",
+    )  # fmt: skip
     assert {*recipient.reads, *recipient.writes} == {*ZONES} - {"vault", "index", "curated"}
     assert recipient.studies == "asked"
 
