@@ -54,8 +54,15 @@ def hub(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Hub:
 def computed(spark: SparkSession, tables: Sequence[StudyTable], rows: Rows) -> pd.DataFrame:
     held = frames(spark, tables, rows)
     as_of = cohort.lead(14)
-    found = features.features(cohort.open_checkins(held["dta_snap.checkins"], as_of), held, NAMES)
-    return found.toPandas().sort_values([*cohort.KEY], ignore_index=True)
+    rows_ = cohort.open_checkins(held["dta_snap.checkins"], as_of)
+    # Block by block: one query of all of them is more stages at a time than two cores can hold.
+    parts = [
+        features.features(rows_, held, features.names_of(block))
+        .toPandas()
+        .sort_values([*cohort.KEY], ignore_index=True)
+        for block in features.BLOCKS
+    ]
+    return pd.concat([parts[0], *(part[part.columns[4:]] for part in parts[1:])], axis=1)
 
 
 def test_what_became_known_after_the_as_of_day_changes_no_feature(hub: Hub) -> None:

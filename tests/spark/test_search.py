@@ -25,9 +25,9 @@ TRIALS, RANDOM = 7, 3
 def spec() -> ModelSpec:
     found = load_models(ROOT / "conf")["snap_churn"]
     few = {"trials": TRIALS, "random_first": RANDOM, "rounds": 30, "parallelism": 2}
-    return found.model_copy(
-        update={"search": found.search.model_copy(update=few), "features": ("a", "b")}
-    )
+    two = {"household": ("adults", "head_age")}
+    search = found.search.model_copy(update=few)
+    return found.model_copy(update={"search": search, "blocks": two, "imputation": {}})
 
 
 def part(seed: int, rows: int = 400) -> Slice:
