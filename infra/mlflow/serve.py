@@ -75,7 +75,7 @@ def _become_mlflow() -> NoReturn:
         command += ["--app-name", "basic-auth"]
     print(f"mlflow: {_address()}", flush=True)
     # In place of this process, so that a supervisor's signals reach it.
-    os.execv(sys.executable, command)  # noqa: S606
+    os.execv(sys.executable, command)  # noqa: S606  # its own words only
 
 
 def upgrade() -> int:

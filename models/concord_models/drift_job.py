@@ -43,7 +43,7 @@ from concord_models.churn.features import columns, features
 from concord_models.churn.outreach import CONTACTED
 from concord_models.drift import Bins, Graded, Measure, Reference, judged
 from concord_models.evaluation import LEAST_CELL
-from concord_models.score import expiry, falling_due, scorer_files, timed, usable
+from concord_models.score import expiry, falling_due, scorer_files, usable
 from concord_models.score_tables import (
     HELD_OUT,
     drift_table,
@@ -56,6 +56,7 @@ from concord_models.score_tables import (
 from concord_models.scorer import PROBABILITIES
 from concord_models.specification import ModelSpec
 from concord_models.studies import Held
+from concord_models.timing import timed
 
 GROUPS = 1000  # of probability: outcomes are added up by the thousandth
 

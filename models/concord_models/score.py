@@ -8,7 +8,6 @@ outreach; nothing adverse rests on them. To give them back to the agency is `ret
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,6 +49,7 @@ from concord_models.score_tables import (
 from concord_models.scorer import PROBABILITIES, Scorer
 from concord_models.specification import ModelSpec, load_models
 from concord_models.studies import Held
+from concord_models.timing import timed
 
 SCORED = (
     f"{CASE} string, {DUE} date, {AS_OF} date, {OFFICE} string, probability double, "
@@ -343,17 +343,3 @@ def _versions(by_name: Mapping[str, int]) -> Column:
         for name, version in sorted(by_name.items())
     ]
     return F.array(*pairs)
-
-
-class timed:
-    """Adds the seconds of a `with` block to a stage."""
-
-    def __init__(self, seconds: dict[str, float], stage: str) -> None:
-        self._seconds, self._stage = seconds, stage
-
-    def __enter__(self) -> None:
-        self._began = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        spent = time.perf_counter() - self._began
-        self._seconds[self._stage] = round(self._seconds.get(self._stage, 0) + spent, 1)

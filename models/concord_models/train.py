@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -40,6 +38,7 @@ from concord_models.scorer import Scorer
 from concord_models.search import Trial, search, whole
 from concord_models.specification import ModelSpec
 from concord_models.studies import Held
+from concord_models.timing import timed
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def train(
         opening = pool.submit(tracking.opened, run.settings)
         held = studies.held(run, dula, contracts, training_rows.columns(spec))
         inputs = inputs_digest(run.as_of, spec, held, decision)
-        with _timed(seconds, "MLflow"):
+        with timed(seconds, "MLflow"):
             store = opening.result()
         before = store.made_from(spec.registered_name, inputs)
         if before:
@@ -96,7 +95,7 @@ def train(
                 spec.registered_name, "nothing to do", "nothing to do", before.version,
                 before.run_id, seconds=seconds,
             )  # fmt: skip
-        with _timed(seconds, "features"):
+        with timed(seconds, "features"):
             slices = training_rows.slices(run, spec, held)
         access_log.record_reads(run, [access_log.Read(asked, decision, run.run_id, held.rows)])
         reach("train.features")
@@ -152,7 +151,7 @@ def _fit_and_log(
     name = f"{spec.name} as of {run.as_of}"
     with mlflow.start_run(experiment_id=experiment, run_name=name, tags=tags) as active:
         run_id = active.info.run_id
-        with _timed(seconds, "log"):
+        with timed(seconds, "log"):
             studies.log_inputs(run, held, store, "training")
             earlier = trial_runs.recorded(store, experiment, run_id, inputs)
 
@@ -160,7 +159,7 @@ def _fit_and_log(
             trial_runs.record(store, experiment, run_id, inputs, trial)
             reach(f"train.trial.{trial.number}")
 
-        with _timed(seconds, "search"):
+        with timed(seconds, "search"):
             searched = search(
                 spark, parts[cohort.TRAIN], parts[cohort.VALIDATION], spec,
                 earlier=earlier, ended=ended,
@@ -169,19 +168,19 @@ def _fit_and_log(
             trial_runs.lost(store, experiment, run_id, inputs, number)
         past, family, recipe = None, None, Recipe("", searched.best.parameters, searched.best.trees)
         if spec.temporal is not None:
-            with _timed(seconds, "backtest"):
+            with timed(seconds, "backtest"):
                 tried = recipes(searched.trials, spec.selection, _in_use(store, spec))
                 past = backtest(
                     spark, slices.rows, tried, spec, spec.temporal, spec.selection,
                     earlier=trial_runs.backtested(store, experiment, inputs),
                 )  # fmt: skip
-            with _timed(seconds, "log"):
+            with timed(seconds, "log"):
                 evidence.log_backtest(store, spec, past)
             picked = next(each for each in tried if each.name == past.chosen.pick)
             family = LOGISTIC if picked.parameters is None else TREES
             recipe = recipe if picked.parameters is None else picked
         reach("train.searched")
-        with _timed(seconds, "fit"):
+        with timed(seconds, "fit"):
             candidates = {
                 LOGISTIC: fitting.logistic(slices.train_frame, spec, slices.imputation),
                 TREES: fitting.boosted(
@@ -193,10 +192,10 @@ def _fit_and_log(
                 ),
             }
         reach("train.fitted")
-        with _timed(seconds, "measure"):
+        with timed(seconds, "measure"):
             chosen = evidence.choose(candidates, slices, spec, family)
             shown = evidence.promotion_evidence(spec, slices, chosen, past)
-        with _timed(seconds, "log"):
+        with timed(seconds, "log"):
             evidence.log(store, spec, slices, searched, recipe, chosen, shown)
             made = card(
                 spec, dula, winner=chosen.winner, tags=_told(tags), rows=slices.counts,
@@ -289,10 +288,3 @@ def _log_model(store: Store, spec: ModelSpec, scorer: Scorer, slices: training_r
             # Named, for MLflow would load the model in a process of its own to find them out.
             pip_requirements=["concord", "numpy", "pandas", "xgboost-cpu"],
         )
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    began = time.perf_counter()
-    yield
-    seconds[stage] = round(seconds.get(stage, 0) + time.perf_counter() - began, 1)

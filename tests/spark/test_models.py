@@ -33,6 +33,7 @@ from tests.postgresql import postgresql
 from tests.spark.churn_world import (
     APPLIED,
     CASES,
+    MADE_UP,
     NAMES,
     TABLES,
     TRAINED,
@@ -280,7 +281,7 @@ def test_the_jobs_over_a_server_that_goes_away(
                 config_digest="", dry_run=False, reporter=Reporter(quiet=True), spark=hub.spark,
             ) as run:  # fmt: skip
                 if work is None:
-                    return promotion.promote(run, hub.spec, hub.register)
+                    return promotion.promote(run, hub.spec, hub.register, because=MADE_UP)
                 return work(run, hub.spec, it.contracts, hub.register, **agreement)
 
         way.dies_at = "/model-versions/set-tag"
