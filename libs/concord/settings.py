@@ -10,19 +10,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedBase
-from ruamel.yaml.constructor import RoundTripConstructor
-from ruamel.yaml.error import MarkedYAMLError
+from yaml import MarkedYAMLError, Node, YAMLError
 
 from concord.errors import ConfigError
+from concord.yaml12 import Location, line_of, parsed
 
 Model = TypeVar("Model", bound=BaseModel)
-Location = tuple[str | int, ...]
 
 
 class Typed(BaseModel):
@@ -56,23 +53,11 @@ class Document:
 
     file: str
     data: Any
+    root: Node | None
 
     def line(self, location: Location) -> int:
         """Line (from 1) of the deepest part of `location` that the file really has."""
-        node: Any = self.data
-        line = 1
-        for step in location:
-            if not isinstance(node, CommentedBase):
-                break
-            try:
-                key_line, *_ = (
-                    node.lc.key(step) if isinstance(node, Mapping) else node.lc.item(step)
-                )
-                node = cast(Any, node)[step]
-            except (KeyError, IndexError, TypeError):
-                break
-            line = key_line + 1
-        return line
+        return line_of(self.root, location)
 
     def problem(self, location: Location, message: str) -> Problem:
         return Problem(self.file, self.line(location), dotted(location), message)
@@ -86,39 +71,24 @@ def dotted(location: Location) -> str:
     return text
 
 
-class _Constructor(RoundTripConstructor):
-    """Leaves a date that does not exist as text, so that validation can tell its line."""
-
-    def construct_yaml_timestamp(self, node: Any, values: Any = None) -> Any:
-        try:
-            return super().construct_yaml_timestamp(node, values)
-        except ValueError:
-            return node.value
-
-
-_Constructor.add_constructor("tag:yaml.org,2002:timestamp", _Constructor.construct_yaml_timestamp)
-
-
 def read_document(path: Path) -> Document:
     """Parse one YAML file. Raises ConfigError with file and line when it is not YAML."""
     try:
-        yaml = YAML(typ="rt")
-        yaml.Constructor = _Constructor
-        with path.open(encoding="utf-8") as stream:
-            data = yaml.load(stream)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        data, root = parsed(path.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        mark, problem = None, "a character that YAML does not allow"
+        if isinstance(error, MarkedYAMLError):
+            mark = error.problem_mark or error.context_mark
+            problem = error.problem or error.context or "?"
         line = mark.line + 1 if mark else 1
-        raise ConfigError(
-            [Problem(str(path), line, "", f"not valid YAML: {error.problem}")]
-        ) from None
+        raise ConfigError([Problem(str(path), line, "", f"not valid YAML: {problem}")]) from None
     except FileNotFoundError:
         raise ConfigError([Problem(str(path), 1, "", "no such file")]) from None
     except UnicodeDecodeError:
         raise ConfigError(
             [Problem(str(path), 1, "", "not UTF-8; save the file as UTF-8")]
         ) from None
-    return Document(str(path), data)
+    return Document(str(path), data, root)
 
 
 def validate(document: Document, model: type[Model]) -> Model:

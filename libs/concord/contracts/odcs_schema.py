@@ -9,6 +9,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any, cast
 
+import jsonschema_rs
 from jsonschema import Draft201909Validator
 from jsonschema.exceptions import ValidationError as SchemaError
 
@@ -37,6 +38,11 @@ def _validator() -> Draft201909Validator:
     return Draft201909Validator(odcs_schema())
 
 
+@lru_cache(maxsize=1)
+def _compiled() -> jsonschema_rs.Draft201909Validator:
+    return jsonschema_rs.Draft201909Validator(odcs_schema())
+
+
 def plain_values(data: Any) -> Any:
     """Plain dicts and lists, dates as ISO text as the JSON Schema wants them."""
     if isinstance(data, Mapping):
@@ -49,6 +55,9 @@ def plain_values(data: Any) -> Any:
 
 
 def schema_problems(document: Document, plain: Any) -> list[Problem]:
+    # Tells within a hundredth of the time that a file is right; jsonschema tells what is wrong.
+    if _compiled().is_valid(plain):
+        return []
     found: dict[tuple[Location, str], Problem] = {}
     for error in _validator().iter_errors(plain):
         for location, message in _explain(error, plain):

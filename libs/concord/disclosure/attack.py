@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
-from scipy.optimize import linprog
 
 from concord.errors import DisclosureError
 
@@ -112,6 +111,8 @@ def _solve(
 
 
 def _end(matrix: np.ndarray, known: np.ndarray, index: int, sign: float) -> float:
+    from scipy.optimize import linprog  # half a second of every command's start
+
     objective = np.zeros(matrix.shape[1])
     objective[index] = sign
     if not len(known):

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic
+from typing import TYPE_CHECKING, Generic
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import csr_array, hstack
 
 from concord.disclosure.attack import Cell, Interval, Sum, intervals
 from concord.disclosure.profiles import Profile
 from concord.errors import DisclosureError
+
+if TYPE_CHECKING:  # where it is called it is imported: half a second of every command's start
+    from scipy.sparse import csr_array
 
 MOVED = 1e-6
 
@@ -85,6 +86,8 @@ def suppress(
 
 def _matrix(place: Mapping[Cell, int], sums: Sequence[Sum[Cell]]) -> csr_array:
     """One row a sum: 1 for its total, -1 for each part."""
+    from scipy.sparse import csr_array
+
     rows, columns, values = [], [], []
     for row, each in enumerate(sums):
         for cell, sign in ((each.total, 1.0), *((part, -1.0) for part in each.parts)):
@@ -101,6 +104,9 @@ def _moved(
 
     A count moves up without limit and down to zero; one that is zero stays.
     """
+    from scipy.optimize import linprog
+    from scipy.sparse import hstack
+
     up = np.where(size > 0, np.inf, 0.0)
     down = size.copy()
     bounds = np.stack([np.zeros(2 * len(size)), np.concatenate([up, down])], axis=1)

@@ -85,12 +85,18 @@ def stop(spark: SparkSession) -> None:
 
 
 def interpret(spark: SparkSession, on: bool) -> None:
-    """Whether the session's queries are interpreted: to compile a small one costs more than it."""
+    """Whether the session's queries are interpreted: to compile a small one costs more than it.
+
+    Off is as the application's own confs have it. To unset a conf would bring back Spark's default
+    instead, for `spark.sql.shuffle.partitions` 200 tasks.
+    """
+    own = spark.sparkContext.getConf()
     for name, value in INTERPRETED.items():
-        if on:
-            spark.conf.set(name, value)
-        else:
+        set_to = value if on else own.get(name)
+        if set_to is None:
             spark.conf.unset(name)
+        else:
+            spark.conf.set(name, set_to)
 
 
 def sibling(spark: SparkSession) -> SparkSession:

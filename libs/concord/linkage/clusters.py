@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from concord.linkage.patterns import Floats, Integers
 
@@ -343,6 +341,9 @@ def _sole(at: Integers, alone: Integers) -> _Sole:
 
 
 def _components(records: int, left: Integers, right: Integers) -> Integers:
+    from scipy.sparse import coo_matrix  # half a second of every command's start
+    from scipy.sparse.csgraph import connected_components
+
     links = coo_matrix((np.ones(len(left), dtype=np.int8), (left, right)), (records, records))
     _, of = connected_components(links, directed=False)
     return np.asarray(of, dtype=np.int64)
