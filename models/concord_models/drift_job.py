@@ -39,11 +39,11 @@ from concord_models import studies, training_rows
 from concord_models.churn import outreach
 from concord_models.churn.cohort import AS_OF, DUE, KEY, LABEL
 from concord_models.churn.definitions import RULES
-from concord_models.churn.features import columns, features
+from concord_models.churn.features import features
 from concord_models.churn.outreach import CONTACTED
 from concord_models.drift import Bins, Graded, Measure, Reference, judged
 from concord_models.evaluation import LEAST_CELL
-from concord_models.score import expiry, falling_due, scorer_files, usable
+from concord_models.score import expiry, falling_due, request, scorer_files, usable
 from concord_models.score_tables import (
     HELD_OUT,
     drift_table,
@@ -96,11 +96,12 @@ def drift(
     store = tracking.opened(run.settings)
     champion = store.champion(spec.registered_name)
     trained = champion.tags[tracking.AGREEMENTS] if champion else spec.agreement
-    request = _request(run, spec, dula)
-    decision = access_log.ask(run, register, request, model=trained)
+    more = training_rows.label_columns(spec), {"dta_snap.contacts": outreach.COLUMNS}
+    wanted = request(run, dula, spec, *more)
+    decision = access_log.ask(run, register, wanted, model=trained)
     reach("drift.decided")
     champion = usable(run, store, spec, champion)
-    held = studies.held(run, dula, contracts, request.columns)
+    held = studies.held(run, dula, contracts, wanted.columns)
     source = scores_table(dula, spec)
     version = run.lake.version(source)
     scores = run.lake.read(source, version=version).where(F.col(AS_OF) <= F.lit(run.as_of))
@@ -121,7 +122,7 @@ def drift(
         tracking.code_digest(Path(__file__).parent),
     )  # fmt: skip
     job = _Drift(
-        run, spec, dula, decision, request, held, store, model, trained, expires, inputs,
+        run, spec, dula, decision, wanted, held, store, model, trained, expires, inputs,
         scores, newest[AS_OF],
     )  # fmt: skip
     target, log = drift_table(dula, spec), interventions_table(dula, spec)
@@ -144,21 +145,6 @@ def drift(
     run.tally.read.update({**held.by_name, source.name: version or 0})
     run.tally.rows_out += len(measures)
     return _outcome("measured", job, measures, target, logged, seconds)
-
-
-def _request(run: Run, spec: ModelSpec, dula: Dula) -> Request:
-    own = columns(spec.features)
-    wanted = training_rows.joined(
-        own, training_rows.label_columns(spec), {"dta_snap.contacts": outreach.COLUMNS}
-    )
-    return Request(
-        agreement=dula.id,
-        purpose=dula.purpose.code,
-        use="score",
-        columns=wanted,
-        as_of=run.as_of,
-        linkages=frozenset({frozenset(own)}),
-    )
 
 
 def _version(store: Store, spec: ModelSpec, trained: str, number: int) -> Registered:

@@ -33,7 +33,7 @@ from concord.lake.run import Run
 from concord.lake.tables import Written
 from concord.tracking import Registered, Store
 from concord_models import scorer as scorers
-from concord_models import studies
+from concord_models import studies, training_rows
 from concord_models.churn import cohort
 from concord_models.churn.cohort import AS_OF, CASE, DUE
 from concord_models.churn.features import OFFICE, columns, features
@@ -100,14 +100,14 @@ def score(
     dula = register.dula(agreement, run.clock().date())
     if dula is None:
         raise register.unknown(agreement)
-    request = _request(run, dula, spec)
+    wanted = request(run, dula, spec)
     store = tracking.opened(run.settings)
     champion = store.champion(spec.registered_name)
     # The agreement that the model itself was trained under, whatever its file says today.
     trained = champion.tags[tracking.AGREEMENTS] if champion else spec.agreement
     if not run.dry_run:
         _archive_expired(run, store, spec, trained)
-    decision = access_log.ask(run, register, request, model=trained)
+    decision = access_log.ask(run, register, wanted, model=trained)
     reach("score.decided")
     champion = usable(run, store, spec, champion)
     held = studies.held(run, dula, contracts, columns(spec.features))
@@ -130,7 +130,7 @@ def score(
         message = f"{champion.name} version {champion.version} may be applied until {expires}"
         return Outcome("would score", message, champion.version)
     table = scores_table(dula, spec)
-    job = _Scoring(run, spec, dula, decision, request, held, champion, expires, inputs)
+    job = _Scoring(run, spec, dula, decision, wanted, held, champion, expires, inputs)
     with run.lake.locks.hold([table.name]):
         with timed(seconds, "score"):
             written = job.scores(table)
@@ -152,15 +152,17 @@ def score(
     return Outcome("scored", message, champion.version, rows, table.name, seconds)
 
 
-def _request(run: Run, dula: Dula, spec: ModelSpec) -> Request:
-    wanted = columns(spec.features)
+def request(run: Run, dula: Dula, spec: ModelSpec, *more: Mapping[str, frozenset[str]]) -> Request:
+    """What applying a model under an agreement asks for: its features' columns, linked, and `more`
+    columns that nothing is linked by."""
+    own = columns(spec.features)
     return Request(
         agreement=dula.id,
         purpose=dula.purpose.code,
         use="score",
-        columns=wanted,
+        columns=training_rows.joined(own, *more),
         as_of=run.as_of,
-        linkages=frozenset({frozenset(wanted)}),
+        linkages=frozenset({frozenset(own)}),
     )
 
 

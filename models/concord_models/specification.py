@@ -12,7 +12,8 @@ from pydantic import Field as Setting
 from concord.agreements.dula import Dula
 from concord.errors import UsageError
 from concord.lake.run import digest
-from concord.settings import Location, Typed, load_folder
+from concord.settings import Typed, load_folder
+from concord.yaml12 import Location
 from concord_models.churn.definitions import Name
 from concord_models.churn.features import AUDIT, BLOCKS, block_of, names_of
 from concord_models.imputation import Fill, How

@@ -15,7 +15,8 @@ from pydantic import Field as Setting
 
 from concord.agreements.mou import Purpose, Regime
 from concord.contracts.model import Classification, IdentifierRole
-from concord.settings import Location, Typed
+from concord.settings import Typed
+from concord.yaml12 import Location
 
 Use = Literal["study", "train", "score", "publish"]
 USES: tuple[Use, ...] = get_args(Use)

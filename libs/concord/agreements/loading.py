@@ -25,7 +25,8 @@ from concord.agreements.presets import Facts, demanded, missing_regimes
 from concord.contracts.model import Contract, Table
 from concord.disclosure.profiles import load_profiles
 from concord.errors import ConfigError
-from concord.settings import Location, gather, read_document, validate
+from concord.settings import gather, read_document, validate
+from concord.yaml12 import Location
 
 Mistakes = Iterator[tuple[Location, str]]
 Contracts = Mapping[str, Contract]

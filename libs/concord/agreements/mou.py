@@ -16,7 +16,8 @@ from pydantic import Field as Setting
 from concord.agreements.agencies import Agencies, load_agencies
 from concord.contracts.model import Contract
 from concord.errors import ConfigError, RefusedError
-from concord.settings import Document, Location, Typed, gather, read_document, validate
+from concord.settings import Document, Typed, gather, read_document, validate
+from concord.yaml12 import Location
 
 Purpose = Literal[
     "program-evaluation",

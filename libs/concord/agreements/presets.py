@@ -15,7 +15,7 @@ from typing import Any
 from concord.agreements.dula import Dula
 from concord.agreements.mou import Regime
 from concord.contracts.model import Contract
-from concord.settings import Location
+from concord.yaml12 import Location
 
 Mistakes = Iterator[tuple[Location, str]]
 

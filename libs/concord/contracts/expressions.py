@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from concord.contracts import model
 from concord.contracts.place import in_order
 from concord.errors import ConfigError
-from concord.settings import Document, Location, Problem, read_document
+from concord.settings import Document, Problem, read_document
+from concord.yaml12 import Location
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

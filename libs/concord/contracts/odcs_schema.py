@@ -14,7 +14,8 @@ from jsonschema import Draft201909Validator
 from jsonschema.exceptions import ValidationError as SchemaError
 
 from concord.contracts.place import problem, suggestion
-from concord.settings import Document, Location, Problem
+from concord.settings import Document, Problem
+from concord.yaml12 import Location
 
 OPERATORS = (
     "mustBe",

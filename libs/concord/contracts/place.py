@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from concord.settings import Document, Location, Problem, problems_of
+from concord.settings import Document, Problem, problems_of
+from concord.yaml12 import Location
 
 NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 # Steps of a location that say nothing to the reader of a message.

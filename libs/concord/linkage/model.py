@@ -21,7 +21,8 @@ from concord.linkage.keys import Rule
 from concord.linkage.patterns import MISSING, Integers, Together, Weights
 from concord.linkage.patterns import Condition as Numbers
 from concord.linkage.values import Part
-from concord.settings import Document, Location, Typed, read_document, validate
+from concord.settings import Document, Typed, read_document, validate
+from concord.yaml12 import Location
 
 SUM_TOLERANCE = 0.002
 # Patterns are 64-bit integers.

@@ -11,7 +11,8 @@ from pydantic import model_validator
 
 from concord.agreements.dula import Dula
 from concord.disclosure.profiles import Profile
-from concord.settings import Location, Typed, load_folder
+from concord.settings import Typed, load_folder
+from concord.yaml12 import Location
 
 REGIONS = 8  # more would leave most counts of a quarter below any profile's minimum
 

@@ -9,7 +9,8 @@ from pydantic import Field as Setting
 
 from concord.agreements.dula import Dula
 from concord.errors import UsageError
-from concord.settings import Location, Typed, load_folder
+from concord.settings import Typed, load_folder
+from concord.yaml12 import Location
 from concord_models.outcomes.estimation import LEAST_CELL
 from concord_models.outcomes.panel import BEFORE, COVARIATES, Extent
 
