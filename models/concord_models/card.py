@@ -41,6 +41,7 @@ class Card:
     facts: Mapping[str, str]
     use: Mapping[str, str]
     slices: Sequence[Mapping[str, Any]]
+    left_out: str
     measures: Sequence[Mapping[str, str]]
     figures: Mapping[str, str]
     groups: Sequence[Mapping[str, Any]]
@@ -73,6 +74,7 @@ def card(
     winner: str,
     tags: Mapping[str, str],
     rows: Mapping[str, int],
+    left_out: int,
     days: Mapping[str, str],
     measures: Mapping[str, Mapping[str, float]],
     groups: Sequence[Mapping[str, Any]],
@@ -81,9 +83,9 @@ def card(
 ) -> Card:
     """The card of a training.
 
-    `measures`: the test slice's by model and baseline. `days`: first due day by slice. `tags`: the
-    run's, names without a prefix. `groups`: evaluation.recall_by_group's rows. `shown`:
-    evidence.promotion_evidence.
+    `left_out`: check-ins of no slice, because of outreach. `measures`: the test slice's by model
+    and baseline. `days`: first due day by slice. `tags`: the run's, names without a prefix.
+    `groups`: evaluation.recall_by_group's rows. `shown`: evidence.promotion_evidence.
     """
     ratios = {(each["kind"], each["group"]): each for each in shown["parity"]}
     predicts = " by ".join(filter(None, (spec.label.name, spec.label.definition)))
@@ -109,6 +111,10 @@ def card(
             {"slice": name, "from": days.get(name, ""), "rows": f"{count:,}"}
             for name, count in rows.items()
         ],
+        left_out=f"In no slice: {left_out:,} check-ins that the agency called about after the day "
+        "they are seen as of; how they ended is no longer what would have come without the call."
+        if left_out
+        else "",
         measures=[
             {"model": name, **{each: _figure(values.get(each)) for each in SHOWN}}
             for name, values in measures.items()
@@ -169,6 +175,10 @@ MARKDOWN = """\
 {% for each in c.slices %}
 | {{ each["slice"] }} | {{ each["from"] }} | {{ each["rows"] }} |
 {% endfor %}
+{% if c.left_out %}
+
+{{ c.left_out }}
+{% endif %}
 
 ## How well, on the test slice
 
@@ -255,6 +265,8 @@ PAGE = """\
 <tr><td>{{ each["slice"] }}</td><td>{{ each["from"] }}</td><td>{{ each["rows"] }}</td></tr>
 {% endfor %}
 </table>
+{% if c.left_out %}<p>{{ c.left_out }}</p>{% endif %}
+
 <h2>How well, on the test slice</h2>
 <div class="wide"><table><tr><th>model</th>
 {% for name in shown %}<th>{{ name.replace("_", " ") }}</th>{% endfor %}</tr>

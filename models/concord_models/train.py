@@ -199,6 +199,7 @@ def _fit_and_log(
             evidence.log(store, spec, slices, searched, recipe, chosen, shown)
             made = card(
                 spec, dula, winner=chosen.winner, tags=_told(tags), rows=slices.counts,
+                left_out=slices.left_out,
                 days=slices.first_days, groups=chosen.groups, past=past, measures=chosen.test,
                 shown=shown,
             )  # fmt: skip

@@ -38,7 +38,8 @@ def made() -> Card:
     dula = load_dulas(ROOT / "conf")[spec.agreement]
     return card(
         spec, dula, winner="xgboost", tags={"expires": "2030-12-31", "as of": "2026-06-30"},
-        rows={"train": 12345, "test": 678}, days={"train": "2024-01-05", "test": "2025-04-01"},
+        rows={"train": 12345, "test": 678}, left_out=1234,
+        days={"train": "2024-01-05", "test": "2025-04-01"},
         measures=MEASURES, groups=GROUPS, past=None, shown=SHOWN_BESIDE,
     )  # fmt: skip
 
@@ -50,6 +51,7 @@ def test_it_says_what_the_model_is_for_and_how_well_it_does(made: Card) -> None:
         "| train | 2024-01-05 | 12,345 |", "| model | 0.765 | 0.300 |",
         "| language | eng & <more> | 40 | 0.500 | 0.350 | 0.650 | 0.900 (0.700 to 1.100) |",
         "AUC: 0.765 (0.700 to 0.830)",
+        "In no slice: 1,234 check-ins that",
         "no ground for a decision against anybody", "days_since_mailed: days since",
     ):  # fmt: skip
         assert words in text, words
