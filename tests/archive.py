@@ -89,6 +89,7 @@ class Archive:
             stamp=stamp,
             transaction=Transaction(f"ingest/{table.name}/people", self.loaded),
             labels=LABELS,
+            few=True,
         )
         row = dict.fromkeys(DELIVERIES.column_names)
         row |= {"delivery_id": f"d{self.loaded}", "event": self.loaded, "feed": feed}

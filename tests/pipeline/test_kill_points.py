@@ -91,9 +91,7 @@ def concord(home: Demo, *arguments: str, at: str = "") -> int:
         **ALONE,
         **({"CONCORD_KILL_AT": at} if at else {}),
     )
-    assert done.returncode in {*ENDED, -signal.SIGKILL}, (
-        done.stdout[-1500:] + done.stderr[-1500:]
-    )
+    assert done.returncode in {*ENDED, -signal.SIGKILL}, done.stdout[-1500:] + done.stderr[-1500:]
     return done.returncode
 
 

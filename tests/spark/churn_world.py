@@ -228,7 +228,7 @@ def make_hub(
                     own if own is not None else spark.createDataFrame([], table.table.schema),
                     table.table, Overwrite(), stamp=replace(run.stamp, inputs="x"),
                     transaction=Transaction(f"study/{table.table.name}", 0),
-                    labels={**LABELS, "concord.agreement_digest": digest(dula)},
+                    labels={**LABELS, "concord.agreement_digest": digest(dula)}, few=True,
                 )  # fmt: skip
         request = training_rows.request(run, spec, dula)
         decision = access_log.ask(run, made.register, replace(request, use="study"))
@@ -246,6 +246,6 @@ def make_hub(
     with run.lake.locks.hold([people.name]):
         run.lake.write(
             spark.createDataFrame(listed, people.schema), people, Overwrite(), stamp=run.stamp,
-            transaction=None, labels=LABELS,
+            transaction=None, labels=LABELS, few=True,
         )  # fmt: skip
     return made

@@ -35,11 +35,12 @@ class DecisionsDesk(Desk):
             (record, f"person-{record[:1]}", MAY, JUNE if record == LEFT else None, "r", "minted")
             for record in (A, B, C, D, LEFT)
         ]
-        frame = spark.createDataFrame(rows, tables.CROSSWALK.schema).coalesce(1)
+        frame = spark.createDataFrame(rows, tables.CROSSWALK.schema)
         stamp = Stamp("r", "index", "0")
         self.lake.write(
-            frame, tables.CROSSWALK, Append(), stamp=stamp, transaction=None, labels=LABELS
-        )
+            frame, tables.CROSSWALK, Append(), stamp=stamp, transaction=None, labels=LABELS,
+            few=True,
+        )  # fmt: skip
 
     def decide(self, left: str, right: str, verdict: str, *more: str) -> int:
         given = ["--left", left, "--right", right, "--verdict", verdict, "--reason", "I know them"]

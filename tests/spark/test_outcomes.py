@@ -216,7 +216,7 @@ def hub(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Hub:
                 held[table.dataset.table], table.table, Overwrite(),
                 stamp=replace(run.stamp, inputs="x"),
                 transaction=Transaction(f"study/{table.table.name}", 0),
-                labels={**LABELS, "concord.agreement_digest": digest(dula)},
+                labels={**LABELS, "concord.agreement_digest": digest(dula)}, few=True,
             )  # fmt: skip
     request = Request(dula.id, dula.purpose.code, "study", panels.COLUMNS, run.as_of)
     decision = access_log.ask(run, made.register, request)

@@ -119,6 +119,7 @@ class Registrar:
                     stamp=run.stamp,
                     transaction=Transaction(f"study/{table.table.name}", sequence),
                     labels=labels,
+                    few=True,
                 )
 
     def rows(self) -> list[dict[str, Any]]:

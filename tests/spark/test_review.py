@@ -72,7 +72,7 @@ class QueueDesk(Desk):
         stamp = Stamp(run_id, "index", "0")
         counted = Transaction(f"index/{table.name}", number)
         self.lake.write(
-            frame.coalesce(1), table, Overwrite(), stamp=stamp, transaction=counted, labels=LABELS
+            frame, table, Overwrite(), stamp=stamp, transaction=counted, labels=LABELS, few=True
         )
 
     def queue(self, *, run_id: str) -> None:
