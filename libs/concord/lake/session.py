@@ -90,13 +90,17 @@ def interpret(spark: SparkSession, on: bool) -> None:
     Off is as the application's own confs have it. To unset a conf would bring back Spark's default
     instead, for `spark.sql.shuffle.partitions` 200 tasks.
     """
-    own = spark.sparkContext.getConf()
-    for name, value in INTERPRETED.items():
-        set_to = value if on else own.get(name)
-        if set_to is None:
+    if on:
+        for name, value in INTERPRETED.items():
+            spark.conf.set(name, value)
+        return
+    own = spark.sparkContext.getConf()  # some hundred calls: asked for where it is needed
+    for name in INTERPRETED:
+        before = own.get(name)
+        if before is None:
             spark.conf.unset(name)
         else:
-            spark.conf.set(name, set_to)
+            spark.conf.set(name, before)
 
 
 def sibling(spark: SparkSession) -> SparkSession:
@@ -105,7 +109,8 @@ def sibling(spark: SparkSession) -> SparkSession:
     A session's settings carry a commit's notes: who writes side by side needs one each.
     """
     other = spark.newSession()
-    interpret(other, spark.conf.get("spark.sql.codegen.wholeStage") == "false")
+    if spark.conf.get("spark.sql.codegen.wholeStage") == "false":
+        interpret(other, True)
     return other
 
 
