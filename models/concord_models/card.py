@@ -83,7 +83,7 @@ def card(
 ) -> Card:
     """The card of a training.
 
-    `left_out`: check-ins of no slice, because of outreach. `measures`: the test slice's by model
+    `left_out`: rows of no slice, because of outreach. `measures`: the test slice's by model
     and baseline. `days`: first due day by slice. `tags`: the run's, names without a prefix.
     `groups`: evaluation.recall_by_group's rows. `shown`: evidence.promotion_evidence.
     """
@@ -111,8 +111,8 @@ def card(
             {"slice": name, "from": days.get(name, ""), "rows": f"{count:,}"}
             for name, count in rows.items()
         ],
-        left_out=f"In no slice: {left_out:,} check-ins that the agency called about after the day "
-        "they are seen as of; how they ended is no longer what would have come without the call."
+        left_out=f"In no slice: {left_out:,} rows of check-ins that the agency called about after the "
+        "row's as-of day; how they ended is no longer what would have come without the call."
         if left_out
         else "",
         measures=[

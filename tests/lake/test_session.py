@@ -14,7 +14,6 @@ pytestmark = pytest.mark.spark
 def test_interpreting_ends_as_the_application_was_set_up(spark: SparkSession) -> None:
     """Not with Spark's own defaults: 200 tasks a shuffle, in a session shared by many jobs."""
     own = spark.newSession()
-    # As a settings file for small data has it, so that both ends of the switch differ.
     before = {name: own.conf.get(name, None) for name in INTERPRETED}
     assert {name: TEST_CONFS.get(name) for name in INTERPRETED} == before
     interpret(own, True)

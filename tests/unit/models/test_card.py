@@ -51,7 +51,7 @@ def test_it_says_what_the_model_is_for_and_how_well_it_does(made: Card) -> None:
         "| train | 2024-01-05 | 12,345 |", "| model | 0.765 | 0.300 |",
         "| language | eng & <more> | 40 | 0.500 | 0.350 | 0.650 | 0.900 (0.700 to 1.100) |",
         "AUC: 0.765 (0.700 to 0.830)",
-        "In no slice: 1,234 check-ins that",
+        "In no slice: 1,234 rows of check-ins that",
         "no ground for a decision against anybody", "days_since_mailed: days since",
     ):  # fmt: skip
         assert words in text, words
