@@ -111,8 +111,8 @@ def card(
             {"slice": name, "from": days.get(name, ""), "rows": f"{count:,}"}
             for name, count in rows.items()
         ],
-        left_out=f"In no slice: {left_out:,} rows of check-ins that the agency called about after the "
-        "row's as-of day; how they ended is no longer what would have come without the call."
+        left_out=f"In no slice: {left_out:,} rows of check-ins that the agency called about after "
+        "the row's as-of day; how they ended is no longer what would have come without the call."
         if left_out
         else "",
         measures=[
