@@ -36,8 +36,9 @@ from concord.reporting import Reporter
 from concord_models.backtest import LOGISTIC, TREES
 from concord_models.evidence import MODEL, PROMOTION
 from concord_models.outcomes.findings import ALL, EARNINGS, findings
+from concord_models.outcomes.panel import RETURNED_TAFDC
 from concord_models.outcomes.specification import load_studies
-from concord_models.outcomes.synthetic import BLOCK, training_panel, truth
+from concord_models.outcomes.synthetic import BLOCK, training_panel, true_return, truth
 from concord_models.promotion import artifact, promote
 from concord_models.reproduction import TOLERANCE, reproduce
 from concord_models.specification import ModelSpec, load_models
@@ -222,6 +223,12 @@ def _outcomes(deployment: Deployment, people: int) -> Iterator[Check]:
         )
         found_it = line.adjusted.covers(true) and not line.raw.covers(true)
         yield Check(f"training's effect in quarter +{quarter}", found_it, seen)
+    line = found.line(ALL, RETURNED_TAFDC, spec.outcomes.return_within)
+    if line.adjusted:
+        share, low, high = line.adjusted.difference, line.adjusted.low, line.adjusted.high
+        true = true_return(panel, spec)
+        seen = f"true {true:+.3f}, adjusted {share:+.3f} ({low:+.3f} to {high:+.3f})"
+        yield Check("training's effect on the return to cash assistance", low <= true <= high, seen)
 
 
 def _told(figure: dict[str, float]) -> str:

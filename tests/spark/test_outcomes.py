@@ -32,7 +32,7 @@ from concord.settings import Keys
 from concord.studies.tables import StudyTable, of_agreement
 from concord_models.outcomes import panel as panels
 from concord_models.outcomes.job import Outcome, outcomes
-from concord_models.outcomes.panel import EPISODES, PERSONS, WAGES, Extent
+from concord_models.outcomes.panel import EPISODES, PERSONS, TAFDC, WAGES, Extent
 from concord_models.outcomes.specification import OutcomeStudy, load_studies
 from tests.agreed import register
 from tests.conftest import ROOT
@@ -49,10 +49,10 @@ EFFECT = 2500
 
 
 def world(people: int, seed: int = 1) -> Rows:
-    """Rows of the three tables. Entry is likelier after low earnings and raises later ones by
+    """Rows of the four tables. Entry is likelier after low earnings and raises later ones by
     EFFECT; some people are not always on assistance, and some of every kind of row come late."""
     draw = random.Random(seed)
-    found: Rows = {EPISODES: [], WAGES: [], PERSONS: []}
+    found: Rows = {EPISODES: [], WAGES: [], PERSONS: [], TAFDC: []}
     for number in range(people):
         person, level = f"person-{number}", draw.gauss(5000, 2000)
         entry = None
@@ -79,7 +79,14 @@ def world(people: int, seed: int = 1) -> Rows:
                          "wages": Decimal(earned) / employers,
                          "_known_on": date(year, 3 * quarter, 28) + timedelta(days=134)}
                     )  # fmt: skip
+        left = draw.choice([*MONTHS[6::6], None, None, None])
         for month in MONTHS:
+            # Some leave cash assistance for good, some for a month now and then.
+            if number % 3 == 0 and (month < left if left else draw.random() < 0.8):
+                found[TAFDC].append(
+                    {"study_person_id": person, "month": month,
+                     "_known_on": month + timedelta(days=draw.choice([33, 33, 200]))}
+                )  # fmt: skip
             if (gone < 0.4 and draw.random() < 0.2) or (number % 7 == 0 and month.month in (5, 6)):
                 continue
             found[PERSONS].append(
@@ -114,6 +121,9 @@ def expected(rows: Rows, as_of: date) -> dict[tuple[str, int], dict[str, Any]]:
     on = {(r["study_person_id"], r["month"].year * 12 + r["month"].month - 1)
           for r in known[PERSONS]}  # fmt: skip
     months = {m for _, m in on}
+    cash = {(r["study_person_id"], r["month"].year * 12 + r["month"].month - 1)
+            for r in known[TAFDC]}  # fmt: skip
+    cash_months = {m for _, m in cash}
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for row in known[PERSONS]:
         person, month = row["study_person_id"], row["month"]
@@ -138,12 +148,20 @@ def expected(rows: Rows, as_of: date) -> dict[tuple[str, int], dict[str, Any]]:
         if any(one[f"earnings_before_{k}"] is None for k in range(1, 5)):
             continue
         span = range(3 * index + 3, 3 * index + 27)
-        one["returned"] = None
+        one["returned"] = one["returned_tafdc"] = None
         open_ = not treated and (told_entries < index + 8 or (first or 9**9) <= index + 8)
         if all(m in months for m in [span[0] - 1, *span]) and not open_:
             one["returned"] = float(
                 any((person, m) in on and (person, m - 1) not in on for m in span)
             )
+        was_on = (person, 3 * index - 1) in cash
+        if was_on and all(m in cash_months for m in [span[0] - 1, *span]) and not open_:
+            one["returned_tafdc"] = float(
+                any((person, m) in cash and (person, m - 1) not in cash for m in span)
+            )
+        year = [m for m in range(3 * index - 12, 3 * index) if m in cash_months]
+        listed = sum((person, m) in cash for m in year)
+        one["tafdc_share"] = listed / len(year) if year else 0.0
         found[person, index] = one
     quarters = {index for (_, index), one in found.items() if one["treated"]}
     return {key: one for key, one in found.items() if key[1] in quarters}
@@ -239,6 +257,8 @@ def test_the_panel_is_what_loops_over_the_known_rows_give(hub: Hub, as_of: date)
     for key, one in oracle.items():
         assert {name: found[key][name] for name in one} == one, key
     kinds = [(one["treated"], one["returned"]) for one in oracle.values()]
+    came_back = {one["returned_tafdc"] for one in oracle.values()}
+    assert came_back == ({None, 0.0, 1.0} if as_of.year == 2026 else {None})
     assert {treated for treated, _ in kinds} == {True, False}
     if as_of.year == 2026:
         assert {returned for _, returned in kinds} == {None, 0.0, 1.0}

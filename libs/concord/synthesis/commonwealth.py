@@ -239,7 +239,7 @@ def make_partition(task: tuple[Plan, int, list[int]]) -> list[Part]:
                     lo, hi = np.searchsorted(rows.period, [period.index, period.index + 1])
                     data = formats.body(table, {n: c[lo:hi] for n, c in columns.items()})
                     totals = {
-                        c: int(np.sum(rows.columns[c][lo:hi], dtype=np.int64))
+                        c: int(np.ma.filled(rows.columns[c][lo:hi], 0).sum(dtype=np.int64))
                         for c in table.control_totals
                     }
                     key = (feed.name, table.name, period.name)

@@ -18,6 +18,7 @@ from concord.synthesis import (
     dph_wic,
     dpu_rides,
     dta_snap,
+    dta_tafdc,
     dua_claims,
     dua_wages,
     eec_childcare,
@@ -76,5 +77,6 @@ FEEDS: tuple[Feed, ...] = (
     Feed("dcf_families", dcf_families.tables, months, after(1, 2)),
     Feed("housing_assistance", housing_assistance.tables, quarters, after(1, 15)),
     Feed("hrd_employees", hrd_employees.tables, quarters, after(1, 10)),
+    Feed("dta_tafdc", dta_tafdc.tables, months, after(1, 3)),
     Feed("dpu_rides", dpu_rides.tables, dpu_rides.years, after(3, 1)),
 )

@@ -22,6 +22,7 @@ from concord_models.outcomes.panel import (
     PERSON,
     PROGRAMME,
     RETURNED,
+    RETURNED_TAFDC,
     TREATED,
 )
 from concord_models.outcomes.specification import OutcomeStudy
@@ -147,7 +148,8 @@ def outcomes(panel: pd.DataFrame, spec: OutcomeStudy) -> Iterator[tuple[str, int
     for k in spec.outcomes.employed_in:
         earned = panel[f"earnings_after_{k}"].to_numpy(dtype=np.float64)
         yield EMPLOYED, k, np.where(np.isnan(earned), np.nan, (earned > 0).astype(np.float64))
-    yield RETURNED, spec.outcomes.return_within, panel[RETURNED].to_numpy(dtype=np.float64)
+    for name in (RETURNED, RETURNED_TAFDC):
+        yield name, spec.outcomes.return_within, panel[name].to_numpy(dtype=np.float64)
 
 
 def rounded(count: float) -> int:

@@ -22,10 +22,11 @@ from pyspark.sql import functions as F
 from concord.studies.tables import KNOWN_ON
 
 PERSON, INDEX, TREATED, PROGRAMME = "study_person_id", "index_quarter", "treated", "programme"
-RETURNED = "returned"
+RETURNED, RETURNED_TAFDC = "returned", "returned_tafdc"
 # A year before entry: what earlier evaluations of training adjust for and compare with.
 BEFORE = 4
-EPISODES, WAGES, PERSONS = "masshire_training.episodes", "dua_wages.wages", "dta_snap.persons"
+EPISODES, WAGES = "masshire_training.episodes", "dua_wages.wages"
+PERSONS, TAFDC = "dta_snap.persons", "dta_tafdc.members"
 
 # Columns of each curated table that are read: what the agreement is asked for.
 COLUMNS: Mapping[str, frozenset[str]] = {
@@ -34,6 +35,7 @@ COLUMNS: Mapping[str, frozenset[str]] = {
     PERSONS: frozenset(
         {"month", "relationship", "disabled", "birth_year", "gender", "language_standard"}
     ),
+    TAFDC: frozenset({"month"}),
 }
 # Covariates in words. All speak of the time before the index quarter.
 COVARIATES: Mapping[str, str] = {
@@ -50,6 +52,7 @@ COVARIATES: Mapping[str, str] = {
     "disabled": "has a disability",
     "head": "head of the case",
     "assistance_share": "share of the year before on assistance",
+    "tafdc_share": "share of the year before on cash assistance",
 }
 
 
@@ -69,21 +72,31 @@ def panel(tables: Mapping[str, DataFrame], extent: Extent, as_of: date) -> DataF
     """The rows, from the study's tables by `<feed>.<table>`.
 
     Columns: study_person_id, index_quarter, treated, programme (of the entry; NULL where none);
-    COVARIATES; `earnings_before_<k>` and `earnings_after_<k>` in dollars, `returned` (1 or 0).
+    COVARIATES; `earnings_before_<k>` and `earnings_after_<k>` in dollars, `returned` and
+    `returned_tafdc` (1 or 0).
     """
     known = {name: rows.where(F.col(KNOWN_ON) <= F.lit(as_of)) for name, rows in tables.items()}
     entries = first_entries(known[EPISODES])
     whole = (
         base_rows(known[PERSONS], entries, extent)
         .join(earnings_of(known[WAGES]), PERSON, "left")
-        .join(assistance_of(known[PERSONS]), PERSON, "left")
+        .join(months_of(known[PERSONS], "_on"), PERSON, "left")
+        .join(months_of(known[TAFDC], "_cash"), PERSON, "left")
         .crossJoin(F.broadcast(_reported(known[WAGES], quarter_of_name("quarter"), "_quarters")))
         .crossJoin(F.broadcast(_reported(known[PERSONS], month_of("month"), "_months")))
+        .crossJoin(F.broadcast(_reported(known[TAFDC], month_of("month"), "_cash_months")))
         .crossJoin(F.broadcast(entries.agg(F.max("_entry").alias("_entries_until"))))
     )
     before = {f"earnings_before_{k}": _earned(-k) for k in range(1, BEFORE + 1)}
     after = {f"earnings_after_{k}": _open(_earned(k), k) for k in range(extent.after + 1)}
-    returned = {RETURNED: _open(_returned(extent.return_within), extent.return_within)}
+    within = extent.return_within
+    # Nobody comes back who was not there.
+    left = F.array_contains("_cash", (F.col(INDEX) * 3 - 1).cast("int"))
+    cash = F.when(left, _returned("_cash", "_cash_months", within))
+    returned = {
+        RETURNED: _open(_returned("_on", "_months", within), within),
+        RETURNED_TAFDC: _open(cash, within),
+    }
     found = whole.withColumns({**before, **after, **returned})
     # A year before that is not wholly reported tells neither what was earned nor what to adjust.
     found = found.where(
@@ -158,9 +171,9 @@ def earnings_of(wages: DataFrame) -> DataFrame:
     return quarters.groupBy(PERSON).agg(pairs.alias("_earned"))
 
 
-def assistance_of(persons: DataFrame) -> DataFrame:
-    """study_person_id, `_on`: the months on assistance."""
-    return persons.groupBy(PERSON).agg(F.collect_set(month_of("month")).alias("_on"))
+def months_of(members: DataFrame, name: str) -> DataFrame:
+    """study_person_id, `name`: the months in which the person is listed."""
+    return members.groupBy(PERSON).agg(F.collect_set(month_of("month")).alias(name))
 
 
 def _reported(rows: DataFrame, period: Column, name: str) -> DataFrame:
@@ -185,19 +198,15 @@ def _open(outcome: Column, k: int) -> Column:
     return F.when(F.col(TREATED) | free, outcome)
 
 
-def _returned(within: int) -> Column:
-    """1 if a month on assistance follows a month off it, in quarters +1 to +within, else 0; NULL
-    until all those months are reported."""
+def _returned(on: str, months: str, within: int) -> Column:
+    """1 if a month `on` assistance follows a month off it, in quarters +1 to +within, else 0; NULL
+    until all those `months` are reported."""
     first = ((F.col(INDEX) + 1) * 3).cast("int")
     last = ((F.col(INDEX) + within + 1) * 3 - 1).cast("int")
-    reported = F.forall(
-        F.sequence(first - 1, last), lambda month: F.array_contains("_months", month)
-    )
+    reported = F.forall(F.sequence(first - 1, last), lambda month: F.array_contains(months, month))
     again = F.exists(
         F.sequence(first, last),
-        lambda month: (
-            F.array_contains("_on", month) & ~F.array_contains("_on", (month - 1).cast("int"))
-        ),
+        lambda month: F.array_contains(on, month) & ~F.array_contains(on, (month - 1).cast("int")),
     )
     return F.when(reported, again.cast("double"))
 
@@ -211,7 +220,12 @@ def _covariates() -> dict[str, Column]:
 
     logged = F.log(F.greatest(earned(1), F.lit(1.0)))
     year = F.sequence((F.col(INDEX) * 3 - 12).cast("int"), (F.col(INDEX) * 3 - 1).cast("int"))
-    reported = F.size(F.array_intersect("_months", year))
+
+    def share(on: str, months: str) -> Column:
+        # NULL, and so 0, of who was never listed and of months that no file has come of.
+        listed, reported = (F.size(F.array_intersect(each, year)) for each in (on, months))
+        return F.coalesce(F.try_divide(listed, reported), F.lit(0.0))
+
     return {
         **{f"earnings_{k}": earned(k) for k in range(1, BEFORE + 1)},
         **{f"worked_{k}": flag(earned(k) > 0) for k in range(1, BEFORE + 1)},
@@ -224,17 +238,20 @@ def _covariates() -> dict[str, Column]:
         "language_not_english": flag(F.col("language_standard") != "eng"),
         "disabled": flag(F.col("disabled")),
         "head": flag(~F.col("not_head")),
-        "assistance_share": F.size(F.array_intersect("_on", year)) / reported,
+        "assistance_share": share("_on", "_months"),
+        "tafdc_share": share("_cash", "_cash_months"),
     }
 
 
 def coverage(tables: Mapping[str, DataFrame], as_of: date) -> dict[str, str]:
-    """What was reported by the day: first and last quarter of wages and month of assistance, and
-    the last quarter with an entry. Empty texts where nothing was."""
+    """What was reported by the day: first and last quarter of wages, month of SNAP and of TAFDC,
+    and the last quarter with an entry. Empty texts where nothing was."""
     found = {}
+    month = F.date_format("month", "yyyy-MM")
     for table, column, text in (
         (WAGES, "quarter", F.col("quarter")),
-        (PERSONS, "month", F.date_format("month", "yyyy-MM")),
+        (PERSONS, "month", month),
+        (TAFDC, "tafdc_month", month),
         (EPISODES, "entry_on", F.concat(F.year("entry_on"), F.lit("Q"), F.quarter("entry_on"))),
     ):
         known = tables[table].where(F.col(KNOWN_ON) <= F.lit(as_of))

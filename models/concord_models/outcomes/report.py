@@ -25,7 +25,7 @@ from concord_models.outcomes.findings import (
     Findings,
     Line,
 )
-from concord_models.outcomes.panel import RETURNED
+from concord_models.outcomes.panel import RETURNED, RETURNED_TAFDC
 from concord_models.outcomes.specification import OutcomeStudy
 
 # Below this a covariate counts as balanced (Austin 2009, Stat Med 28:3083).
@@ -243,7 +243,8 @@ def page(found: Findings, context: Context) -> str:
         _list("What the adjusted figures assume", ASSUMPTIONS),
         _list("What wage records know", COVERAGE),
         "</div>",
-        f"<p>Reported by then: wages {_span(told, 'quarter')}, assistance {_span(told, 'month')}, "
+        f"<p>Reported by then: wages {_span(told, 'quarter')}, SNAP {_span(told, 'month')}, "
+        f"cash assistance {_span(told, 'tafdc_month')}, "
         f"entries until {escape(told.get('entry_on_until', '')) or 'none'}.</p>",
         *(
             f'<figure><img alt="{escape(title)}" src="data:image/png;base64,{_png(figure)}">'
@@ -368,7 +369,9 @@ def _balance_words(found: Findings) -> str:
 
 def _name(line: Line) -> str:
     if line.outcome == RETURNED:
-        return f"returned to assistance within {line.quarter} quarters"
+        return f"returned to SNAP within {line.quarter} quarters"
+    if line.outcome == RETURNED_TAFDC:
+        return f"returned to cash assistance within {line.quarter} quarters (of who received it)"
     kind = {EARNINGS: "earnings", EMPLOYED: "employed"}[line.outcome]
     quarter = f"+{line.quarter}" if line.quarter else "of entry"
     return f"{kind}, quarter {quarter}"

@@ -1,5 +1,6 @@
 """Entrants and others of the synthetic Commonwealth by quarter, with what the entrants would have
-earned untrained: what an outcome study is judged by. A known truth, and nobody's data."""
+earned untrained, and whether they would have come back to cash assistance: what an outcome study is
+judged by. A known truth, and nobody's data."""
 
 from __future__ import annotations
 
@@ -11,14 +12,17 @@ from threadpoolctl import threadpool_limits
 
 from concord.synthesis.people import people
 from concord.synthesis.periods import Timeline
+from concord.synthesis.tafdc import tafdc
 from concord.synthesis.work import PROGRAMMES, work
 from concord_models.outcomes import estimation
 from concord_models.outcomes.findings import ALL, sample
-from concord_models.outcomes.panel import COVARIATES
+from concord_models.outcomes.panel import BEFORE, COVARIATES, RETURNED_TAFDC
 from concord_models.outcomes.specification import OutcomeStudy
 
 LONG = Timeline(dt.date(2020, 1, 1), 60)
 BLOCK, OTHERS = 10_000, 0.03
+UNTRAINED_RETURNED = "untrained_returned_tafdc"
+WITHIN = 8  # quarters in which a return counts
 
 
 def training_panel(blocks: int) -> pd.DataFrame:
@@ -29,11 +33,21 @@ def training_panel(blocks: int) -> pd.DataFrame:
 
 def truth(panel: pd.DataFrame, spec: OutcomeStudy, group: str, quarter: int) -> float:
     """The true effect on earnings, over entrants as the overlap weights weigh them."""
+    names = (f"earnings_after_{quarter}", f"untrained_after_{quarter}")
     own = ~panel["treated"] | (group == ALL) | (panel["programme"] == group)
-    rows = panel[own & panel[f"earnings_after_{quarter}"].notna()]
+    return _gain(panel[own], spec, *names)
+
+
+def true_return(panel: pd.DataFrame, spec: OutcomeStudy) -> float:
+    """The true effect on the share that returns to TAFDC, over all entrants who were on it."""
+    return _gain(panel, spec, RETURNED_TAFDC, UNTRAINED_RETURNED)
+
+
+def _gain(panel: pd.DataFrame, spec: OutcomeStudy, outcome: str, untrained: str) -> float:
+    rows = panel[panel[outcome].notna()]
     with threadpool_limits(1):
         fitted = estimation.weighted(sample(rows, spec))
-    gain = rows[f"earnings_after_{quarter}"] - rows[f"untrained_after_{quarter}"]
+    gain = rows[outcome] - rows[untrained]
     treated = fitted.sample.treated
     return float(fitted.weights[treated] @ gain.to_numpy()[treated])
 
@@ -53,6 +67,9 @@ def _rows(number: int) -> pd.DataFrame:
     programme[jobs.row[once]] = codes[jobs.training.programme[episode]]
     age = folk.age(LONG.start)[jobs.person].astype(int)
     nobody = np.array(None, dtype=object)
+    cash, families = tafdc(folk, jobs, LONG), np.full(len(folk), -1)
+    families[cash.members] = cash.member_family
+    family = families[jobs.person]
     found = []
     for index in range(4, count - 1):
         own = (entry == index) | ((entry > index) & (draw.random(len(earned)) < OTHERS))
@@ -65,6 +82,15 @@ def _rows(number: int) -> pd.DataFrame:
             open_ = (index + k >= count) | (~treated & (entry[who] <= index + k))
             rows[f"earnings_after_{k}"] = np.where(open_, np.nan, earned[who, at])
             rows[f"untrained_after_{k}"] = np.where(open_, np.nan, untrained[who, at])
+        known = (index + WITHIN < count) & (treated | (entry[who] > index + WITHIN))
+        own_family, before = family[who], slice(3 * (index - BEFORE), 3 * index)
+        on = (own_family >= 0) & cash.received[own_family, 3 * index - 1]
+        worlds = {RETURNED_TAFDC: cash.received, UNTRAINED_RETURNED: cash.untrained}
+        for name, received in worlds.items():
+            again = _returned(received[own_family], index)
+            rows[name] = np.where(known & on, again, np.nan)
+        share = cash.received[own_family, before].mean(axis=1)
+        rows["tafdc_share"] = np.where(own_family >= 0, share, 0.0)
         frame = pd.DataFrame(rows).assign(
             study_person_id=[f"{number}-{i}" for i in who], index_quarter=index, treated=treated,
             programme=np.where(treated, programme[who], nobody), returned=np.nan, age=age[who],
@@ -74,6 +100,13 @@ def _rows(number: int) -> pd.DataFrame:
         found.append(frame)
     whole = pd.concat(found, ignore_index=True)
     return _with_covariates(whole)
+
+
+def _returned(received: np.ndarray, index: int) -> np.ndarray:
+    """Whether a month of receipt in quarters +1 to +WITHIN follows a month without; `received` is
+    (person, month)."""
+    span = received[:, 3 * (index + 1) - 1 : 3 * (index + WITHIN + 1)]
+    return (span[:, 1:] & ~span[:, :-1]).any(axis=1)
 
 
 def _with_covariates(whole: pd.DataFrame) -> pd.DataFrame:

@@ -118,7 +118,7 @@ def test_every_agreement_of_the_demo_is_looked_at() -> None:
 
 def test_the_whole_catalog_is_what_its_schema_says() -> None:
     assert dcat.problems(today()) == []
-    assert len(today()["dataset"]) == 8 + 8 + 10 + 8 + 1 + 1 + 1
+    assert len(today()["dataset"]) == 8 + 8 + 11 + 8 + 1 + 1 + 1
     assert len({each["identifier"] for each in today()["dataset"]}) == len(today()["dataset"])
 
 
