@@ -32,16 +32,24 @@ class Found:
 
 
 def metrics(
-    label: Ints, probability: Floats, score: Floats, lists: Sequence[object], *, k: int, bins: int
+    label: Ints,
+    probability: Floats,
+    score: Floats,
+    lists: Sequence[object],
+    *,
+    k: int,
+    bins: int,
+    order: Floats | None = None,
 ) -> dict[str, float]:
     """AUC, average precision, Brier score, log loss, ECE, precision and recall of the first k.
 
-    `score` orders within a list (`lists` names each row's, such as office and due day); precision
-    and recall are over all lists together. A slice without both labels has no AUC: NaN.
+    `order` (else `score`) orders within a list (`lists` names each row's, such as office and due
+    day); precision and recall are over all lists together. A slice without both labels has no AUC:
+    NaN.
     """
     clipped = np.clip(probability, EPSILON, 1 - EPSILON)
     both = 0 < label.sum() < len(label)
-    precision, recall = at_k(label, score, lists, k)
+    precision, recall = at_k(label, score if order is None else order, lists, k)
     return {
         "auc": float(roc_auc_score(label, score)) if both else math.nan,
         "average_precision": float(average_precision_score(label, score)) if both else math.nan,

@@ -17,6 +17,7 @@ from concord.tracking import Store
 from concord_models import evaluation, fitting, plots
 from concord_models.backtest import IN_USE, LOGISTIC, TREES, Backtest, Recipe
 from concord_models.churn import cohort
+from concord_models.equal_recall import equal_recall
 from concord_models.evaluation import Floats
 from concord_models.fitting import Slice
 from concord_models.scorer import Scorer
@@ -57,10 +58,14 @@ def choose(
     labels were known when the test began."""
     parts = slices.parts
 
-    def measured(part: Slice, probability: Floats, score: Floats) -> dict[str, float]:
+    k = spec.metrics.calls_per_office
+
+    def measured(
+        part: Slice, probability: Floats, score: Floats, order: Floats | None = None
+    ) -> dict[str, float]:
         return evaluation.metrics(
             part.label, probability, score, part.lists,
-            k=spec.metrics.calls_per_office, bins=spec.metrics.calibration_bins,
+            k=k, bins=spec.metrics.calibration_bins, order=order,
         )  # fmt: skip
 
     found: Measures = {}
@@ -80,17 +85,26 @@ def choose(
     )
     raw = candidates[winner]
     held = parts[cohort.VALIDATION]
+    scores = {key: raw.raw(part.rows) for key, part in parts.items()}
     scorer = replace(
-        raw, calibration=fitting.calibration(held.label, raw.raw(held.rows), spec.seed)
-    )
+        raw,
+        calibration=fitting.calibration(held.label, scores[cohort.VALIDATION], spec.seed),
+        equal_recall=equal_recall(
+            held.label, scores[cohort.VALIDATION], held.lists,
+            slices.groups[cohort.VALIDATION], spec.equal_recall_of, k,
+        ),
+    )  # fmt: skip
+    order = {
+        key: scorer.equal_recall.order(score, slices.groups[key]) for key, score in scores.items()
+    }
     found[MODEL] = {
-        # Ordered by the uncalibrated score, as the lists are: calibration only adds ties.
-        key: measured(part, scorer.probability(part.rows), raw.raw(part.rows))
+        # By the uncalibrated score, as the lists are: calibration only adds ties.
+        key: measured(part, scorer.probability(part.rows), scores[key], order[key])
         for key, part in parts.items()
     }
     test = parts[cohort.TEST]
-    chosen = evaluation.called(raw.raw(test.rows), test.lists, spec.metrics.calls_per_office)
-    groups = evaluation.recall_by_group(test.label, chosen, slices.groups)
+    chosen = evaluation.called(order[cohort.TEST], test.lists, k)
+    groups = evaluation.recall_by_group(test.label, chosen, slices.groups[cohort.TEST])
     return Chosen(winner, raw, scorer, found, groups)
 
 

@@ -36,7 +36,7 @@ from concord_models import scorer as scorers
 from concord_models import studies, training_rows
 from concord_models.churn import cohort
 from concord_models.churn.cohort import AS_OF, CASE, DUE
-from concord_models.churn.features import OFFICE, columns, features
+from concord_models.churn.features import OFFICE, audited, columns, features
 from concord_models.score_tables import (
     HELD_OUT,
     drift_table,
@@ -110,7 +110,7 @@ def score(
     decision = access_log.ask(run, register, wanted, model=trained)
     reach("score.decided")
     champion = usable(run, store, spec, champion)
-    held = studies.held(run, dula, contracts, columns(spec.features))
+    held = studies.held(run, dula, contracts, read(spec))
     expires = min(expiry(champion), decision.expires or dula.term.expires)
     inputs = runs.digest(
         champion.name,
@@ -152,10 +152,15 @@ def score(
     return Outcome("scored", message, champion.version, rows, table.name, seconds)
 
 
+def read(spec: ModelSpec) -> dict[str, frozenset[str]]:
+    """Columns by table that a score reads: of features, and of groups that lists reach equally."""
+    return columns(spec.features, audit=bool(spec.equal_recall_of))
+
+
 def request(run: Run, dula: Dula, spec: ModelSpec, *more: Mapping[str, frozenset[str]]) -> Request:
     """What applying a model under an agreement asks for: its features' columns, linked, and `more`
     columns that nothing is linked by."""
-    own = columns(spec.features)
+    own = read(spec)
     return Request(
         agreement=dula.id,
         purpose=dula.purpose.code,
@@ -235,15 +240,22 @@ class _Scoring:
                 f"which conf/models/{self.spec.name}.yaml does not name; add them, or run concord "
                 "train"
             )
-        frames = self.held.frames(self.run, columns(self.spec.features))
+        kinds = scorer.equal_recall.kinds
+        if not set(kinds) <= set(self.spec.equal_recall_of):
+            raise UsageError(
+                f"lists of {self.champion.name} version {self.champion.version} reach groups of "
+                f"{', '.join(kinds)} equally, which equal_recall_of in "
+                f"conf/models/{self.spec.name}.yaml does not name; add them, or run concord train"
+            )
+        frames = self.held.frames(self.run, read(self.spec))
         rows = falling_due(frames["dta_snap.checkins"], self.spec, self.run.as_of)
         named = scores_of(
-            features(rows, frames, scorer.features), scorer, self.spec, self.champion,
-            self.held.by_name, self.expires,
+            features(rows, frames, scorer.features, audit=kinds), scorer, self.spec,
+            self.champion, self.held.by_name, self.expires,
         )  # fmt: skip
         # Before the write: a run that is killed in between has read all the same.
-        read = access_log.Read(self.request, self.decision, self.run.run_id, self.held.rows)
-        access_log.record_reads(self.run, [read])
+        told = access_log.Read(self.request, self.decision, self.run.run_id, self.held.rows)
+        access_log.record_reads(self.run, [told])
         trained = self.champion.tags[tracking.AGREEMENTS]
         return replace_day(
             self.run, named, table, self.dula,
@@ -308,14 +320,20 @@ def applied(rows: DataFrame, scorer: Scorer, reasons_for: int) -> DataFrame:
     """Rows of features with raw and calibrated probability, the order of calls within an office and
     due day, and reasons of the first so many of each such list; on the workers.
 
-    Ordered by the uncalibrated score: calibration only adds ties. One Python worker holds a list
+    Ordered by the uncalibrated score, shifted where the model's lists are to reach groups equally:
+    calibration only adds ties. One Python worker holds a list
     whole, some 400 bytes a row. Reasons cost two hundred times what a probability does.
     """
+
+    kinds = scorer.equal_recall.kinds
 
     def of(listed: pd.DataFrame) -> pd.DataFrame:
         own = scorers.matrix({name: listed[name] for name in scorer.features}, scorer.features)
         raw = scorer.raw(own)
-        order = np.lexsort((listed[CASE].to_numpy(dtype=str), -raw))
+        groups = {kind: listed[audited(kind)].astype(str).tolist() for kind in kinds}
+        order = np.lexsort(
+            (listed[CASE].to_numpy(dtype=str), -scorer.equal_recall.order(raw, groups))
+        )
         ranks = np.empty(len(listed), dtype=np.int32)
         ranks[order] = np.arange(1, len(listed) + 1)
         first = order[:reasons_for]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,8 @@ from concord_models.imputation import Imputation
 Floats = NDArray[np.float64]
 SCORER, BOOSTER = "scorer.json", "booster.json"
 TOP_REASONS = 3
+OTHERS = "others"
+EPSILON = 1e-6
 # The probability's column, by label.
 PROBABILITIES = {"y_proc": "p_proc", "y_churn": "p_churn"}
 
@@ -40,6 +42,23 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class EqualRecall:
+    """`kinds` of groups (such as language) and the `shifts` in log-odds by group, whose name joins
+    its values; a group that is not named there is one of the others. Without kinds, no shift."""
+
+    kinds: tuple[str, ...] = ()
+    shifts: Mapping[str, float] = field(default_factory=dict)
+
+    def order(self, raw: Floats, values: Mapping[str, Sequence[str]]) -> Floats:
+        """What lists are ordered by, greatest first, from probabilities and each kind's values."""
+        if not self.shifts:
+            return raw
+        rest = self.shifts.get(OTHERS, 0.0)
+        names = groups(values, self.kinds)
+        return log_odds(raw) + np.array([self.shifts.get(name, rest) for name in names])
+
+
+@dataclass(frozen=True)
 class Linear:
     """Logistic regression on a scorer's inputs; a missing value counts as the training mean."""
 
@@ -53,7 +72,7 @@ class Scorer:
     """One fitted model. `booster` is xgboost's JSON; `linear` a logistic regression; one is set.
 
     Rows come as features; `imputation` makes the model's inputs of them. `words` says each input in
-    plain words and `kinds` how to show its value.
+    plain words and `kinds` how to show its value. `equal_recall` gives the order of lists.
     """
 
     kind: Literal["xgboost", "logistic"]
@@ -64,6 +83,7 @@ class Scorer:
     linear: Linear | None = None
     booster: str = ""
     imputation: Imputation = Imputation()
+    equal_recall: EqualRecall = EqualRecall()
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -136,6 +156,7 @@ def load(folder: Path) -> Scorer:
     content: dict[str, Any] = json.loads((folder / SCORER).read_text(encoding="utf-8"))
     booster = folder / BOOSTER
     linear, told = content.pop("linear"), content["calibration"]
+    order = content["equal_recall"]
     return Scorer(
         kind=content["kind"],
         features=tuple(content["features"]),
@@ -147,12 +168,23 @@ def load(folder: Path) -> Scorer:
         else None,
         booster=booster.read_text(encoding="utf-8") if booster.exists() else "",
         imputation=Imputation.of(content["imputation"]),
+        equal_recall=EqualRecall(tuple(order["kinds"]), order["shifts"]),
     )
 
 
 def matrix(columns: Mapping[str, Any], features: Sequence[str]) -> Floats:
     """Columns by name as rows of features, in the scorer's order; NaN where unknown."""
     return np.column_stack([np.asarray(columns[name], dtype=np.float64) for name in features])
+
+
+def groups(values: Mapping[str, Sequence[str]], kinds: Sequence[str]) -> list[str]:
+    """Each row's group: its values of the kinds, joined."""
+    return [" / ".join(map(str, row)) for row in zip(*(values[k] for k in kinds), strict=True)]
+
+
+def log_odds(probability: Floats) -> Floats:
+    clipped = np.clip(probability, EPSILON, 1 - EPSILON)
+    return np.asarray(np.log(clipped / (1 - clipped)), dtype=np.float64)
 
 
 @lru_cache(maxsize=4)

@@ -218,6 +218,9 @@ class ModelSpec(Typed):
     workers: int = Setting(default=1, ge=1)
     seed: int
     metrics: Metrics
+    equal_recall_of: tuple[str, ...] = Setting(
+        default=(), description="kinds of groups whose closures lists reach equally"
+    )
     promotion: Promotion = Promotion()
     reasons_for: int = Setting(
         default=1000, ge=1, description="first check-ins of an office and due day that get reasons"
@@ -270,6 +273,9 @@ def _mistakes(
         yield ("name",), f"the file is called {stem}.yaml; use that name"
     if dulas is not None and spec.agreement not in dulas:
         yield ("agreement",), f"no such agreement; conf/agreements has {', '.join(dulas) or 'none'}"
+    for index, name in enumerate(spec.equal_recall_of):
+        if name not in spec.audit:
+            yield ("equal_recall_of", index), f"{name!r} is not in audit; name it there too"
     for index, name in enumerate(spec.audit):
         if name not in AUDIT:
             yield ("audit", index), f"{name!r} is not known; use {', '.join(AUDIT)}"

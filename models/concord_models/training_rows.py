@@ -37,13 +37,14 @@ SHUFFLED_ROWS = 20_000
 
 @dataclass(frozen=True)
 class Slices:
-    """The rows on the driver, whole and by slice, and the training rows on Spark, unknown values
-    filled as `imputation` learnt it from them. `leaks`: what shuffled labels found."""
+    """The rows on the driver, whole and by slice, with each row's group by slice and kind, and the
+    training rows on Spark, unknown values filled as `imputation` learnt it from them. `leaks`: what
+    shuffled labels found."""
 
     rows: pd.DataFrame
     train_frame: DataFrame
     parts: Mapping[str, Slice]
-    groups: Mapping[str, list[str]]
+    groups: Mapping[str, Mapping[str, list[str]]]
     boundaries: cohort.Boundaries
     imputation: Imputation
     # Rows left out because the agency called after their as-of day.
@@ -135,9 +136,9 @@ def slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
                 f"{int(part.label.sum())} closed; a model needs both kinds"
             )
     leaks.refuse(spec.name, leaking(spec, frames, local, parts[cohort.TRAIN]))
-    test = local[local[cohort.SPLIT] == cohort.TEST]
-    groups_of = {name: test[f"_audit_{name}"].astype(str).tolist() for name in spec.audit}
-    groups_of["office"] = test["office"].astype(str).tolist()
+    groups_of = {
+        part: _groups(local[local[cohort.SPLIT] == part], spec.audit) for part in cohort.SLICES
+    }
     rows_of = parts[cohort.TRAIN].rows
     filled = learnt(rows_of, spec.features, spec.fills)
     own = local[local[cohort.SPLIT] == cohort.TRAIN][[*cohort.KEY, cohort.AS_OF, cohort.LABEL]]
@@ -221,6 +222,11 @@ def labels(spec: ModelSpec, frames: Mapping[str, DataFrame], as_of: date) -> Dat
     definition = definitions.DEFINITIONS[spec.label.definition]
     churn = definitions.events(definition, definitions.exits(frames, as_of=as_of))
     return cohort.churn_labels(closed, churn, frames["dta_snap.cases"], definition, as_of=as_of)
+
+
+def _groups(rows: pd.DataFrame, kinds: Sequence[str]) -> dict[str, list[str]]:
+    found = {name: rows[churn.audited(name)].astype(str).tolist() for name in kinds}
+    return {**found, churn.OFFICE: rows[churn.OFFICE].astype(str).tolist()}
 
 
 def _shuffled(part: Slice) -> tuple[Floats, Ints, list[str]]:

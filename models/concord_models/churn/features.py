@@ -232,7 +232,7 @@ BLOCKS: Mapping[str, Block] = {
 }  # fmt: skip
 
 AUDIT = ("race", "ethnicity", "gender", "language", "age_band", "disabled")
-# Read to audit a model that is trained; a score needs none of it.
+# Read to audit a model that is trained, and to order lists that reach groups equally.
 AUDIT_COLUMNS: Mapping[str, frozenset[str]] = {
     PERSONS: frozenset(
         {
@@ -298,6 +298,11 @@ def columns(names: Iterable[str], *, audit: bool = False) -> dict[str, frozenset
     return {t: frozenset().union(*(each.get(t, ()) for each in asked)) for t in tables}
 
 
+def audited(name: str) -> str:
+    """The column of a group to audit by."""
+    return f"_audit_{name}"
+
+
 def sampled(tables: Mapping[str, DataFrame], every: int) -> dict[str, DataFrame]:
     """A study's tables with one in so many cases, drawn by their pseudonyms, and their people."""
     drawn = F.pmod(F.xxhash64(CASE), F.lit(every)) == 0
@@ -320,7 +325,7 @@ def features(
     audit: Sequence[str] = (),
 ) -> DataFrame:
     """`rows` (cohort.open_checkins) with the named features as doubles, NULL where unknown, the
-    case's office, and for each group to audit by a text `_audit_<name>`.
+    case's office, and for each group to audit by a text `_audit_<name>` (`audited`).
 
     `tables` are the study's, by `<feed>.<table>`, with at least `columns(names)`.
     """
@@ -339,7 +344,7 @@ def features(
     _of_checkin(recipe)
     made = {name: recipe.made[own](days) for name, (own, days) in wanted.items()
             if block_of(name) != "office"}  # fmt: skip
-    groups = {f"_audit_{name}": recipe.made[f"_audit_{name}"](0) for name in audit}
+    groups = {audited(name): recipe.made[audited(name)](0) for name in audit}
     measures = {m.name: m for each in [*made.values(), *groups.values()] for m in each.measures}
     measures["_office"] = Measure("_office", "months", "text", OFFICE, days=SIX_MONTHS)
     found = as_known(rows, CASE, recipe.facts, list(measures.values()))
@@ -592,8 +597,8 @@ def _of_groups(recipe: _Recipe, persons: DataFrame) -> None:
     )
     head = ("self",)
     for name in values:
-        group = Measure(f"_audit_{name}", "heads", "text", name, head)
-        recipe.derived(f"_audit_{name}", lambda own: own, group)
+        group = Measure(audited(name), "heads", "text", name, head)
+        recipe.derived(audited(name), lambda own: own, group)
 
     def band(year: Column) -> Column:
         age = F.year(AS_OF) - year
@@ -605,7 +610,7 @@ def _of_groups(recipe: _Recipe, persons: DataFrame) -> None:
         )
 
     born = Measure("_head_born", "heads", "last", "birth_year", head)
-    recipe.derived("_audit_age_band", band, born)
+    recipe.derived(audited("age_band"), band, born)
 
 
 def _of_contacts(recipe: _Recipe, contacts: DataFrame) -> None:
