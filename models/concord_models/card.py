@@ -42,6 +42,7 @@ class Card:
     use: Mapping[str, str]
     slices: Sequence[Mapping[str, Any]]
     left_out: str
+    lists: str
     measures: Sequence[Mapping[str, str]]
     figures: Mapping[str, str]
     groups: Sequence[Mapping[str, Any]]
@@ -119,6 +120,9 @@ def card(
             {"model": name, **{each: _figure(values.get(each)) for each in SHOWN}}
             for name, values in measures.items()
         ],
+        lists=f"Lists are ordered so as to reach {', '.join(spec.equal_recall_of)} equally."
+        if spec.equal_recall_of
+        else "Lists go by the probability alone.",
         figures={
             "AUC": _interval(shown["auc"]),
             "calibration slope": f"{_interval(shown['slope'])}, before calibration "
@@ -200,7 +204,7 @@ With 95 % intervals: DeLong's of the AUC, Wald's of the calibration (Cox 1958).
 
 Of each group's closures the share that the first calls of each office reach, with Wilson's 95 %
 interval, and its ratio to that of all others of the kind. Groups with fewer than 11 closures are
-told together.
+told together. {{ c.lists }}
 
 | kind | group | closures | recall | low | high | ratio to the others |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -280,7 +284,7 @@ PAGE = """\
 <h2>By group</h2>
 <p>Of each group's closures the share that the first calls of each office reach, with Wilson's 95 %
 interval, and its ratio to that of all others of the kind. Groups with fewer than 11 closures are
-told together.</p>
+told together. {{ c.lists }}</p>
 <table>
 <tr><th>kind</th><th class="text">group</th><th>closures</th><th>recall</th><th>interval</th>
 <th>ratio to the others</th></tr>

@@ -130,6 +130,11 @@ def slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
     local[cohort.SPLIT] = cohort.split(local, edges)
     parts = {name: _part(local, name, spec) for name in cohort.SLICES}
     for name, part in parts.items():
+        if not len(part.label):
+            raise UsageError(
+                f"{spec.name}: no label of the {name} slice was known when the next one began; "
+                "labels take longer than its months: give it more under splits in the model's file"
+            )
         if not 0 < part.label.sum() < len(part.label):
             raise UsageError(
                 f"{spec.name}: the {name} slice has {len(part.label)} check-ins of which "

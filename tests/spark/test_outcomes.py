@@ -79,13 +79,14 @@ def world(people: int, seed: int = 1) -> Rows:
                          "wages": Decimal(earned) / employers,
                          "_known_on": date(year, 3 * quarter, 28) + timedelta(days=134)}
                     )  # fmt: skip
-        left = draw.choice([*MONTHS[6::6], None, None, None])
+        cash = random.Random(f"{seed} {number}")
+        left = cash.choice([*MONTHS[6::6], None, None, None])
         for month in MONTHS:
             # Some leave cash assistance for good, some for a month now and then.
-            if number % 3 == 0 and (month < left if left else draw.random() < 0.8):
+            if number % 3 == 0 and (month < left if left else cash.random() < 0.8):
                 found[TAFDC].append(
                     {"study_person_id": person, "month": month,
-                     "_known_on": month + timedelta(days=draw.choice([33, 33, 200]))}
+                     "_known_on": month + timedelta(days=cash.choice([33, 33, 200]))}
                 )  # fmt: skip
             if (gone < 0.4 and draw.random() < 0.2) or (number % 7 == 0 and month.month in (5, 6)):
                 continue

@@ -28,7 +28,7 @@ from concord_models import train as training
 from concord_models.churn import features
 from concord_models.churn.features import feature
 from concord_models.drift import Bins
-from concord_models.scorer import Calibration, Linear, Scorer
+from concord_models.scorer import OTHERS, Calibration, EqualRecall, Linear, Scorer
 from tests.feeds import LABELS
 from tests.spark.churn_world import (
     APPLIED,
@@ -100,28 +100,33 @@ def test_a_list_is_ranked_whole_and_only_its_first_get_reasons(spark: SparkSessi
             # Ties, and rows of which nothing is known.
             "earned_income": np.where(draw.random(300) < 0.1, np.nan, draw.integers(0, 9, 300)),
             "moved": 1.0,
+            "_audit_language": draw.choice(["eng", "spa", "hat"], 300),
         }
     )
+    order = EqualRecall(("language",), {"eng": 0.73, "spa": -0.41, OTHERS: 0.05})
     scorer = Scorer(
         "logistic", names, Calibration((0.0, 1.0), (0.2, 0.4)),
         {name: feature(name).words for name in names},
         {name: feature(name).kind for name in names},
-        linear=Linear(0.1, (0.3, 1.0), (4.0, 0.5)),
+        linear=Linear(0.1, (0.3, 1.0), (4.0, 0.5)), equal_recall=order,
     )  # fmt: skip
     raw = scorer.raw(rows[[*names]].to_numpy())
+    by_language = {"eng": 0.73, "spa": -0.41, "hat": 0.05}
     schema = ("study_case_id string, due_on date, as_of date, office string, "
-              "earned_income double, moved double")  # fmt: skip
+              "earned_income double, moved double, _audit_language string")  # fmt: skip
     frame = spark.createDataFrame(rows, schema).repartition(5)
     found = {row["study_case_id"]: row for row in scoring.applied(frame, scorer, 7).collect()}
-    lists: dict[Any, list[tuple[float, str]]] = {}
+    lists: dict[Any, list[tuple[float, str, float]]] = {}
     for p, (_, row) in zip(raw, rows.iterrows(), strict=True):
-        lists.setdefault((row["office"], row["due_on"]), []).append((-p, row["study_case_id"]))
+        place = np.log(p / (1 - p)) + by_language[row["_audit_language"]]
+        listed = lists.setdefault((row["office"], row["due_on"]), [])
+        listed.append((-round(place, 9), row["study_case_id"], p))
     assert len(lists) == 6 and len(found) == 300
     for (office, due), listed in lists.items():
-        for rank, (negative, case) in enumerate(sorted(listed), 1):
+        for rank, (_, case, p) in enumerate(sorted(listed), 1):
             row = found[case]
             assert (row["office"], row["due_on"], row["rank_in_office"]) == (office, due, rank)
-            assert row["probability"] == pytest.approx(0.2 - 0.2 * negative)
+            assert row["probability"] == pytest.approx(0.2 + 0.2 * p)
             assert (row["reasons"] is None) == (rank > 7)
     assert any("moved within six months: yes" in (row["reasons"] or []) for row in found.values())
 
