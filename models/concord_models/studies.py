@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pyspark.sql import DataFrame
 
@@ -128,9 +129,15 @@ def log_inputs(run: Run, held: Held, store: Store, context: str) -> None:
     from mlflow.data.delta_dataset_source import DeltaDatasetSource
     from mlflow.data.meta_dataset import MetaDataset
 
+    class Source(DeltaDatasetSource):
+        """One that tells of version 0 too, which MLflow's own leaves out as if there were none."""
+
+        def to_dict(self) -> dict[str, Any]:
+            return {**super().to_dict(), "delta_table_version": self.delta_table_version}
+
     for name, table in held.tables.items():
         version = held.versions[name]
-        source = DeltaDatasetSource(path=run.lake.path(table.table), delta_table_version=version)
+        source = Source(path=run.lake.path(table.table), delta_table_version=version)
         dataset = MetaDataset(  # type: ignore[abstract]  # MLflow itself makes them so
             source, name=table.table.name, digest=runs.digest(table.table.name, version)[:8]
         )

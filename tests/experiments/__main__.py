@@ -12,8 +12,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,6 +41,7 @@ from concord_models.outcomes.synthetic import BLOCK, training_panel, true_return
 from concord_models.promotion import artifact, promote
 from concord_models.reproduction import TOLERANCE, reproduce
 from concord_models.specification import ModelSpec, load_models
+from concord_models.timing import timed
 from concord_models.train import Outcome, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,8 +101,11 @@ def main(
     # Whatever the environment says: this never writes into a real lake.
     for name in [name for name in os.environ if name.startswith("CONCORD_")]:
         del os.environ[name]
-    made = _timed(lambda: _lake(people, folder))
-    console.print(f"a Commonwealth of {people:,} people in {folder}: {made:.0f} s")
+    seconds: dict[str, float] = {}
+    made: dict[str, float] = {}
+    with timed(made, "lake"):
+        _lake(people, folder)
+    console.print(f"a Commonwealth of {people:,} people in {folder}: {made['lake']:.0f} s")
     keys = {
         "CONCORD_KEYS__PATH": f"{folder}/keys",
         "CONCORD_SIGNERS": f"{folder}/keys/signers.yaml",
@@ -113,25 +116,27 @@ def main(
     )
     spark = start(deployment.settings, application="concord models")
     checks: list[Check] = []
-    seconds: dict[str, float] = {}
     try:
         line = Line(deployment, spark, Reporter(quiet=True))
         for spec in load_models(deployment.settings.conf, deployment.dulas).values():
             search = spec.search.model_copy(update={"trials": trials})
             spec = spec.model_copy(update={"search": search})
-            seconds[spec.name] = _timed(lambda s=spec: checks.extend(_experiment(line, s)))
+            with timed(seconds, spec.name):
+                checks.extend(_experiment(line, spec))
             console.print(f"{spec.name}: {seconds[spec.name]:.0f} s")
-        seconds["leads"] = _timed(lambda: checks.extend(_leads(line)))
+        with timed(seconds, "leads"):
+            checks.extend(_leads(line))
     finally:
         spark.stop()
-    seconds["outcomes"] = _timed(lambda: checks.extend(_outcomes(deployment, people)))
+    with timed(seconds, "outcomes"):
+        checks.extend(_outcomes(deployment, people))
     whole = sum(seconds.values()) / 60
     checks.append(Check("in time", whole <= minutes, f"{whole:.1f} minutes of {minutes:g}"))
     for check in checks:
         mark = "[green]good[/]" if check.holds else "[red]BAD [/]"
         console.print(f"  {mark} {check.name}: {check.seen}")
     bad = sum(not check.holds for check in checks)
-    rounded = {name: round(value, 1) for name, value in {"lake": made, **seconds}.items()}
+    rounded = {name: round(value, 1) for name, value in {**made, **seconds}.items()}
     print(json.dumps({"job": "models", "exit_code": int(bad > 0), "seconds": rounded}))
     raise typer.Exit(int(bad > 0))
 
@@ -233,12 +238,6 @@ def _outcomes(deployment: Deployment, people: int) -> Iterator[Check]:
 
 def _told(figure: dict[str, float]) -> str:
     return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
-
-
-def _timed(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -328,6 +328,8 @@ def test_the_job_reports_once_with_its_evidence_and_without_a_row(hub: Hub, tmp_
     assert run.data.tags[tracking.EXPIRES] == "2029-12-31"
     inputs = {each.dataset.name for each in run.inputs.dataset_inputs}
     assert inputs == {f"studies/{AGREEMENT}/{t.replace('.', '_')}" for t in panels.COLUMNS}
+    sources = [json.loads(each.dataset.source) for each in run.inputs.dataset_inputs]
+    assert all(each["delta_table_version"] == 0 and each["path"] for each in sources)
     listed = {a.path for a in store.client.list_artifacts(done.mlflow_run)}
     assert listed == {
         "report.html", "report.json", "balance.json", "event_study.png", "balance.png",
