@@ -3,14 +3,17 @@ by an entry point."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pyspark.sql import SparkSession
 
 from concord.agreements.dula import Dula
+from concord.agreements.register import Register
 from concord.cli import (
     DEFAULT_SETTINGS,
     AsOfOption,
@@ -23,7 +26,7 @@ from concord.cli import (
 from concord.contracts.schemas import schema_of, write_schemas
 from concord.deployment import Deployment, load_deployment
 from concord.errors import DRIFT_ALARM, ConfigError
-from concord.jobs import Options, job
+from concord.jobs import Job, Options, job
 from concord.lake import catalog
 from concord.lake import run as runs
 from concord.settings import gather, load_settings
@@ -79,6 +82,23 @@ def _mistakes(conf: Path, dulas: Mapping[str, Dula] | None) -> list[ConfigError]
     return found
 
 
+@contextmanager
+def _job(
+    name: str,
+    loaded: Models,
+    options: Options,
+    arguments: Mapping[str, Any],
+    inputs: Callable[[SparkSession], Any] | None = None,
+) -> Iterator[tuple[Job, Register]]:
+    """A job of this deployment and the agreements as its lake has them; without `inputs` it is a
+    run of its own each time."""
+    with job(
+        name, loaded.deployment, options, arguments=arguments,
+        inputs=inputs or (lambda spark: runs.real_clock().isoformat()), digest=loaded.digest,
+    ) as current:  # fmt: skip
+        yield current, loaded.deployment.register(current.run.lake)
+
+
 model_app = typer.Typer(help="Models: their files, what would be trained, which version is used.")
 
 
@@ -128,17 +148,11 @@ def plan_model(
 
     loaded = load(settings, lake=lake)
     spec = named(loaded.models, model)
-    deployment = loaded.deployment
-    with job(
-        "model plan",
-        deployment,
-        Options(as_of, None, False, json_logs),
-        arguments={"model": model},
-        inputs=lambda spark: runs.real_clock().isoformat(),
-        digest=loaded.digest,
-    ) as current:
-        register = deployment.register(current.run.lake)
-        made = planning.plan(current.run, spec, deployment.contracts, register)
+    with _job("model plan", loaded, Options(as_of, None, False, json_logs), {"model": model}) as (
+        current,
+        register,
+    ):
+        made = planning.plan(current.run, spec, loaded.deployment.contracts, register)
         for line in made.lines():
             print(line)
         if draw is not None:
@@ -164,16 +178,12 @@ def promote_model(
 
     loaded = load(settings, lake=lake)
     spec = named(loaded.models, model)
-    deployment = loaded.deployment
-    with job(
+    with _job(
         "model promote",
-        deployment,
+        loaded,
         Options(None, run_id, dry_run, json_logs),
-        arguments={"model": model, "because": because},
-        inputs=lambda spark: runs.real_clock().isoformat(),
-        digest=loaded.digest,
-    ) as current:
-        register = deployment.register(current.run.lake)
+        {"model": model, "because": because},
+    ) as (current, register):
         done = promote(current.run, spec, register, because=because)
         for check in done.checks:
             current.reporter.say(f"model promote: {check}")
@@ -229,17 +239,11 @@ def reproduce(
     from concord_models.reproduction import reproduce as again
 
     loaded = load(settings, lake=lake)
-    deployment = loaded.deployment
-    with job(
-        "reproduce",
-        deployment,
-        Options(None, run_id, False, json_logs),
-        arguments={"run": training},
-        inputs=lambda spark: runs.real_clock().isoformat(),
-        digest=loaded.digest,
-    ) as current:
-        register = deployment.register(current.run.lake)
-        done = again(current.run, deployment.contracts, register, training=training)
+    with _job("reproduce", loaded, Options(None, run_id, False, json_logs), {"run": training}) as (
+        current,
+        register,
+    ):
+        done = again(current.run, loaded.deployment.contracts, register, training=training)
         current.reporter.say(f"reproduce: {done.message}")
         current.ended(done.message, rows=done.rows, difference=done.difference)
 
@@ -258,17 +262,14 @@ def train(
 
     loaded = load(settings, lake=lake)
     spec = named(loaded.models, model)
-    deployment = loaded.deployment
-    with job(
+    with _job(
         "train",
-        deployment,
+        loaded,
         Options(as_of, run_id, dry_run, json_logs),
-        arguments={"model": model},
-        inputs=lambda spark: _versions(spark, loaded, spec.agreement),
-        digest=loaded.digest,
-    ) as current:
-        register = deployment.register(current.run.lake)
-        done = fit(current.run, spec, deployment.contracts, register)
+        {"model": model},
+        lambda spark: _versions(spark, loaded, spec.agreement),
+    ) as (current, register):
+        done = fit(current.run, spec, loaded.deployment.contracts, register)
         current.reporter.say(f"train: {done.message}")
         current.ended(
             done.message,
@@ -297,22 +298,14 @@ def score(
 
     loaded = load(settings, lake=lake)
     spec = named(loaded.models, model)
-    deployment = loaded.deployment
-    with job(
+    with _job(
         "score",
-        deployment,
+        loaded,
         Options(as_of, run_id, dry_run, json_logs),
-        arguments={"model": model, "agreement": agreement},
-        inputs=lambda spark: _versions(spark, loaded, agreement),
-        digest=loaded.digest,
-    ) as current:
-        done = apply(
-            current.run,
-            spec,
-            deployment.contracts,
-            deployment.register(current.run.lake),
-            agreement=agreement,
-        )
+        {"model": model, "agreement": agreement},
+        lambda spark: _versions(spark, loaded, agreement),
+    ) as (current, register):
+        done = apply(current.run, spec, loaded.deployment.contracts, register, agreement=agreement)
         current.reporter.say(f"score: {done.message}")
         current.ended(
             done.message,
@@ -341,21 +334,15 @@ def return_scores(
 
     loaded = load(settings, lake=lake)
     spec = named(loaded.models, model)
-    deployment = loaded.deployment
-    with job(
+    with _job(
         "return",
-        deployment,
+        loaded,
         Options(as_of, run_id, dry_run, json_logs),
-        arguments={"model": model, "agreement": agreement},
-        inputs=lambda spark: _scored(spark, loaded, spec, agreement),
-        digest=loaded.digest,
-    ) as current:
+        {"model": model, "agreement": agreement},
+        lambda spark: _scored(spark, loaded, spec, agreement),
+    ) as (current, register):
         done = give_back(
-            current.run,
-            spec,
-            deployment.contracts,
-            deployment.register(current.run.lake),
-            agreement=agreement,
+            current.run, spec, loaded.deployment.contracts, register, agreement=agreement
         )
         current.reporter.say(f"return: {done.message}")
         current.ended(
@@ -388,19 +375,19 @@ def drift(
 
     loaded = load(settings, lake=lake)
     spec = named(loaded.models, model)
-    deployment = loaded.deployment
-    with job(
+    with _job(
         "drift",
-        deployment,
+        loaded,
         Options(as_of, run_id, dry_run, json_logs),
-        arguments={"model": model, "agreement": agreement},
-        inputs=lambda spark: [
-            _versions(spark, loaded, agreement), _scored(spark, loaded, spec, agreement)
+        {"model": model, "agreement": agreement},
+        lambda spark: [
+            _versions(spark, loaded, agreement),
+            _scored(spark, loaded, spec, agreement),
         ],
-        digest=loaded.digest,
-    ) as current:  # fmt: skip
-        register = deployment.register(current.run.lake)
-        done = measure(current.run, spec, deployment.contracts, register, agreement=agreement)
+    ) as (current, register):
+        done = measure(
+            current.run, spec, loaded.deployment.contracts, register, agreement=agreement
+        )
         current.reporter.say(f"drift: {done.message}")
         current.ended(
             done.message,
@@ -433,18 +420,14 @@ def outcomes(
 
     loaded = load(settings, lake=lake)
     spec = outcome_studies.named(loaded.studies, study)
-    deployment = loaded.deployment
-    with job(
+    with _job(
         "outcomes",
-        deployment,
+        loaded,
         Options(as_of, run_id, dry_run, json_logs),
-        arguments={"study": study},
-        inputs=lambda spark: _versions(spark, loaded, spec.agreement),
-        digest=loaded.digest,
-    ) as current:
-        done = compare(
-            current.run, spec, deployment.contracts, deployment.register(current.run.lake)
-        )
+        {"study": study},
+        lambda spark: _versions(spark, loaded, spec.agreement),
+    ) as (current, register):
+        done = compare(current.run, spec, loaded.deployment.contracts, register)
         current.reporter.say(f"outcomes: {done.message}")
         current.ended(
             done.message,
