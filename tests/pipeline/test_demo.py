@@ -46,7 +46,7 @@ def tables(demo: Demo) -> list[Path]:
 
 def test_the_demo_loads_every_feed_and_says_what_it_rejected(demo: Demo) -> None:
     assert demo.summary["exit_code"] == 0
-    assert demo.summary["deliveries"] == 42
+    assert demo.summary["deliveries"] == 46
     assert demo.summary["rejected"] >= 1, "and of so few people, a delivery of a dozen rows"
     assert demo.summary["index"]["precision"] >= 0.98
     assert demo.summary["index"]["recall"] >= 0.93
@@ -59,9 +59,9 @@ def test_the_demo_loads_every_feed_and_says_what_it_rejected(demo: Demo) -> None
     assert sum(BUDGET.values()) <= 240
     stages = {stage.partition(" ")[0] for stage in demo.summary["seconds"]}
     assert stages == {name.partition(" ")[0].strip(",") for name in BUDGET}, "each has a budget"
-    # Six tables of dta_snap, two of hrd_employees and thirteen other feeds, five of the index,
-    # studies of 8, 8, 10, 8, 1 and 1, the scores, a product, four ledgers.
-    assert len(tables(demo)) == 21 + 5 + 36 + 1 + 1 + 4, tables(demo)
+    # Six tables of dta_snap, two of hrd_employees and fourteen other feeds, five of the index,
+    # studies of 8, 8, 11, 8, 1 and 1, the scores, a product, four ledgers.
+    assert len(tables(demo)) == 22 + 5 + 37 + 1 + 1 + 4, tables(demo)
     runs = pl.read_delta(str(demo.lake / "ops" / "runs"))
     ended = runs.filter(pl.col("state") == "ended", pl.col("job") == "ingest").sort("as_of")
     *before, last = ended["exit_code"].to_list()
