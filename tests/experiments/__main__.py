@@ -116,25 +116,29 @@ def main(
     )
     spark = start(deployment.settings, application="concord models")
     checks: list[Check] = []
+
+    def take(found: Iterator[Check]) -> None:
+        for check in found:
+            mark = "[green]good[/]" if check.holds else "[red]BAD [/]"
+            console.print(f"  {mark} {check.name}: {check.seen}")
+            checks.append(check)
+
     try:
         line = Line(deployment, spark, Reporter(quiet=True))
         for spec in load_models(deployment.settings.conf, deployment.dulas).values():
             search = spec.search.model_copy(update={"trials": trials})
             spec = spec.model_copy(update={"search": search})
             with timed(seconds, spec.name):
-                checks.extend(_experiment(line, spec))
+                take(_experiment(line, spec))
             console.print(f"{spec.name}: {seconds[spec.name]:.0f} s")
         with timed(seconds, "leads"):
-            checks.extend(_leads(line))
+            take(_leads(line))
     finally:
         spark.stop()
     with timed(seconds, "outcomes"):
-        checks.extend(_outcomes(deployment, people))
+        take(_outcomes(deployment, people))
     whole = sum(seconds.values()) / 60
-    checks.append(Check("in time", whole <= minutes, f"{whole:.1f} minutes of {minutes:g}"))
-    for check in checks:
-        mark = "[green]good[/]" if check.holds else "[red]BAD [/]"
-        console.print(f"  {mark} {check.name}: {check.seen}")
+    take(iter([Check("in time", whole <= minutes, f"{whole:.1f} minutes of {minutes:g}")]))
     bad = sum(not check.holds for check in checks)
     rounded = {name: round(value, 1) for name, value in {**made, **seconds}.items()}
     print(json.dumps({"job": "models", "exit_code": int(bad > 0), "seconds": rounded}))
@@ -157,10 +161,8 @@ def _experiment(line: Line, spec: ModelSpec) -> Iterator[Check]:
     store = tracking.opened(line.deployment.settings)
     shown = artifact(store, done.run, PROMOTION)
     test = artifact(store, done.run, "measures.json")
-    yield Check(
-        f"{spec.name}: trials", done.status == "nothing to do" or len(test) > 0,
-        store.client.get_run(done.run).data.params["trials"],
-    )  # fmt: skip
+    trials = int(store.client.get_run(done.run).data.params["trials"])
+    yield Check(f"{spec.name}: trials", trials >= spec.search.trials, f"{trials}")
     for name, measures in test.items():
         told = {key: round(value, 3) for key, value in measures["test"].items()}
         console.print(f"  {name}: {told}")
