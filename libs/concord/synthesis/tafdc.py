@@ -39,7 +39,8 @@ BEGAN = 0.13  # of families below the limit, before the first month, at no need
 class Cash:
     """Families by month from the first of the timeline's quarters. `home` is the household's number
     within the block; `received` and `untrained` are (family, month), the latter had nobody been
-    trained. `edges` are the first days of the months, one more than there are."""
+    trained. `edges` are the first days of the months, one more than there are; `members` and
+    `member_family` pair people with families, by their places."""
 
     home: np.ndarray
     received: np.ndarray
@@ -53,8 +54,8 @@ def tafdc(people: People, work: Work, timeline: Timeline) -> Cash:
     """The families of one block with a child, month by month."""
     rng = stream(people.seed, "tafdc", people.block)
     first = date(timeline.quarters[0].first)
-    before = 3 * timeline.HISTORY_QUARTERS + (timeline.first_month.month - 1) % 3
-    months = before + timeline.months
+    history = 3 * timeline.HISTORY_QUARTERS + (timeline.first_month.month - 1) % 3
+    months = history + timeline.months
     edges = np.array([day(add_months(first, m)) for m in range(months + 1)], dtype=np.int64)
 
     home = np.flatnonzero(np.isin(people.household_kind, [FAMILY, SINGLE_PARENT]))
@@ -92,14 +93,14 @@ def tafdc(people: People, work: Work, timeline: Timeline) -> Cash:
         received = np.zeros((len(home), months), dtype=bool)
         on = (near[:, 0] < 1) & (starts < np.minimum(BEGAN * np.exp(need), 0.9))
         on &= with_child[:, 0]
-        before = on.copy()
+        ever = on.copy()
         for m in range(months):
             quarter = min(m // 3, near.shape[1] - 1)  # the last months have no whole quarter
-            enters = np.where(before, returns[:, quarter], np.minimum(ENTERS * np.exp(need), 0.2))
+            enters = np.where(ever, returns[:, quarter], np.minimum(ENTERS * np.exp(need), 0.2))
             draw, fits = moves[:, m], near[:, quarter] < 1
             on = np.where(on, draw >= leaves[:, quarter], fits & (draw < enters))
             on &= with_child[:, m]
-            before |= on
+            ever |= on
             received[:, m] = on
         return received
 

@@ -17,6 +17,7 @@ from concord_models.churn.definitions import DEFINITIONS, Name
 from concord_models.churn.features import BLOCKS, block_of, feature, names_of
 from concord_models.churn.features import columns as feature_columns
 from concord_models.commands import schemas
+from concord_models.score import read
 from concord_models.specification import ModelSpec, load_models, named
 from concord_models.training_rows import columns
 
@@ -185,6 +186,21 @@ def test_a_label_of_return_names_its_definition(tmp_path: Path) -> None:
         path.write_text(text.replace("name: y_proc", wrong))
         with pytest.raises(ConfigError, match="needs one of fns_4m, ma_30d, ca_90d, sf_1m; y_proc"):
             load_models(tmp_path)
+
+
+def test_a_score_reads_the_groups_that_lists_reach_equally_and_no_others(tmp_path: Path) -> None:
+    text = (ROOT / "conf/models/snap_churn.yaml").read_text()
+    (tmp_path / "models").mkdir()
+    path = tmp_path / "models" / "snap_churn.yaml"
+    line = "equal_recall_of: [language, age_band]"
+    assert line in text
+    spec = load_models(ROOT / "conf")["snap_churn"]
+    assert read(spec) == feature_columns(spec.features, audit=True)
+    path.write_text(text.replace(line, "equal_recall_of: []"))
+    assert read(load_models(tmp_path)["snap_churn"]) == feature_columns(spec.features)
+    path.write_text(text.replace(line, "equal_recall_of: [language, town]"))
+    with pytest.raises(ConfigError, match=r"equal_recall_of\[1\]: 'town' is not in audit"):
+        load_models(tmp_path)
 
 
 def test_too_few_months_make_no_slices() -> None:
