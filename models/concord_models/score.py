@@ -233,25 +233,12 @@ class _Scoring:
         if before and before[1].get("inputs") == self.inputs:
             return Written(table.name, before[0], applied=False)
         scorer = self._scorer()
-        unnamed = [name for name in scorer.features if name not in self.spec.features]
-        if unnamed:
-            raise UsageError(
-                f"{self.champion.name} version {self.champion.version} needs {', '.join(unnamed)}, "
-                f"which conf/models/{self.spec.name}.yaml does not name; add them, or run concord "
-                "train"
-            )
-        kinds = scorer.equal_recall.kinds
-        if not set(kinds) <= set(self.spec.equal_recall_of):
-            raise UsageError(
-                f"lists of {self.champion.name} version {self.champion.version} reach groups of "
-                f"{', '.join(kinds)} equally, which equal_recall_of in "
-                f"conf/models/{self.spec.name}.yaml does not name; add them, or run concord train"
-            )
+        fits(scorer, self.spec, self.champion)
         frames = self.held.frames(self.run, read(self.spec))
         rows = falling_due(frames["dta_snap.checkins"], self.spec, self.run.as_of)
         named = scores_of(
-            features(rows, frames, scorer.features, audit=kinds), scorer, self.spec,
-            self.champion, self.held.by_name, self.expires,
+            features(rows, frames, scorer.features, audit=scorer.equal_recall.kinds), scorer,
+            self.spec, self.champion, self.held.by_name, self.expires,
         )  # fmt: skip
         # Before the write: a run that is killed in between has read all the same.
         told = access_log.Read(self.request, self.decision, self.run.run_id, self.held.rows)
@@ -269,6 +256,21 @@ class _Scoring:
     def _scorer(self) -> Scorer:
         with scorer_files(tracking.opened(self.run.settings), self.champion) as files:
             return scorers.load(files)
+
+
+def fits(scorer: Scorer, spec: ModelSpec, champion: Registered) -> None:
+    """Raises UsageError when the champion reads what the model's file does not name: agreements are
+    asked for what the file names."""
+    version, file = f"{champion.name} version {champion.version}", f"conf/models/{spec.name}.yaml"
+    again = "add them, or run concord train"
+    if unnamed := [name for name in scorer.features if name not in spec.features]:
+        raise UsageError(f"{version} needs {', '.join(unnamed)}, which {file} does not name; {again}")
+    kinds = scorer.equal_recall.kinds
+    if unnamed := [kind for kind in kinds if kind not in spec.equal_recall_of]:
+        raise UsageError(
+            f"lists of {version} reach groups of {', '.join(unnamed)} equally, which "
+            f"equal_recall_of in {file} does not name; {again}"
+        )
 
 
 @contextmanager

@@ -13,10 +13,12 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import xgboost
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from concord.errors import InfrastructureError
@@ -195,6 +197,20 @@ def _suggest(spec: ModelSpec) -> Callable[[list[int], Any, Any, int], list[Any]]
     return suggest
 
 
+class _Read:
+    """A Spark context whose tasks read their input, as those of hyperopt don't. Spark ends a worker
+    whose task left some unread: each trial would import all anew, some 3 s of CPU time."""
+
+    def __init__(self, context: SparkContext) -> None:
+        self._context = context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def parallelize(self, rows: Sequence[Any], partitions: int | None = None) -> Any:
+        return self._context.parallelize(rows, partitions).mapPartitions(list)
+
+
 def _trials(spark: SparkSession, spec: ModelSpec, earlier: Sequence[Trial]) -> Any:
     """hyperopt's SparkTrials, beginning with what was found before; what is missing is numbered."""
     from hyperopt import JOB_STATE_DONE, SparkTrials
@@ -209,7 +225,8 @@ def _trials(spark: SparkSession, spec: ModelSpec, earlier: Sequence[Trial]) -> A
             self._ids.update(found)
             return found
 
-    trials = Numbered(parallelism=spec.search.parallelism, spark_session=spark)
+    session = SimpleNamespace(sparkContext=_Read(spark.sparkContext), conf=spark.conf)
+    trials = Numbered(parallelism=spec.search.parallelism, spark_session=session)
     now = coarse_utcnow()
     docs = trials.new_trial_docs(
         [trial.number for trial in earlier],

@@ -104,6 +104,21 @@ def test_a_trial_whose_worker_dies_is_lost_and_the_search_goes_on(
     assert all(t == random[t.number] for t in found.trials if t.number < RANDOM)
 
 
+def test_trials_share_their_workers(
+    spark: SparkSession, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def who(data: object, given: ModelSpec) -> object:
+        def objective(parameters: dict[str, float]) -> dict[str, object]:
+            return {"loss": float(os.getpid()), "trees": 1, "status": "ok"}
+
+        return objective
+
+    monkeypatch.setattr(searching, "_objective", who)
+    found = search(spark, part(1), part(2), spec)
+    workers = {trial.loss for trial in found.trials}
+    assert len(workers) <= spec.search.parallelism < TRIALS == len(found.trials)
+
+
 def test_when_all_are_lost_it_says_so(
     spark: SparkSession, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
