@@ -59,6 +59,10 @@ class FeedState:
         ]
         return matching[-1] if matching else None
 
+    def holds(self, table: str, periods: Iterable[str]) -> bool:
+        """Whether a delivery in force brought one of the table's periods."""
+        return any((table, period) in self.in_force for period in periods)
+
     def timeline(self, table: str) -> dict[date, tuple[str, int]]:
         """For a snapshot table: date of each period in force → (delivery_id, sequence)."""
         return {

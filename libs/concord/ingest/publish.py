@@ -223,8 +223,11 @@ def identified(source: Source, rows: DataFrame) -> DataFrame:
 
 def _load(to: Publication, target: Target, rows: DataFrame, periods: Sequence[str]) -> Written:
     match target.source.policy:
-        case "full_refresh":
+        case "full_refresh" if to.state.holds(target.source.name, periods):
             how: How = target.where(isin("_period", periods))
+        case "full_refresh":
+            # There is nothing to replace, and to look for it takes Delta four times as long.
+            how = Append()
         case "append_only" if to.again:
             how = target.where(isin("_delivery_id", (to.delivery_id,)))
         case "append_only":
