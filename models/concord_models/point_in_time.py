@@ -100,26 +100,36 @@ def as_known(
 ) -> DataFrame:
     """`rows` (key, AS_OF, whatever else) with each measure as a double (`text`: a string)."""
     sources = tuple(name for name in facts if any(m.of == name for m in measures))
-    kinds = {
-        name: tuple(sorted({k for m in measures if m.of == name for k in m.kinds}))
-        for name in sources
-    }
-    own = F.struct(*rows.columns).alias(_OWN)
-    wire = rows.select(F.col(key), F.lit(_ROW).alias(_SOURCE), own, *_nothing())
+    # Of rows that are several sources, each with an order of its own, one copy goes to the workers.
+    sent: list[Facts] = []
+    part: dict[str, int] = {}
+    for name in sources:
+        own = replace(facts[name], least=False)
+        if own not in sent:
+            sent.append(own)
+        part[name] = sent.index(own)
+    kinds = [
+        tuple(sorted({k for m in measures if part.get(m.of) == number for k in m.kinds}))
+        for number in range(len(sent))
+    ]
+    held = F.struct(*rows.columns).alias(_OWN)
+    wire = rows.select(F.col(key), F.lit(_ROW).alias(_SOURCE), held, *_nothing())
     blank = F.lit(None).cast(wire.schema[_OWN].dataType).alias(_OWN)
-    for number, name in enumerate(sources):
-        told = _wire(facts[name], kinds[name])
+    for number, each in enumerate(sent):
+        told = _wire(each, kinds[number])
         wire = wire.union(told.select(F.col(key), F.lit(number).alias(_SOURCE), blank, *_WIRE))
     kept = rows.columns
     shape = [
         Source(
             facts[n].values,
             facts[n].texts,
-            kinds[n],
+            kinds[part[n]],
             tuple(m for m in measures if m.of == n),
             bool(facts[n].identity),
             facts[n].together,
             facts[n].total,
+            facts[n].least,
+            part[n],
         )
         for n in sources
     ]
@@ -188,7 +198,6 @@ def _wire(facts: Facts, kinds: Sequence[str]) -> DataFrame:
     kind = F.coalesce(F.array_position(listed, F.col(KIND)), F.lit(0)) if kinds else F.lit(0)
     identity = F.xxhash64(*facts.identity) if facts.identity else F.lit(None).cast("bigint")
     order = F.unix_date(facts.order) if facts.order else F.lit(0)
-    order = -order if facts.least else order
     told = facts.rows.where(F.col(HAPPENED).isNotNull() & F.col(KNOWN_ON).isNotNull())
     if UNTIL in names:
         told = told.where(F.col(UNTIL).isNull() | (F.col(KNOWN_ON) < F.col(UNTIL)))
@@ -211,7 +220,8 @@ def _wire(facts: Facts, kinds: Sequence[str]) -> DataFrame:
 
 @dataclass(frozen=True)
 class Source:
-    """What the workers are told of one source: its columns' order and what is asked of it."""
+    """What the workers are told of one source: its columns' order, what is asked of it and which of
+    the parts that were sent it is."""
 
     values: tuple[str, ...]
     texts: tuple[str, ...]
@@ -220,6 +230,8 @@ class Source:
     versioned: bool = False
     together: bool = False
     total: bool = False
+    least: bool = False
+    part: int = 0
 
 
 def measured(
@@ -240,8 +252,8 @@ def measured(
     order = np.argsort(place, kind="stable")
     place, rows = place[order], rows.take(pa.array(order))
     facts = [
-        _read(table.filter(pa.array(source == number)), code[source == number], each)
-        for number, each in enumerate(sources)
+        _read(table.filter(pa.array(source == each.part)), code[source == each.part], each)
+        for each in sources
     ]
     names = [*kept, *(m.name for each in sources for m in each.measures)]
     for begin, end in _chunks(place >> _DAYS):
@@ -282,6 +294,8 @@ def _read(table: pa.Table, code: Ints, source: Source) -> _Known:
     texts = table["_texts"].combine_chunks().flatten()
     if source.versioned:
         identity, order = _numbers(table["_identity"]), _numbers(table["_order"].fill_null(-_NEVER))
+        if source.least:
+            order = np.where(table["_order"].is_valid().to_numpy(), -order, order)
         rank = np.lexsort((*values[::-1], kind, known, order, identity, code))
         until = np.minimum(until, _ended(rank, code, identity, order, known, source.together))
     kept = np.flatnonzero(known < until)

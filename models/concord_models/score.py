@@ -264,7 +264,9 @@ def fits(scorer: Scorer, spec: ModelSpec, champion: Registered) -> None:
     version, file = f"{champion.name} version {champion.version}", f"conf/models/{spec.name}.yaml"
     again = "add them, or run concord train"
     if unnamed := [name for name in scorer.features if name not in spec.features]:
-        raise UsageError(f"{version} needs {', '.join(unnamed)}, which {file} does not name; {again}")
+        raise UsageError(
+            f"{version} needs {', '.join(unnamed)}, which {file} does not name; {again}"
+        )
     kinds = scorer.equal_recall.kinds
     if unnamed := [kind for kind in kinds if kind not in spec.equal_recall_of]:
         raise UsageError(

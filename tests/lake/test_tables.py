@@ -8,13 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import deltalake
 import pytest
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from concord.errors import ConcordError, InfrastructureError
+from concord.lake import log as delta_log
 from concord.lake.locks import Locks
 from concord.lake.registry import READER_SAFE, Column, Table
 from concord.lake.scd2 import OPERATION
@@ -99,12 +102,20 @@ def write(
 
 
 def held(lake: Lake, table: Table = CLIENTS) -> list[tuple]:
-    """A table's rows as Concord reads a small one, which must be as Spark does."""
+    """A table's rows as Concord reads a small one, which must be as it reads one that is not, and
+    as Delta does."""
     found = sorted(tuple(row) for row in lake.read(table).collect())
     if lake.exists(table):
-        spark = lake.spark.read.format("delta").load(lake.path(table)).collect()
-        assert sorted(tuple(row) for row in spark) == found
+        delta = lake.spark.read.format("delta").load(lake.path(table))
+        for other in (by_files(lake, table), delta):
+            assert sorted(tuple(row) for row in other.collect()) == found
     return found
+
+
+def by_files(lake: Lake, table: Table = CLIENTS, version: int | None = None) -> DataFrame:
+    """A table's rows as Concord reads one of some size."""
+    with patch.object(delta_log, "MOST_STORED", -1):
+        return lake.read(table, version=version)
 
 
 def log(lake: Lake, table: Table = CLIENTS) -> list[dict[str, Any]]:
@@ -230,8 +241,38 @@ def test_overwriting_leaves_only_the_new_rows_and_the_old_version_can_be_read(
 
     assert held(lake) == [client(3)]
     by_spark = lake.spark.read.format("delta").option("versionAsOf", first.version)
-    for earlier in (lake.read(CLIENTS, version=first.version), by_spark.load(lake.path(CLIENTS))):
+    for earlier in (
+        lake.read(CLIENTS, version=first.version),
+        by_files(lake, version=first.version),
+        by_spark.load(lake.path(CLIENTS)),
+    ):
         assert sorted(tuple(row) for row in earlier.collect()) == [client(1), client(2)]
+
+
+def test_a_table_of_some_size_is_read_by_its_files_and_one_with_more_to_heed_by_delta(
+    lake: Lake,
+) -> None:
+    write(lake, [client(1), client(2)], Append())
+
+    def scans(table: DataFrame) -> str:
+        scan = table._jdf.queryExecution().optimizedPlan().collectLeaves().apply(0)
+        return scan.relation().location().getClass().getSimpleName()
+
+    plain, table = by_files(lake), f"delta.`{lake.path(CLIENTS)}`"
+    assert scans(plain) == "InMemoryFileIndex"
+    assert plain.schema == lake.spark.read.format("delta").load(lake.path(CLIENTS)).schema
+    lake.spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('delta.enableDeletionVectors' = true)")
+    lake.spark.sql(f"DELETE FROM {table} WHERE client = 'c1'")
+    assert scans(by_files(lake)) != "InMemoryFileIndex"
+    assert held(lake) == [client(2)]
+
+
+def test_a_version_that_is_not_there_is_no_other_version(lake: Lake) -> None:
+    write(lake, [client(1)], Append())
+    with pytest.raises(AnalysisException):
+        lake.read(CLIENTS, version=9).collect()
+    with pytest.raises(AnalysisException):
+        by_files(lake, version=9).collect()
 
 
 def test_few_rows_at_a_time_make_a_log_with_checkpoints_that_all_read(lake: Lake) -> None:

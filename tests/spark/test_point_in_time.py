@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -22,6 +23,7 @@ MEASURES = (
     Measure("word", "facts", "text", "word"),
     Measure("since", "facts", "since", kinds=("b",)),
     Measure("total", "days", "last", "paid"),
+    Measure("first_paid_20", "first", "sum", "paid", days=20),
 )
 
 
@@ -59,14 +61,18 @@ def histories(seed: int) -> tuple[list[Any], list[Any]]:
 def oracle(row: Any, facts: list[Any]) -> dict[str, Any]:
     key, _, as_of = row
     newest: dict[int, Any] = {}
+    first: dict[int, Any] = {}
     for fact in sorted((f for f in facts if f[0] == key and f[3] <= as_of), key=lambda f: f[3]):
         newest[fact[1]] = fact
+        first.setdefault(fact[1], fact)
     own = [f for f in newest.values() if f[2] <= as_of]
     lately = [f for f in own if (as_of - f[2]).days <= 20]
     last = max(own, key=lambda f: (f[2], f[3]), default=None)
     of_b = [f[2] for f in own if f[4] == "b"]
     days = {f[2] for f in own}
+    told_first = [f for f in first.values() if 0 <= (as_of - f[2]).days <= 20]
     return {
+        "first_paid_20": round(sum(f[5] or 0 for f in told_first), 2),
         "seen_20": sum(f[4] == "a" for f in lately),
         "paid_20": round(sum(f[5] or 0 for f in lately), 2),
         "newest": last and last[5],
@@ -83,9 +89,10 @@ def test_all_as_of_days_in_one_pass(spark: SparkSession) -> None:
         facts, "key string, id int, happened_on date, _known_on date, kind string, paid double,"
         " word string",
     )  # fmt: skip
+    one = Facts(told, ("paid",), ("word",), identity=("id",), order="_known_on")
     found = as_known(
         frame, "key",
-        {"facts": Facts(told, ("paid",), ("word",), identity=("id",)),
+        {"facts": one, "first": replace(one, least=True),
          "days": Facts(_ended(told, facts), ("paid",), total=True)},
         MEASURES,
     )  # fmt: skip

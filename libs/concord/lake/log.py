@@ -45,6 +45,9 @@ PLAIN = frozenset(
 # number of a table's files.
 MOST_BYTES = 8_000_000
 MOST_STORED, MOST_FILES = 1_000_000, 50
+# Of more Spark asks in a job whether they are there
+# (spark.sql.sources.parallelPartitionDiscovery.threshold).
+MOST_NAMED = 32
 
 
 @dataclass(frozen=True)
@@ -157,13 +160,30 @@ def small(held: State) -> bool:
     return few and held.reader <= PLAIN_READER
 
 
+def places(path: str, held: State) -> list[str] | None:
+    """Where the files are of a table that is its files and no more; None of another, and of one of
+    so many that Delta, which knows what is in them, had better choose."""
+    found = [_place(path, file) for file in held.files]
+    if held.partitions or held.reader > PLAIN_READER or len(found) > MOST_NAMED:
+        return None
+    # Spark takes some of these for a pattern; a file elsewhere has a URI in place of a name.
+    odd = any(set("*?[]{}") & set(place) for place in found) or any(
+        ":" in f.name for f in held.files
+    )
+    return None if odd else found
+
+
+def _place(path: str, file: File) -> str:
+    return file.name if ":" in file.name else join(path, unquote(file.name))
+
+
 def rows(storage: Storage, path: str, held: State | None, schema: pa.Schema) -> pa.Table:
     """The rows of a table whose partitions are texts, in the schema's columns."""
     parts = []
     for file in held.files if held else ():
-        place = file.name if ":" in file.name else join(path, unquote(file.name))
+        content = storage.read(_place(path, file))
         # Spark writes times as Parquet's INT96, of which Arrow would make nanoseconds.
-        part = pq.read_table(io.BytesIO(storage.read(place)), coerce_int96_timestamp_unit="us")
+        part = pq.read_table(io.BytesIO(content), coerce_int96_timestamp_unit="us")
 
         def column(field: pa.Field, file: File = file, part: pa.Table = part) -> Any:
             if field.name in part.column_names:

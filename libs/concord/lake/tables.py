@@ -202,15 +202,18 @@ class Lake:
         # Spark judges a version that is not to be had.
         with suppress(InfrastructureError):
             held = log.state(self.storage, path, version)
-        if held and log.small(held):
+        if held and version in {None, held.version}:
+            # Of a version that is new to it Delta makes three jobs before Spark reads a row.
             schema = StructType.fromJson({"type": "struct", "fields": list(held.columns)})
-            if all(schema[column].dataType == StringType() for column in held.partitions):
+            texts = all(schema[column].dataType == StringType() for column in held.partitions)
+            if texts and log.small(held):
                 types = to_arrow_schema(schema, timezone="UTC")
-                # Of a version that is new to it Spark makes three jobs before it reads a row. What
-                # cannot be read here it shall judge.
+                # What cannot be read here Spark shall judge.
                 with suppress(pa.ArrowException, InfrastructureError):
                     rows = log.rows(self.storage, path, held, types)
                     return self.spark.createDataFrame(rows, schema)
+            if places := log.places(path, held):
+                return self.spark.read.schema(schema).parquet(*places)
         reader = self.spark.read.format("delta")
         if version is not None:
             reader = reader.option("versionAsOf", version)

@@ -520,10 +520,11 @@ def _of_people(
 ) -> None:
     """Who is in the household in the newest known month; their unemployment and their wages."""
     persons = tables[PERSONS].where(F.col(PERSON).isNotNull())
+    if "household" in blocks or audit:
+        _of_members(recipe, persons, audit)
+        _of_groups(recipe, audit)
     if "household" in blocks:
         _of_household(recipe, persons)
-    if audit:
-        _of_groups(recipe, persons)
     if blocks & {"claims", "wages"}:
         living = _living(persons)
         if "claims" in blocks:
@@ -546,30 +547,42 @@ def _old() -> Column:
     return F.date_add("month", SIX_MONTHS + 1)
 
 
+def _of_members(recipe: _Recipe, persons: DataFrame, audit: Sequence[str]) -> None:
+    """The people of a month's household, with what the head's features and groups are made of."""
+    disabled = F.when(F.col("disabled"), "disabled").when(~F.col("disabled"), "not disabled")
+    groups = {"race": F.col("race"), "ethnicity": F.col("ethnicity"), "gender": F.col("gender"),
+              "disabled": disabled}  # fmt: skip
+    texts = {"language": F.col("language_standard")}
+    texts |= {name: value for name, value in groups.items() if name in audit}
+    told = persons.select(
+        CASE, "month", F.col("month").alias(HAPPENED), KNOWN_ON, _old().alias(UNTIL), "birth_year",
+        F.col("relationship").alias(KIND), *(value.alias(name) for name, value in texts.items()),
+    )  # fmt: skip
+    recipe.facts["members"] = Facts(
+        told, ("birth_year",), tuple(texts), identity=(CASE,), order="month", together=True
+    )
+
+
+def _of_head(how: How, value: str) -> Measure:
+    return Measure(f"_head_{value}", "members", how, value, ("self",))
+
+
 def _of_household(recipe: _Recipe, persons: DataFrame) -> None:
     """The head's age and language, how many are grown up, who came and who left."""
-    month = F.col("month").alias(HAPPENED)
     base = [CASE, PERSON, KNOWN_ON, "month", "birth_year"]
-    told = persons.select(*base, month, _old().alias(UNTIL), F.col("relationship").alias(KIND),
-                          F.col("language_standard").alias("head_language"))  # fmt: skip
-    recipe.facts["members"] = Facts(
-        told, ("birth_year",), ("head_language",), identity=(CASE,), order="month", together=True
-    )
     grown = F.make_date(F.col("birth_year") + 18, F.lit(1), F.lit(1))
     adults = persons.select(*base, F.greatest("month", grown).alias(HAPPENED), _old().alias(UNTIL))
     recipe.facts["adults"] = Facts(
         adults, ("birth_year",), identity=(CASE,), order="month", together=True
     )
-    seen = persons.select(*base, month)
+    seen = persons.select(*base, F.col("month").alias(HAPPENED))
     recipe.facts["seen"] = Facts(seen, identity=(PERSON,), order="month")
     recipe.facts["first_seen"] = Facts(seen, identity=(PERSON,), order="month", least=True)
-    head = ("self",)
-    born = Measure("_born", "members", "last", "birth_year", head)
-    recipe.derived("head_age", lambda year: F.year(AS_OF) - year, born)
+    recipe.derived("head_age", lambda year: F.year(AS_OF) - year, _of_head("last", "birth_year"))
     recipe.derived(
         "head_language_differs",
         lambda own, case: own != case,
-        Measure("_head_language", "members", "text", "head_language", head),
+        _of_head("text", "language"),
         Measure("_language", "months", "text", "language_standard", days=SIX_MONTHS),
     )
     people = Measure("_people", "members", "count")
@@ -583,22 +596,8 @@ def _of_household(recipe: _Recipe, persons: DataFrame) -> None:
     recipe.measured("members_new_{days}", "first_seen", "count")
 
 
-def _of_groups(recipe: _Recipe, persons: DataFrame) -> None:
+def _of_groups(recipe: _Recipe, audit: Sequence[str]) -> None:
     """The head's groups, to audit by."""
-    disabled = F.when(F.col("disabled"), "disabled").when(~F.col("disabled"), "not disabled")
-    values = {"race": F.col("race"), "ethnicity": F.col("ethnicity"), "gender": F.col("gender"),
-              "language": F.col("language_standard"), "disabled": disabled}  # fmt: skip
-    members = persons.select(
-        CASE, "month", F.col("month").alias(HAPPENED), KNOWN_ON, _old().alias(UNTIL), "birth_year",
-        F.col("relationship").alias(KIND), *(value.alias(name) for name, value in values.items()),
-    )  # fmt: skip
-    recipe.facts["heads"] = Facts(
-        members, ("birth_year",), tuple(values), identity=(CASE,), order="month", together=True
-    )
-    head = ("self",)
-    for name in values:
-        group = Measure(audited(name), "heads", "text", name, head)
-        recipe.derived(audited(name), lambda own: own, group)
 
     def band(year: Column) -> Column:
         age = F.year(AS_OF) - year
@@ -609,8 +608,11 @@ def _of_groups(recipe: _Recipe, persons: DataFrame) -> None:
             .when(age >= 60, "60 and over")
         )
 
-    born = Measure("_head_born", "heads", "last", "birth_year", head)
-    recipe.derived(audited("age_band"), band, born)
+    for name in audit:
+        if name == "age_band":
+            recipe.derived(audited(name), band, _of_head("last", "birth_year"))
+        else:
+            recipe.derived(audited(name), lambda own: own, _of_head("text", name))
 
 
 def _of_contacts(recipe: _Recipe, contacts: DataFrame) -> None:
