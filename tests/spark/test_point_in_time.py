@@ -92,8 +92,8 @@ def test_all_as_of_days_in_one_pass(spark: SparkSession) -> None:
     one = Facts(told, ("paid",), ("word",), identity=("id",), order="_known_on")
     found = as_known(
         frame, "key",
-        {"facts": one, "first": replace(one, least=True),
-         "days": Facts(_ended(told, facts), ("paid",), total=True)},
+        {"facts": one, "days": Facts(_ended(told, facts), ("paid",), total=True),
+         "first": replace(one, least=True)},
         MEASURES,
     )  # fmt: skip
     assert found.columns == ["key", "number", "as_of", *(m.name for m in MEASURES)]
