@@ -286,11 +286,58 @@ def test_few_rows_at_a_time_make_a_log_with_checkpoints_that_all_read(lake: Lake
     assert deltalake.DeltaTable(lake.path(CLIENTS)).to_pyarrow_table().num_rows == 14
     names = {path.name for path in (Path(lake.path(CLIENTS)) / "_delta_log").iterdir()}
     assert f"{10:020d}.checkpoint.parquet" in names
-    by_whom = [a["commitInfo"]["engineInfo"].split("/")[0] for a in log(lake) if "commitInfo" in a]
-    assert by_whom == [*["Concord"] * 10, "Apache-Spark", "Concord", "Apache-Spark", "Concord"]
+    assert engines(lake) == [
+        *["Concord"] * 10,
+        "Apache-Spark",
+        "Concord",
+        "Apache-Spark",
+        "Concord",
+    ]
     history = lake.spark.sql(f"DESCRIBE HISTORY delta.`{lake.path(CLIENTS)}`").collect()
     assert [row["version"] for row in history] == list(range(13, -1, -1))
     assert write(lake, [client(99)], Append(), sequence=11, few=True).applied is False
+
+
+def engines(lake: Lake, table: Table = CLIENTS) -> list[str]:
+    """Who made each commit."""
+    found = [a["commitInfo"]["engineInfo"] for a in log(lake, table) if "commitInfo" in a]
+    return [engine.split("/")[0] for engine in found]
+
+
+def test_few_rows_find_their_partitions_and_a_value_that_no_folder_is_called_goes_by_spark(
+    lake: Lake,
+) -> None:
+    parted = replace(CLIENTS, name="curated/parted", partition_by=("_period",))
+    rows = [client(1, "2025-04"), client(2, "2025-05"), client(3, "2025-05")]
+
+    first = write(lake, rows, Append(), sequence=1, table=parted, few=True)
+    write(lake, [client(4, "2025-06")], Append(), sequence=2, table=parted, few=True)
+    odd = ("c5", "Person 5", 0, "May: 2025", 1)
+    write(lake, [odd, (*client(6)[:3], None, 1)], Append(), sequence=3, table=parted, few=True)
+    instead = ReplaceWhere("_period in ('2025-05')")
+    write(lake, [client(7, "2025-05")], instead, sequence=4, table=parted, few=True)
+
+    assert first.version == 0 and engines(lake, parted) == ["Concord"] * 2 + ["Apache-Spark"] * 2
+    found = {tuple(row) for row in lake.read(parted).collect()}
+    kept = {client(1, "2025-04"), client(4, "2025-06"), client(7, "2025-05"), odd}
+    assert found == {*kept, (*client(6)[:3], None, 1)}
+    delta = lake.spark.read.format("delta").load(lake.path(parted))
+    assert {tuple(row) for row in delta.select(*CLIENTS.column_names).collect()} == found
+    by_arrow = deltalake.DeltaTable(lake.path(parted)).to_pyarrow_table()
+    assert sorted(by_arrow["client"].to_pylist()) == sorted(row[0] for row in found)
+    assert delta.where("_period = '2025-04'").inputFiles()[0].split("/")[-2] == "_period=2025-04"
+
+
+@pytest.mark.parametrize("how", [Merge(newer=("_sequence",)), ReplaceWhere("_period = '2025-05'")])
+def test_a_table_s_first_few_rows_take_no_query_whatever_is_done_with_the_next(
+    lake: Lake, how: How
+) -> None:
+    write(lake, [client(1), client(2)], how, sequence=1, few=True)
+    write(lake, [client(2, sequence=2, amount=5), client(3)], how, sequence=2, few=True)
+
+    assert engines(lake) == ["Concord", "Apache-Spark"]
+    merged = [client(1)] if isinstance(how, Merge) else []
+    assert held(lake) == [*merged, client(2, sequence=2, amount=5), client(3)]
 
 
 def test_who_comes_second_to_a_version_commits_the_next_one(

@@ -40,8 +40,9 @@ from concord.lake.tables import (
 )
 from concord.privacy.records import source_key
 
-# Rows in quarantine, below which they go by way of the driver: each is a row of a file.
-FEW = 1_000
+# Below these, rows go by way of the driver: those of a delivery, and those in quarantine, of which
+# each is a row of a file.
+FEW, FEW_QUARANTINED = 10_000, 1_000
 
 Labels = Callable[[Table], Mapping[str, str]]
 Content = tuple[str, str]
@@ -133,7 +134,8 @@ def publish(
             rows = _newest(rows, source.key)
         rows = originated(rules.with_derived(rows, source), to.delivery_id, to.sequence)
         for target in to.targets(source):
-            load = partial(_load, target=target, rows=target.project(rows), periods=periods)
+            own = target.project(rows)
+            load = partial(_load, target=target, rows=own, periods=periods, few=staged.rows < FEW)
             steps.setdefault(target.table.name, []).append(load)
     steps[tables.quarantine(to.contract).name] = [partial(quarantine, staged=staged)]
 
@@ -161,7 +163,7 @@ def quarantine(to: Publication, staged: Stage, *, rejected: bool = False) -> Wri
         parts.append(_released(to, staged, table))
         where = ReplaceWhere(isin("delivery_id", (to.delivery_id,)))
         return to.write(_union(parts), table, where, part=part)
-    few = staged.quarantined < FEW
+    few = staged.quarantined < FEW_QUARANTINED
     return to.write(_union(parts), table, Append(), part=part, few=few) if parts else None
 
 
@@ -221,7 +223,9 @@ def identified(source: Source, rows: DataFrame) -> DataFrame:
     return _union(parts)
 
 
-def _load(to: Publication, target: Target, rows: DataFrame, periods: Sequence[str]) -> Written:
+def _load(
+    to: Publication, target: Target, rows: DataFrame, periods: Sequence[str], few: bool
+) -> Written:
     match target.source.policy:
         case "full_refresh" if to.state.holds(target.source.name, periods):
             how: How = target.where(isin("_period", periods))
@@ -238,7 +242,7 @@ def _load(to: Publication, target: Target, rows: DataFrame, periods: Sequence[st
             own = {first_day(period): (to.delivery_id, to.sequence) for period in periods}
             timeline = {**to.state.timeline(target.source.name), **own}
             return _snapshot(to, target, rows, timeline, periods)
-    return to.write(rows, target.table, how, part=target.part)
+    return to.write(rows, target.table, how, part=target.part, few=few)
 
 
 def _take_back(

@@ -16,10 +16,12 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from concord.errors import InfrastructureError
@@ -48,6 +50,10 @@ MOST_STORED, MOST_FILES = 1_000_000, 50
 # Of more Spark asks in a job whether they are there
 # (spark.sql.sources.parallelPartitionDiscovery.threshold).
 MOST_NAMED = 32
+# What is in a folder's name as it is, and in the log that is a URI; partitions of one commit.
+SPELT, MOST_SHARES = re.compile(r"[\w.-]+", re.ASCII), 24
+# The values of the partition columns, and the rows without those.
+Share = tuple[Mapping[str, str], pa.Table]
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,6 @@ def state(storage: Storage, path: str, version: int | None = None) -> State | No
         transactions,
         last["protocol"].get("minReaderVersion", PLAIN_READER + 1),
         last["protocol"].get("minWriterVersion", PLAIN_WRITER + 1) <= PLAIN_WRITER
-        and not metadata.get("partitionColumns")
         and all(
             f["nullable"] and "delta.invariants" not in f["metadata"] for f in schema["fields"]
         ),
@@ -197,8 +202,8 @@ def rows(storage: Storage, path: str, held: State | None, schema: pa.Schema) -> 
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit of rows: `note` is its userMetadata, `engine` who made it, `transaction` its
-    txnAppId and txnVersion. `replaces`: all rows that there were."""
+    """A commit of rows: `note` is its userMetadata, no two alike; `engine` who made it;
+    `transaction` its txnAppId and txnVersion. `replaces`: all rows that there were."""
 
     note: str
     engine: str
@@ -208,7 +213,7 @@ class Commit:
 
 def make(
     storage: Storage, path: str, rows: pa.Table, schema: str, properties: Mapping[str, str],
-    commit: Commit,
+    commit: Commit, partitions: Sequence[str] = (),
 ) -> bool:  # fmt: skip
     """Makes a table with its first rows, `schema` as Spark writes it as JSON; `comment` among the
     properties is its description. False, and nothing done, where that is for Delta: for a table
@@ -218,18 +223,21 @@ def make(
         return False
     if rows.nbytes > MOST_BYTES or storage.list(path):
         return False
+    shares = _shares(rows, partitions)
+    if shares is None:
+        return False
     metadata: dict[str, Any] = {
         "id": str(uuid.uuid4()),
         "description": properties.get("comment"),
         "format": {"provider": "parquet", "options": {}},
         "schemaString": schema,
-        "partitionColumns": [],
+        "partitionColumns": [*partitions],
         "configuration": {k: v for k, v in properties.items() if k != "comment"},
         "createdTime": int(time.time() * 1000),
     }
     protocol = {"minReaderVersion": PLAIN_READER, "minWriterVersion": PLAIN_WRITER}
     first: list[dict[str, Any]] = [{"protocol": protocol}, {"metaData": metadata}]
-    return _commit(storage, path, 0, "CREATE TABLE AS SELECT", rows, commit, first)
+    return _commit(storage, path, 0, "CREATE TABLE AS SELECT", shares, commit, first)
 
 
 def write(storage: Storage, path: str, rows: pa.Table, commit: Commit) -> bool:
@@ -249,26 +257,52 @@ def write(storage: Storage, path: str, rows: pa.Table, commit: Commit) -> bool:
         if held.transactions.get(application, number - 1) >= number:
             return True
     version = held.version + 1
-    if version % CHECKPOINT_EVERY == 0:
+    shares = _shares(rows, held.partitions)
+    if version % CHECKPOINT_EVERY == 0 or shares is None:
         return False
     now = int(time.time() * 1000)
     gone = [
         {"remove": {"path": file.name, "deletionTimestamp": now, "dataChange": True}}
         for file in (held.files if commit.replaces else ())
     ]
-    return _commit(storage, path, version, "WRITE", rows, commit, gone)
+    return _commit(storage, path, version, "WRITE", shares, commit, gone)
+
+
+def _shares(rows: pa.Table, partitions: Sequence[str]) -> list[Share] | None:
+    """The rows by partition; None where a value would have to be spelt otherwise in a folder's
+    name, and for more partitions than a few."""
+    if not partitions:
+        return [({}, rows)]
+    kinds = {*rows.select(list(partitions)).schema.types}
+    values = rows.select(list(partitions)).group_by(list(partitions)).aggregate([])
+    found = values.to_pylist()
+    texts = kinds <= {pa.string()} and all(
+        value is not None and SPELT.fullmatch(value) for each in found for value in each.values()
+    )
+    if not texts or len(found) > MOST_SHARES:
+        return None
+    shares: list[Share] = []
+    for each in sorted(found, key=lambda one: [*one.values()]):
+        named = [pc.equal(rows[name], value) for name, value in each.items()]
+        own = rows.filter(reduce(pc.and_, named))
+        shares.append(({**each}, own.drop_columns(list(partitions))))
+    return shares
 
 
 def _commit(
-    storage: Storage, path: str, version: int, operation: str, rows: pa.Table, commit: Commit,
-    actions: Sequence[Mapping[str, Any]],
+    storage: Storage, path: str, version: int, operation: str, shares: Sequence[Share],
+    commit: Commit, actions: Sequence[Mapping[str, Any]],
 ) -> bool:  # fmt: skip
-    """The rows' file, and then the commit, made by the LogStore that Delta's are made by: of two
+    """The rows' files, and then the commit, made by the LogStore that Delta's are made by: of two
     writers of one version one fails. False when somebody else was first."""
-    now, content = int(time.time() * 1000), io.BytesIO()
-    pq.write_table(rows, content, compression="snappy", store_schema=False)
-    name, size = f"part-00000-{uuid.uuid4()}-c000.snappy.parquet", content.tell()
-    storage.write(join(path, name), content.getvalue())
+    now, files = int(time.time() * 1000), []
+    for partition, rows in shares:
+        content = io.BytesIO()
+        pq.write_table(rows, content, compression="snappy", store_schema=False)
+        folder = "".join(f"{name}={value}/" for name, value in partition.items())
+        name = f"{folder}part-00000-{uuid.uuid4()}-c000.snappy.parquet"
+        storage.write(join(path, name), content.getvalue())
+        files.append(File(name, rows.num_rows, content.tell(), partition))
     told = {
         "timestamp": now,
         "operation": operation,
@@ -276,31 +310,35 @@ def _commit(
         "isolationLevel": "Serializable",
         "isBlindAppend": not commit.replaces,
         "operationMetrics": {
-            "numFiles": "1",
-            "numOutputRows": str(rows.num_rows),
-            "numOutputBytes": str(size),
+            "numFiles": str(len(files)),
+            "numOutputRows": str(sum(file.rows or 0 for file in files)),
+            "numOutputBytes": str(sum(file.bytes for file in files)),
         },
         "userMetadata": commit.note,
         "engineInfo": commit.engine,
     }
-    added = {
-        "path": name,
-        "partitionValues": {},
-        "size": size,
-        "modificationTime": now,
-        "dataChange": True,
-        "stats": json.dumps({"numRecords": rows.num_rows}),
-    }
+    added = [
+        {
+            "path": file.name,
+            "partitionValues": file.partition,
+            "size": file.bytes,
+            "modificationTime": now,
+            "dataChange": True,
+            "stats": json.dumps({"numRecords": file.rows}),
+        }
+        for file in files
+    ]
     whole = [{"commitInfo": told}, *actions]
     if commit.transaction:
         application, number = commit.transaction
         whole.append({"txn": {"appId": application, "version": number, "lastUpdated": now}})
-    whole.append({"add": added})
+    whole += [{"add": each} for each in added]
     place = join(path, LOG, f"{version:020d}.json")
     if storage.commit(place, [json.dumps(action) for action in whole]):
         return True
     # A store that answered late may have taken the first try, and refuse the second.
-    if name.encode() in storage.read(place):
+    if json.dumps(commit.note).encode() in storage.read(place):
         return True
-    storage.delete(join(path, name))
+    for file in files:
+        storage.delete(join(path, file.name))
     return False

@@ -322,11 +322,10 @@ class Lake:
         path = self.path(table)
         if properties is None:
             return log.write(self.storage, path, rows, commit)
-        if table.partition_by:
-            return False
         with self._making(table, properties):
             named = {**properties, "comment": table.description}
-            made = log.make(self.storage, path, rows, table.schema.json(), named, commit)
+            schema, by = table.schema.json(), table.partition_by
+            made = log.make(self.storage, path, rows, schema, named, commit, by)
         if not made:
             del self._up_to_date[table.name]
         return made
@@ -360,7 +359,7 @@ class Lake:
         """Write rows to a table whose lock the caller holds.
 
         Rows that the driver holds, or `few` that it then fetches, are written by it if they are all
-        that a commit adds or all that it leaves: to tens of rows Spark's and Delta's jobs take
+        that a commit adds or all that it leaves: for few rows Spark's and Delta's jobs take
         seconds.
 
         The rows' columns must be the table's (with `_operation` besides for Changes). Raises
@@ -376,12 +375,15 @@ class Lake:
                 "say under which agreement it is shared"
             )
         note = stamp.encode(transaction)
-        content = None
+        columns = [*table.column_names]
+        columns += [scd2.OPERATION] if isinstance(how, Changes) else []
+        content, new = None, self._is_new(table)
         if isinstance(how, Append | Overwrite) and (few or isinstance(rows, pa.Table)):
             content = self._fetched(rows, table)
+        elif new and few and isinstance(rows, DataFrame):
+            content = self._fetched(_first(rows.select(*columns), how), table)
         # Who replaces a table counts its rows by `observe`, which a table's making does not serve.
-        observed = isinstance(how, Overwrite) and content is None
-        new = not observed and self._is_new(table)
+        new &= content is not None or not isinstance(how, Overwrite)
         if not new:
             with self._noted(stamp.encode(None)):
                 self.create(table, labels)
@@ -396,16 +398,14 @@ class Lake:
                 if content is not None or isinstance(rows, pa.Table):
                     rows = self.spark.createDataFrame(rows if content is None else content)
                     rows = rows.coalesce(1)
-                columns = [*table.column_names]
-                columns += [scd2.OPERATION] if isinstance(how, Changes) else []
-                chosen = rows.select(*columns)
                 if new:
+                    first = rows if content is not None else _first(rows.select(*columns), how)
                     with self._noted(note):
-                        self._make(_first(chosen, how), table, wanted, transaction)
+                        self._make(first, table, wanted, transaction)
                 elif isinstance(how, Merge | Changes):
-                    self._merge(chosen, table, how, note, transaction)
+                    self._merge(rows.select(*columns), table, how, note, transaction)
                 else:
-                    self._save(chosen, table, how, note, transaction)
+                    self._save(rows.select(*columns), table, how, note, transaction)
         except ConcordError:
             raise
         except Exception as error:
