@@ -254,9 +254,10 @@ def _told(tags: Mapping[str, str]) -> dict[str, str]:
     """The run's tags in a card's words."""
     names = {
         tracking.AS_OF: "as of", tracking.EXPIRES: "expires", tracking.INPUTS: "inputs",
-        tracking.DATA_VERSIONS: "tables and versions",
     }  # fmt: skip
-    return {name: tags[tag] for tag, name in names.items()}
+    versions = json.loads(tags[tracking.DATA_VERSIONS])
+    tables = ", ".join(f"{table} at version {version}" for table, version in versions.items())
+    return {**{name: tags[tag] for tag, name in names.items()}, "tables": tables}
 
 
 def _log_model(store: Store, spec: ModelSpec, scorer: Scorer, slices: training_rows.Slices) -> Any:
