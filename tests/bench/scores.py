@@ -33,7 +33,7 @@ from concord_models import score as scoring
 from concord_models.churn.cohort import CASE, DUE
 from concord_models.churn.features import feature, features
 from concord_models.score_tables import HELD_OUT, replace_day, scores_table
-from concord_models.scorer import Calibration, Scorer
+from concord_models.scorer import OTHERS, Calibration, EqualRecall, Scorer
 from concord_models.specification import ModelSpec, load_models
 from tests.bench.engine_side import java_of, settings_of
 from tests.bench.options import DOCS, OUT, Docs, Memory, Out
@@ -85,7 +85,8 @@ def _measured(folder: Path, rows: int, study: int, trees: int, memory: str) -> d
         tables = {name: spark.read.parquet(str(made / name)) for name in _study(spark, 1)}
         began = time.perf_counter()
         due = scoring.falling_due(tables["dta_snap.checkins"], spec, DAY)
-        features(due, tables, spec.features).write.parquet(str(folder / "made"))
+        made_of = features(due, tables, spec.features, audit=spec.equal_recall_of)
+        made_of.write.parquet(str(folder / "made"))
         seconds = {"features": time.perf_counter() - began}
         found = spark.read.parquet(str(folder / "made"))
         if found.count() != study:
@@ -147,7 +148,10 @@ def _scorer(found: DataFrame, spec: ModelSpec, trees: int) -> Scorer:
     kinds = {name: feature(name).kind for name in spec.features}
     points = tuple(float(x) for x in np.linspace(0, 1, 50))
     text = bytes(booster.save_raw("json")).decode()
-    return Scorer("xgboost", spec.features, Calibration(points, points), words, kinds, None, text)
+    return Scorer(
+        "xgboost", spec.features, Calibration(points, points), words, kinds, None, text,
+        equal_recall=EqualRecall(spec.equal_recall_of, {OTHERS: 0.1}),
+    )  # fmt: skip
 
 
 def _study(spark: SparkSession, cases: int) -> dict[str, DataFrame]:
@@ -184,6 +188,9 @@ def _study(spark: SparkSession, cases: int) -> dict[str, DataFrame]:
         F.when(n > 0, "approved").alias("decision"),
         F.when(n > 0, F.add_months(day("2025-06-10"), -6 * n)).alias("decision_on"),
         F.when((n > 0) & (drawn(5, n) == 0), "checkin_not_completed").alias("closure_reason"),
+        F.when((n > 1) & (drawn(3, n) == 0), F.add_months(day("2025-06-20"), -6 * n)).alias(
+            "reinstated_on"
+        ),
         F.add_months(day("2025-06-03"), -6 * n).alias("_known_on"),
     )
     money = [
@@ -215,15 +222,19 @@ def _study(spark: SparkSession, cases: int) -> dict[str, DataFrame]:
         "dta_snap.persons": members.select(
             CASE, person, month, F.when(F.col("who") == 0, "self").otherwise("child").alias(
                 "relationship"), (drawn(60, F.col("who")) + 1940).alias("birth_year"),
-            F.lit("eng").alias("language_standard"), known,
+            F.when(drawn(5) == 0, "spa").otherwise("eng").alias("language_standard"),
+            F.lit("female").alias("gender"), F.lit("white").alias("race"),
+            F.lit("not_hispanic").alias("ethnicity"), F.lit(False).alias("disabled"), known,
         ),
         "dta_snap.contacts": days[6].select(
             CASE, F.col("_day").alias("contact_on"),
-            F.when(drawn(3, n) == 0, "call_in").otherwise("text_out").alias("contact_kind"), told,
+            F.when(drawn(3, n) == 0, "call_in").otherwise("text_out").alias("contact_kind"),
+            F.when(drawn(4, n) == 0, "checkin_form").otherwise("benefit").alias("topic"), told,
         ),
         "dta_snap.ebt_events": days[25].select(
             CASE, F.col("_day").alias("event_on"),
-            F.when(drawn(20, n) == 0, "declined").otherwise("purchase").alias("event_kind"), told,
+            F.when(drawn(20, n) == 0, "declined").otherwise("purchase").alias("event_kind"),
+            drawn(90, n).cast("decimal(12,2)").alias("amount"), told,
         ),
         "dua_wages.wages": many(8).select(
             F.concat_ws("-", CASE, F.lit("0")).alias("study_person_id"), quarter.alias("quarter"),
@@ -232,7 +243,8 @@ def _study(spark: SparkSession, cases: int) -> dict[str, DataFrame]:
         ),
         "dua_claims.claims": days[2].where(drawn(10) == 0).select(
             F.concat_ws("-", CASE, F.lit("0")).alias("study_person_id"),
-            F.col("_day").alias("filed_on"), F.col("_day").alias("week_ending"), told,
+            F.col("_day").alias("filed_on"), F.col("_day").alias("week_ending"),
+            (drawn(600, n) + 100).cast("decimal(12,2)").alias("benefit_amount"), told,
         ),
     }  # fmt: skip
 

@@ -29,6 +29,9 @@ from concord_models.churn import features
 from concord_models.churn.features import feature
 from concord_models.drift import Bins
 from concord_models.scorer import OTHERS, Calibration, EqualRecall, Linear, Scorer
+from concord_models.specification import load_models
+from tests.bench import scores as bench
+from tests.conftest import ROOT
 from tests.feeds import LABELS
 from tests.spark.churn_world import (
     APPLIED,
@@ -129,6 +132,12 @@ def test_a_list_is_ranked_whole_and_only_its_first_get_reasons(spark: SparkSessi
             assert row["probability"] == pytest.approx(0.2 + 0.2 * p)
             assert (row["reasons"] is None) == (rank > 7)
     assert any("moved within six months: yes" in (row["reasons"] or []) for row in found.values())
+
+
+def test_the_study_of_the_bench_has_what_a_score_reads(spark: SparkSession) -> None:
+    made = bench._study(spark, 2)
+    for table, columns in scoring.read(load_models(ROOT / "conf")["snap_churn"]).items():
+        assert columns <= {*made[table].columns}, table
 
 
 def test_counts_on_the_workers_are_those_of_the_driver(spark: SparkSession) -> None:
