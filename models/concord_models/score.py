@@ -233,7 +233,7 @@ class _Scoring:
         if before and before[1].get("inputs") == self.inputs:
             return Written(table.name, before[0], applied=False)
         scorer = self._scorer()
-        fits(scorer, self.spec, self.champion)
+        check_named(scorer, self.spec, self.champion)
         frames = self.held.frames(self.run, read(self.spec))
         rows = falling_due(frames["dta_snap.checkins"], self.spec, self.run.as_of)
         named = scores_of(
@@ -258,7 +258,7 @@ class _Scoring:
             return scorers.load(files)
 
 
-def fits(scorer: Scorer, spec: ModelSpec, champion: Registered) -> None:
+def check_named(scorer: Scorer, spec: ModelSpec, champion: Registered) -> None:
     """Raises UsageError when the champion reads what the model's file does not name: agreements are
     asked for what the file names."""
     version, file = f"{champion.name} version {champion.version}", f"conf/models/{spec.name}.yaml"

@@ -197,7 +197,7 @@ def _suggest(spec: ModelSpec) -> Callable[[list[int], Any, Any, int], list[Any]]
     return suggest
 
 
-class _Read:
+class _InputRead:
     """A Spark context whose tasks read their input, as those of hyperopt don't. Spark ends a worker
     whose task left some unread: each trial would import all anew, some 3 s of CPU time."""
 
@@ -225,7 +225,7 @@ def _trials(spark: SparkSession, spec: ModelSpec, earlier: Sequence[Trial]) -> A
             self._ids.update(found)
             return found
 
-    session = SimpleNamespace(sparkContext=_Read(spark.sparkContext), conf=spark.conf)
+    session = SimpleNamespace(sparkContext=_InputRead(spark.sparkContext), conf=spark.conf)
     trials = Numbered(parallelism=spec.search.parallelism, spark_session=session)
     now = coarse_utcnow()
     docs = trials.new_trial_docs(

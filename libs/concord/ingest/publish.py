@@ -41,7 +41,7 @@ from concord.lake.tables import (
 from concord.privacy.records import source_key
 
 # Below these, rows go by way of the driver: those of a delivery, and those in quarantine, of which
-# each is a row of a file.
+# each is a row of a file. A first guess, not a measured one; `lake/log.py` bounds the bytes.
 FEW, FEW_QUARANTINED = 10_000, 1_000
 
 Labels = Callable[[Table], Mapping[str, str]]

@@ -1,6 +1,6 @@
 """A table's present state, from its Delta log alone: no query, so the whole lake in a moment. And
 the rows of a small table, read and written with no query either: what a job notes of itself is a
-row or two, for which Spark would make three jobs.
+row or two, and a small delivery some thousands, for which Spark and Delta would make several jobs.
 
 The protocol's replay (https://github.com/delta-io/delta/blob/master/PROTOCOL.md): the newest
 checkpoint, then each commit after it. Concord's tables keep to classic checkpoints without deletion

@@ -34,8 +34,7 @@ def keyed_hash(key: Key, prefix: str = "", *, tag: str = "") -> Callable[[Column
         hashed = [_ended(begun, text, tag) for text in encoded.dictionary.to_pylist()]
         return pa.array(hashed, pa.string()).take(encoded.indices)
 
-    # pyspark 4.2 has arrow_udf but its type stubs do not name it.
-    return F.arrow_udf(hash_batch, returnType=StringType())  # type: ignore[attr-defined]
+    return F.arrow_udf(hash_batch, returnType=StringType())  # type: ignore[attr-defined]  # no stub
 
 
 def _ended(begun: hmac.HMAC, text: str | None, tag: str) -> str | None:

@@ -8,7 +8,7 @@ import pytest
 
 from concord.errors import UsageError
 from concord.tracking import Registered
-from concord_models.score import fits
+from concord_models.score import check_named
 from concord_models.scorer import Calibration, EqualRecall, Linear, Scorer
 from concord_models.specification import load_models
 from tests.conftest import ROOT
@@ -23,9 +23,9 @@ def test_a_champion_that_reads_what_the_file_does_not_name_is_not_applied() -> N
         equal_recall=EqualRecall(("language", "age_band"), {"eng": 0.7}),
     )  # fmt: skip
     champion = Registered("concord.snap_churn", "3", "run", "source", {})
-    fits(scorer, spec, champion)
+    check_named(scorer, spec, champion)
     with pytest.raises(UsageError) as refused:
-        fits(scorer, spec.model_copy(update={"equal_recall_of": ("age_band",)}), champion)
+        check_named(scorer, spec.model_copy(update={"equal_recall_of": ("age_band",)}), champion)
     assert str(refused.value) == (
         "lists of concord.snap_churn version 3 reach groups of language equally, which "
         "equal_recall_of in conf/models/snap_churn.yaml does not name; add them, or run concord "
@@ -33,4 +33,4 @@ def test_a_champion_that_reads_what_the_file_does_not_name_is_not_applied() -> N
     )
     other = replace(scorer, features=(feature, "due_at_moon"))
     with pytest.raises(UsageError, match="version 3 needs due_at_moon, which .*snap_churn.yaml"):
-        fits(other, spec, champion)
+        check_named(other, spec, champion)
