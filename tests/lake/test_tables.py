@@ -328,6 +328,30 @@ def test_few_rows_find_their_partitions_and_a_value_that_no_folder_is_called_goe
     assert delta.where("_period = '2025-04'").inputFiles()[0].split("/")[-2] == "_period=2025-04"
 
 
+def test_few_rows_are_in_the_change_feed_as_delta_s_own_are(lake: Lake) -> None:
+    fed = replace(
+        CLIENTS, name="curated/fed", partition_by=("_period",),
+        properties={"delta.enableChangeDataFeed": "true"},
+    )  # fmt: skip
+    write(lake, [client(1), client(2)], Append(), sequence=1, table=fed, few=True)
+    write(lake, [client(3)], Append(), sequence=2, table=fed, few=True)
+    write(lake, [client(1, amount=5)], Merge(), sequence=3, table=fed, few=True)
+    write(lake, [client(4)], Overwrite(), sequence=4, table=fed, few=True)
+
+    assert engines(lake, fed) == ["Concord", "Concord", "Apache-Spark", "Concord"]
+    feed = lake.spark.read.format("delta").options(readChangeFeed=True, startingVersion=0)
+    told = feed.load(lake.path(fed)).select("_commit_version", "_change_type", "client").collect()
+    assert sorted(tuple(row) for row in told) == [
+        (0, "insert", "c1"),
+        (0, "insert", "c2"),
+        (1, "insert", "c3"),
+        (2, "update_postimage", "c1"),
+        (2, "update_preimage", "c1"),
+        *[(3, "delete", f"c{number}") for number in (1, 2, 3)],
+        (3, "insert", "c4"),
+    ]
+
+
 @pytest.mark.parametrize("how", [Merge(newer=("_sequence",)), ReplaceWhere("_period = '2025-05'")])
 def test_a_table_s_first_few_rows_take_no_query_whatever_is_done_with_the_next(
     lake: Lake, how: How

@@ -34,12 +34,18 @@ FILE = re.compile(r"(\d{20})\.(json|checkpoint(?:\.\d{10}\.\d{10})?\.parquet)")
 # Readers" and "for Writers").
 CHECKPOINT_EVERY = 10
 PLAIN_READER, PLAIN_WRITER = 1, 2
+# Or with features, of which those ask no more: who reads a change feed takes the rows of the files
+# that a commit adds or removes, where that has no file of changes ("Reader Requirements for Change
+# Data Files").
+WITH_FEATURES, PLAIN_FEATURES = 7, frozenset({"appendOnly", "changeDataFeed", "invariants"})
+CHANGE_FEED = "delta.enableChangeDataFeed"
 # Properties that ask nothing of a writer; a table with others is made by Delta.
 PLAIN = frozenset(
     {
         "delta.dataSkippingStatsColumns",
         "delta.logRetentionDuration",
         "delta.deletedFileRetentionDuration",
+        CHANGE_FEED,
         "comment",
     }
 )
@@ -125,6 +131,9 @@ def state(storage: Storage, path: str, version: int | None = None) -> State | No
                 name, partition = action["path"], action.get("partitionValues") or {}
                 files[name] = File(name, counted, action["size"], partition)
     counts, metadata = [file.rows for file in files.values()], last["metaData"]
+    protocol = last["protocol"]
+    writer = protocol.get("minWriterVersion", PLAIN_WRITER + 1)
+    features = set(protocol.get("writerFeatures") or ())
     schema = json.loads(metadata.get("schemaString") or '{"fields": []}')
     return State(
         newest,
@@ -135,8 +144,8 @@ def state(storage: Storage, path: str, version: int | None = None) -> State | No
         tuple(files.values()),
         tuple(metadata.get("partitionColumns") or ()),
         transactions,
-        last["protocol"].get("minReaderVersion", PLAIN_READER + 1),
-        last["protocol"].get("minWriterVersion", PLAIN_WRITER + 1) <= PLAIN_WRITER
+        protocol.get("minReaderVersion", PLAIN_READER + 1),
+        (writer <= PLAIN_WRITER or writer == WITH_FEATURES and features <= PLAIN_FEATURES)
         and all(
             f["nullable"] and "delta.invariants" not in f["metadata"] for f in schema["fields"]
         ),
@@ -235,7 +244,10 @@ def make(
         "configuration": {k: v for k, v in properties.items() if k != "comment"},
         "createdTime": int(time.time() * 1000),
     }
-    protocol = {"minReaderVersion": PLAIN_READER, "minWriterVersion": PLAIN_WRITER}
+    protocol: dict[str, Any] = {"minReaderVersion": PLAIN_READER, "minWriterVersion": PLAIN_WRITER}
+    if properties.get(CHANGE_FEED) == "true":
+        protocol["minWriterVersion"] = WITH_FEATURES
+        protocol["writerFeatures"] = sorted(PLAIN_FEATURES)
     first: list[dict[str, Any]] = [{"protocol": protocol}, {"metaData": metadata}]
     return _commit(storage, path, 0, "CREATE TABLE AS SELECT", shares, commit, first)
 
@@ -262,7 +274,17 @@ def write(storage: Storage, path: str, rows: pa.Table, commit: Commit) -> bool:
         return False
     now = int(time.time() * 1000)
     gone = [
-        {"remove": {"path": file.name, "deletionTimestamp": now, "dataChange": True}}
+        {
+            "remove": {
+                "path": file.name,
+                "deletionTimestamp": now,
+                "dataChange": True,
+                # Of a table with a change feed, who reads it asks for these.
+                "extendedFileMetadata": True,
+                "partitionValues": file.partition,
+                "size": file.bytes,
+            }
+        }
         for file in (held.files if commit.replaces else ())
     ]
     return _commit(storage, path, version, "WRITE", shares, commit, gone)
