@@ -28,7 +28,7 @@ from concord.contracts.commands import app as contract_app
 from concord.deployment import Deployment, load_deployment
 from concord.errors import ConcordError, QualityError, UsageError
 from concord.ingest import integrity
-from concord.ingest.job import Outcome
+from concord.ingest.delivery import Outcome
 from concord.ingest.job import ingest as ingest_deliveries
 from concord.jobs import Options, job
 from concord.lake import catalog as lake_catalog

@@ -31,7 +31,8 @@ from concord.agreements.mou import Mou
 from concord.agreements.rehearsal import Times, rehearse
 from concord.deployment import Deployment, load_deployment
 from concord.ingest import tables
-from concord.ingest.job import Outcome, ingest
+from concord.ingest.delivery import Outcome
+from concord.ingest.job import ingest
 from concord.ingest.ledger import fold
 from concord.lake import catalog
 from concord.lake import run as runs

@@ -225,7 +225,8 @@ def evaluate(
     def metric(name: str, of: Any) -> Any:
         def found(predictions: Any, targets: Any, metrics: Any = None) -> float:
             # MLflow tries a metric on the first row alone, of which some have no value.
-            return float(of(np.asarray(targets), np.asarray(predictions)))
+            alone = len(targets) == 1
+            return math.nan if alone else float(of(np.asarray(targets), np.asarray(predictions)))
 
         better = name in evaluation.GREATER_IS_BETTER
         return make_metric(  # type: ignore[no-untyped-call]  # MLflow gives it none

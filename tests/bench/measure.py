@@ -17,7 +17,7 @@ from unittest.mock import patch
 from pyspark.sql import SparkSession
 
 from concord.errors import ConcordError
-from concord.ingest import integrity, job, publish
+from concord.ingest import acceptance, delivery, integrity, job, publish
 from concord.ingest import stage as staging
 from concord.lake.run import running
 from concord.lake.tables import Lake
@@ -133,7 +133,7 @@ class Bench:
         """
         smallest: dict[bool, int] = {}
         for rows in sorted(sizes):
-            smallest.setdefault(self.file(rows).bytes < job.COMPILE_FROM_BYTES, rows)
+            smallest.setdefault(self.file(rows).bytes < delivery.COMPILE_FROM_BYTES, rows)
         return list(smallest.values())
 
     def pair(self, rows: int) -> Pair:
@@ -194,10 +194,10 @@ def steps() -> Iterator[dict[str, float]]:
         (integrity, "open_delivery", always("hash")),
         (integrity, "archive", always("archive (copy, hash again)")),
         (integrity, "shape", always("compare shape")),
-        (job, "stage", always("stage (read, type, check, key, write)")),
+        (delivery, "stage", always("stage (read, type, check, key, write)")),
         (staging, "_late", always("find duplicate keys")),
         (staging, "_audit", always("audit")),
-        (job, "balance", always("audit")),
+        (acceptance, "balance", always("audit")),
         (publish.Publication, "write", lambda _, __, table, *___, **____: f"publish {table.name}"),
         (Lake, "append", always("ledgers")),
     ]

@@ -12,7 +12,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from concord.contracts.model import Contract
 from concord.ingest import tables
-from concord.ingest.job import Outcome, ingest
+from concord.ingest.delivery import Outcome
+from concord.ingest.job import ingest
 from concord.lake.locks import Locks
 from concord.lake.registry import OPS_TABLES
 from concord.lake.run import Run, Tally, real_clock

@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from concord.contracts.model import Csv
-from concord.ingest.job import Outcome
+from concord.ingest.delivery import Outcome
 from tests import feeds
 from tests.feeds import File, client, deliver
 from tests.spark.conftest import Office

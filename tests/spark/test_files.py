@@ -52,12 +52,19 @@ def test_files_are_read_as_spark_reads_them(
     rows.write.parquet(plain)
     rows.where("key = 'r0'").write.format("delta").save(delta)
     rows.write.format("delta").mode("overwrite").save(delta)
+    parted = str(tmp_path / "in parts")
+    rows.write.format("delta").partitionBy("other").save(parted)
     first = spark.read.format("delta").option("versionAsOf", 0).load(delta)
-    for frame in (spark.read.parquet(plain), spark.read.format("delta").load(delta)):
-        found = files.pieces(frame, ("key", *COLUMNS))
+    read_delta = spark.read.format("delta").load
+    for frame in (spark.read.parquet(plain), read_delta(delta), read_delta(parted)):
+        found = files.pieces(frame, ("key", "other", *COLUMNS))
         assert found is not None and sum(piece.rows for piece in found) == len(ROWS)
         assert max(piece.rows for piece in found) == 10
         assert held(frame) == wanted
+    whole = files.collected(read_delta(parted), ("other",), lambda table: table, plain=("key",))
+    assert sorted(whole.to_pylist(), key=str) == sorted(
+        ({"key": row[0], "other": "x"} for row in ROWS), key=str
+    )
     assert held(first) == [row for row in wanted if row[0] == "r0"]
     assert held(rows) == wanted, "what is in no file goes through Spark"
 
@@ -68,14 +75,15 @@ def test_a_frame_that_is_more_than_its_files_goes_through_spark(
     spark, plain, parted = rows.sparkSession, str(tmp_path / "plain"), str(tmp_path / "parted")
     rows.withColumn("when", F.current_timestamp()).write.parquet(plain)
     rows.write.partitionBy("town").parquet(parted)
-    frame = spark.read.parquet(plain)
+    frame, in_parts = spark.read.parquet(plain), spark.read.parquet(parted)
     assert files.pieces(frame, ("key",)) is not None
+    assert files.pieces(in_parts, ("key",)) is not None
+    assert files.pieces(in_parts, ("key", "town")) is None, "a folder's name says it"
     cached = spark.read.parquet(plain).cache()
     others = {
         "filtered": frame.where("town = 1"),
         "renamed": frame.withColumn("key", F.upper("key")),
         "cached": cached,
-        "partitioned": spark.read.parquet(parted),
     }
     for why, other in others.items():
         assert files.pieces(other, ("key",)) is None, why

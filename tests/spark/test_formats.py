@@ -11,7 +11,7 @@ from openpyxl import Workbook
 from pyspark.sql import SparkSession
 
 from concord.contracts.model import Excel, FixedWidth, Format, JsonLines, RecordLayout, Table, Xml
-from concord.ingest.job import Outcome
+from concord.ingest.delivery import Outcome
 from tests import feeds
 from tests.conftest import test_settings
 from tests.feeds import File, client, deliver

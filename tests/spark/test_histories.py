@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
-from concord.ingest.job import Outcome
+from concord.ingest.delivery import Outcome
 from concord.lake import points
 from tests import feeds
 from tests.conftest import test_settings

@@ -16,7 +16,7 @@ import pytest
 
 from concord.cli import exit_code_of
 from concord.errors import QualityError, UsageError
-from concord.ingest import job
+from concord.ingest import delivery
 from concord.ingest import stage as staging
 from concord.ingest.rules import declared_rules
 from concord.settings import load_settings
@@ -171,11 +171,11 @@ def test_a_step_is_told_without_the_steps_inside_it(monkeypatch: pytest.MonkeyPa
         staging._late()  # type: ignore[call-arg]
 
     monkeypatch.setattr(staging, "_late", lambda: time.sleep(0.2))
-    monkeypatch.setattr(job, "stage", outer)
+    monkeypatch.setattr(delivery, "stage", outer)
     with steps() as seconds:
-        job.stage()  # type: ignore[call-arg]
+        delivery.stage()  # type: ignore[call-arg]
         staging._late()  # type: ignore[call-arg]
-    assert job.stage is outer
+    assert delivery.stage is outer
     assert seconds.keys() == {"stage (read, type, check, key, write)", "find duplicate keys"}
     assert seconds["find duplicate keys"] >= 0.4
     assert 0.02 <= seconds["stage (read, type, check, key, write)"] < 0.2

@@ -177,17 +177,15 @@ def small(held: State) -> bool:
 def places(path: str, held: State) -> list[str] | None:
     """Where the files are of a table that is its files and no more; None of another, and of one of
     so many that Delta, which knows what is in them, had better choose."""
-    found = [_place(path, file) for file in held.files]
+    found = [place(path, file) for file in held.files]
     if held.partitions or held.reader > PLAIN_READER or len(found) > MOST_NAMED:
         return None
     # Spark takes some of these for a pattern; a file elsewhere has a URI in place of a name.
-    odd = any(set("*?[]{}") & set(place) for place in found) or any(
-        ":" in f.name for f in held.files
-    )
+    odd = any(set("*?[]{}") & set(each) for each in found) or any(":" in f.name for f in held.files)
     return None if odd else found
 
 
-def _place(path: str, file: File) -> str:
+def place(path: str, file: File) -> str:
     return file.name if ":" in file.name else join(path, unquote(file.name))
 
 
@@ -195,7 +193,7 @@ def rows(storage: Storage, path: str, held: State | None, schema: pa.Schema) -> 
     """The rows of a table whose partitions are texts, in the schema's columns."""
     parts = []
     for file in held.files if held else ():
-        content = storage.read(_place(path, file))
+        content = storage.read(place(path, file))
         # Spark writes times as Parquet's INT96, of which Arrow would make nanoseconds.
         part = pq.read_table(io.BytesIO(content), coerce_int96_timestamp_unit="us")
 

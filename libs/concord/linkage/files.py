@@ -8,31 +8,43 @@ read them with Arrow. Anything else goes through Spark.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from py4j.java_gateway import is_instance_of
 from pyspark.sql import DataFrame
+from pyspark.sql.types import StringType
 
+from concord.lake import log
+from concord.lake.storage import Storage
 from concord.linkage.blobs import gathered, written
 from concord.linkage.blobs import read as opened_table
 
 # Rows that a worker reads at a time, of a row group that may have more.
 SLICE = 500_000
+# Rows for which a task of its own pays: of a table in many partitions most files have few.
+TASK = 50_000
+LOCAL = re.compile(r"file:(?://)?(/.*)")
+SCHEDULED = "path string, group int, begin bigint, rows bigint, partition map<string, string>"
+FS_RELATION = "org.apache.spark.sql.execution.datasources.HadoopFsRelation"
 FORMATS = ("ParquetFileFormat", "DeltaParquetFileFormat")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some rows of one row group of one file."""
+    """Some rows of one row group of one file; `partition`: columns that are not in the file, of
+    which all its rows have one value."""
 
     path: str
     group: int
     begin: int
     rows: int
+    partition: Mapping[str, str | None]
 
 
 def pieces(
@@ -40,20 +52,24 @@ def pieces(
 ) -> list[Piece] | None:
     """The pieces that make up `columns` of all records; None where they are not in such files, or
     are of other kinds than texts, dates and whole numbers (and `lists` of texts)."""
+    kinds = {each.name: each.dataType for each in records.schema.fields}
     paths = _paths(records)
     if paths is None:
         return None
     found = []
-    for path in paths:
+    for path, values in sorted(paths.items()):
         file = pq.ParquetFile(path)
         names = {*file.schema_arrow.names}
+        said = {name: values[name] for name in columns if name not in names and name in values}
         fields = [file.schema_arrow.field(name) for name in columns if name in names]
-        if len(fields) < len(columns) or not all(_plain(field, lists) for field in fields):
+        if len(fields) + len(said) < len(columns) or not all(_plain(f, lists) for f in fields):
+            return None
+        if any(kinds[name] != StringType() for name in said):
             return None
         for group in range(file.num_row_groups):
             whole = file.metadata.row_group(group).num_rows
             found += [
-                Piece(path, group, begin, min(SLICE, whole - begin))
+                Piece(path, group, begin, min(SLICE, whole - begin), said)
                 for begin in range(0, whole, SLICE)
             ]
     return found
@@ -67,23 +83,29 @@ def read(piece: Piece, plain: Sequence[str], columns: Sequence[str]) -> pa.Table
         if field.name in columns and field.name not in plain and pa.types.is_string(field.type)
     ]
     file = pq.ParquetFile(piece.path, read_dictionary=texts, memory_map=True)
-    table = file.read_row_group(piece.group, columns=list(dict.fromkeys((*plain, *columns))))
-    return table.slice(piece.begin, piece.rows)
+    wanted = tuple(dict.fromkeys((*plain, *columns)))
+    held = [name for name in wanted if name not in piece.partition]
+    table = file.read_row_group(piece.group, columns=held).slice(piece.begin, piece.rows)
+    for name, value in piece.partition.items():
+        table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), piece.rows))
+    return table.select(wanted)
 
 
 def scheduled(records: DataFrame, found: Sequence[Piece]) -> DataFrame:
-    """A row for each piece, each a task of its own: path, group, begin, rows."""
-    rows = [(piece.path, piece.group, piece.begin, piece.rows) for piece in found]
+    """A row for each piece, for tasks of TASK rows or more, the largest pieces apart."""
+    rows = [astuple(piece) for piece in sorted(found, key=lambda piece: -piece.rows)]
     spark = records.sparkSession
-    frame = spark.createDataFrame(rows, "path string, group int, begin bigint, rows bigint")
-    return frame.repartition(max(len(rows), 1))
+    frame = spark.createDataFrame(rows, SCHEDULED)
+    enough = sum(piece.rows for piece in found) // TASK
+    tasks = max(enough, spark.sparkContext.defaultParallelism)
+    return frame.coalesce(1).repartition(max(1, min(len(rows), tasks)))
 
 
 def of_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[Piece]:
     """The pieces of rows as `scheduled` makes them."""
     for batch in batches:
         for row in batch.to_pylist():
-            yield Piece(**row)
+            yield Piece(**{**row, "partition": dict(row["partition"])})
 
 
 def mapped(
@@ -142,24 +164,37 @@ def _plain(field: pa.Field, lists: bool) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_date32(kind) or pa.types.is_integer(kind))
 
 
-def _paths(records: DataFrame) -> list[str] | None:
-    """The files of a frame that is a scan and nothing else, on the disk of the only machine."""
+def _paths(records: DataFrame) -> dict[str, Mapping[str, str | None]] | None:
+    """The files of a frame that is a scan and nothing else, on the disk of the only machine, and
+    the values of partitions that the log of a Delta table has for each."""
     frame: Any = records
     if not frame.sparkSession.sparkContext._jsc.sc().isLocal():
         return None
-    plan = frame._jdf.queryExecution().optimizedPlan()
+    # Not the optimised plan: of a table with partitions Delta would make jobs for it.
+    plan = frame._jdf.queryExecution().withCachedData()
     if plan.getClass().getSimpleName() != "LogicalRelation":
         return None
     relation = plan.relation()
-    if relation.getClass().getSimpleName() != "HadoopFsRelation":
+    gateway: Any = frame.sparkSession.sparkContext._gateway
+    if not is_instance_of(gateway, relation, FS_RELATION):  # Delta's is one of no name
         return None
-    form = relation.fileFormat()
-    if form.getClass().getSimpleName() not in FORMATS or not relation.partitionSchema().isEmpty():
+    if relation.fileFormat().getClass().getSimpleName() not in FORMATS:
         return None
-    paths = []
-    for uri in relation.location().inputFiles():
-        parts = urlsplit(uri)
-        if parts.scheme != "file":
-            return None
-        paths.append(unquote(parts.path))
-    return sorted(paths)
+    location = relation.location()
+    if location.getClass().getSimpleName() == "TahoeLogFileIndex":
+        places = _of_log(frame, location)
+    else:
+        places = {unquote(uri): {} for uri in location.inputFiles()}
+    local = {place: LOCAL.fullmatch(place) for place in places}
+    if not all(local.values()):
+        return None
+    return {each[1]: places[place] for place, each in local.items() if each}
+
+
+def _of_log(frame: Any, location: Any) -> dict[str, Mapping[str, str | None]]:
+    """The files of a version of a Delta table and their partitions, by its log."""
+    path = str(location.path())
+    held = log.state(Storage(frame.sparkSession), path, location.snapshotAtAnalysis().version())
+    if held is None or held.reader > log.PLAIN_READER or not location.partitionFilters().isEmpty():
+        return {place: {} for place in location.inputFiles()}
+    return {log.place(path, file): file.partition for file in held.files}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import reduce
@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
+from pyspark.sql import DataFrame
 
 from concord.agreements import labels
 from concord.agreements.canonical import digest
@@ -23,6 +22,8 @@ from concord.contracts.model import Contract
 from concord.ingest import tables as ingest_tables
 from concord.lake.registry import Table
 from concord.lake.tables import Lake, commits
+from concord.linkage import files
+from concord.linkage.blobs import read, written
 from concord.linkage.patterns import Integers
 
 # What contracts name among identifiers, in codes that they map to standard lists of one name.
@@ -167,37 +168,61 @@ def codes(contract: Contract) -> tuple[Codes, ...]:
     return tuple(found)
 
 
-def demographics(lake: Lake, found: Iterable[Input]) -> DataFrame | None:
+def demographics(lake: Lake, found: Iterable[Input]) -> pa.Table | None:
     """One row a record: record_id and DEMOGRAPHICS in standard codes, NULL where it does not say.
 
     Of records of feeds that say any; None without one. Of several values the largest counts. All is
     read from the vault's identifiers, which the terms let the hub hold for matching.
     """
-    frames = [
-        standard(lake.read(one.table, version=readable(lake, one)), one.codes)
-        for one in found
-        if one.codes
+    said = [
+        (lake.read(one.table, version=readable(lake, one)), one.codes) for one in found if one.codes
     ]
-    return reduce(DataFrame.unionByName, frames) if frames else None
+    return standard(said) if said else None
 
 
-def standard(rows: DataFrame, codes: Iterable[Codes]) -> DataFrame:
-    """Rows of one feed's identifiers -> one row a person's record, as `demographics`."""
-    said = rows.where("kind = 'person'").select(
-        "record_id", *[_standard(name, codes) for name in DEMOGRAPHICS]
-    )
-    return said.groupBy("record_id").agg(*[F.max(name).alias(name) for name in DEMOGRAPHICS])
+def standard(said: Iterable[tuple[DataFrame, Sequence[Codes]]]) -> pa.Table:
+    """Rows of feeds' identifiers, each feed's with its codes -> as `demographics`, in any order."""
+
+    def of(codes: Sequence[Codes]) -> Callable[[pa.Table], Iterator[pa.RecordBatch]]:
+        def work(table: pa.Table) -> Iterator[pa.RecordBatch]:
+            persons = table.filter(pc.equal(table["kind"], "person"))
+            columns = {name: _standard(persons, name, codes) for name in DEMOGRAPHICS}
+            told = _largest(pa.table({"record_id": persons["record_id"], **columns}))
+            yield pa.record_batch({"blob": pa.array([written(told)], pa.binary())})
+
+        return work
+
+    columns = ("record_id", "kind", "source_table", "role", *DEMOGRAPHICS)
+    sent = [
+        files.mapped(rows, columns, of(codes), "blob binary", plain=columns) for rows, codes in said
+    ]
+    blobs = reduce(DataFrame.unionByName, sent).toArrow()["blob"]
+    nobody = pa.schema([(name, pa.string()) for name in ("record_id", *DEMOGRAPHICS)]).empty_table()
+    return _largest(pa.concat_tables([nobody, *(read(blob.as_buffer()) for blob in blobs)]))
 
 
-def _standard(attribute: str, codes: Iterable[Codes]) -> Column:
-    value, found = F.col(attribute), F.lit(None).cast("string")
+def _standard(rows: pa.Table, attribute: str, codes: Iterable[Codes]) -> pa.ChunkedArray:
+    value, found = rows[attribute], pa.nulls(rows.num_rows, pa.string())
     for each in codes:
         if each.attribute == attribute:
-            known = F.create_map(*[F.lit(said) for pair in each.standard.items() for said in pair])
-            here = (F.col("source_table") == each.source_table) & (F.col("role") == each.role)
-            said = F.coalesce(F.try_element_at(known, value), F.lit(each.otherwise))
-            found = F.when(here & value.isNotNull(), said).otherwise(found)
-    return F.nullif(found, F.lit(NOT_SAID)).alias(attribute)
+            known, to = zip(*each.standard.items(), strict=True) if each.standard else ((), ())
+            place = pc.index_in(value, value_set=pa.array(known, pa.string()))
+            standard = pa.chunked_array([pa.array(to, pa.string())]).take(place)
+            standard = pc.fill_null(standard, pa.scalar(each.otherwise, pa.string()))
+            here = pc.and_(
+                pc.equal(rows["source_table"], each.source_table), pc.equal(rows["role"], each.role)
+            )
+            here = pc.and_(here, pc.is_valid(value)).fill_null(False)
+            found = pc.if_else(here, standard, found)
+    return pc.if_else(pc.equal(found, NOT_SAID), pa.scalar(None, pa.string()), found)
+
+
+def _largest(rows: pa.Table) -> pa.Table:
+    """One row a record, of each attribute the largest value."""
+    one = rows.group_by("record_id").aggregate([(name, "max") for name in DEMOGRAPHICS])
+    return one.select(["record_id", *(f"{name}_max" for name in DEMOGRAPHICS)]).rename_columns(
+        ["record_id", *DEMOGRAPHICS]
+    )
 
 
 def identifiers(lake: Lake, found: Iterable[Input]) -> list[tuple[str, DataFrame]]:

@@ -31,7 +31,7 @@ from concord.contracts.model import Contract
 from concord.errors import InfrastructureError, QualityError, UsageError
 from concord.lake.registry import DELIVERIES
 from concord.lake.run import Run
-from concord.lake.tables import Lake, ReplaceWhere, described, isin
+from concord.lake.tables import Append, Lake, ReplaceWhere, described, isin
 from concord.linkage import (
     blobs,
     decisions,
@@ -189,7 +189,7 @@ def _stands(run: Run, config_digest: str) -> bool:
 
 
 def _index(here: Index, how: How, digest: str) -> Outcome:
-    run, lake = here.run, here.lake
+    run = here.run
     with run.reporter.stage("index", 4) as progress:
         present = history.catch_up(here)
         decided = _decisions(here)
@@ -221,10 +221,8 @@ def _index(here: Index, how: How, digest: str) -> Outcome:
             weights = link_weights.link_weights(origin, grouped.of, as_of=run.as_of)
             here.remake(weights, tables.LINK_WEIGHTS)
             counted = history.told(here)
-            rows = [*found, *report.changes(counted, before=persons)]
-            told = report.rows(run.run_id, run.as_of, here.model, rows)
-            frame = lake.spark.createDataFrame(told, tables.QUALITY.schema).coalesce(1)
-            here.remake(frame, tables.QUALITY, ReplaceWhere(isin("run_id", (run.run_id,))))
+            found += report.changes(counted, before=persons)
+            _tell(here, found)
             progress.step("quality told")
     run.tally.rows_in, run.tally.rows_out = origin.num_rows, grouped.number
     linked = int((compared.pairs["weight"].to_numpy() >= here.model.link_weight).sum())
@@ -273,17 +271,22 @@ def _again(
 def _measures(
     here: Index, origin: pa.Table, compared: Compared, grouped: Clusters
 ) -> list[Measure]:
-    model = here.model
+    model, told = here.model, inputs.demographics(here.lake, here.found)
     return [
         *report.measures(model, origin, compared, grouped),
-        *report.hold_out(model, origin, compared, as_of=here.run.as_of, more=_demographics(here)),
+        *report.hold_out(model, origin, compared, as_of=here.run.as_of, more=told),
         *report.unlinkable(model, origin),
     ]
 
 
-def _demographics(here: Index) -> pa.Table | None:
-    found = inputs.demographics(here.lake, here.found)
-    return None if found is None else found.toArrow()
+def _tell(here: Index, found: Sequence[Measure]) -> None:
+    """Writes the run's measures, in place of what an earlier try of it told."""
+    run, kept = here.run, here.lake.rows(tables.QUALITY, "run_id")
+    again = any(row["run_id"] == run.run_id for row in kept)
+    told = report.rows(run.run_id, run.as_of, here.model, found)
+    rows = pa.Table.from_pylist(told, tables.QUALITY.arrow_schema)
+    mine = ReplaceWhere(isin("run_id", (run.run_id,)))
+    here.remake(rows, tables.QUALITY, mine if again else Append())
 
 
 def _check_limits(model: PersonIndex, found: Sequence[Measure]) -> None:
@@ -416,7 +419,7 @@ def _events(
 
 def _waiting(
     here: Index, extension: Extension, after: Present, taken: Sequence[Decision]
-) -> DataFrame:
+) -> pa.Table:
     """The review queue of the persons as they are now."""
     spark, run, origin = here.lake.spark, here.run, extension.origin
     ids = origin["record_id"].combine_chunks()
@@ -445,8 +448,7 @@ def _waiting(
         run_id=run.run_id,
         as_of=run.as_of,
     )
-    rows = found.select(tables.REVIEW_QUEUE.column_names)
-    return spark.createDataFrame(rows.to_pylist(), tables.REVIEW_QUEUE.schema).coalesce(1)
+    return found.select(tables.REVIEW_QUEUE.column_names)
 
 
 def estimated(lake: Lake, model: PersonIndex) -> Fit:
