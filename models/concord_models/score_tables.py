@@ -22,6 +22,9 @@ from concord_models.churn.outreach import CONTACTED
 from concord_models.specification import ModelSpec
 
 HELD_OUT = "held_out"
+# Rows, below which the first day of a table goes by way of the driver. A first guess, not a
+# measured one.
+FEW = 10_000
 
 COMMON = (
     Column(DUE, "date", "day on which the check-in falls due", "confidential"),
@@ -167,19 +170,21 @@ def replace_day(
     days = f"= DATE'{run.as_of}'" if since is None else f">= DATE'{since}'"
     before = run.lake.version(table)
     application = f"{run.job}/{table.name}/{run.as_of}"
-    return run.lake.write(
-        # One file a day. By a shuffle: to coalesce would leave the making of the rows to one core.
-        rows.repartition(1),
-        table,
-        ReplaceWhere(f"{AS_OF} {days}"),
-        stamp=replace(
-            run.stamp, agreements=tuple(dict.fromkeys((dula.id, trained))), inputs=inputs
-        ),
-        transaction=Transaction(application, 0 if before is None else before + 1),
-        labels=study_labels(
-            meet([dula]),
-            owner=table.owner,
-            classifications=[column.classification for column in table.columns],
-            expires=expires,
-        ),
-    )
+    # One file a day. By a shuffle: to coalesce would leave the making of the rows to one core.
+    with run.lake.held(rows.repartition(1), table) as (made, number):
+        return run.lake.write(
+            made,
+            table,
+            ReplaceWhere(f"{AS_OF} {days}"),
+            stamp=replace(
+                run.stamp, agreements=tuple(dict.fromkeys((dula.id, trained))), inputs=inputs
+            ),
+            transaction=Transaction(application, 0 if before is None else before + 1),
+            labels=study_labels(
+                meet([dula]),
+                owner=table.owner,
+                classifications=[column.classification for column in table.columns],
+                expires=expires,
+            ),
+            few=number < FEW,
+        )

@@ -328,6 +328,19 @@ def test_few_rows_find_their_partitions_and_a_value_that_no_folder_is_called_goe
     assert delta.where("_period = '2025-04'").inputFiles()[0].split("/")[-2] == "_period=2025-04"
 
 
+def test_rows_that_are_many_are_not_the_optimiser_s_to_go_through(lake: Lake) -> None:
+    write(lake, [client(1), client(2)], Append(), sequence=1)
+
+    def plan() -> str:
+        frame: Any = lake.read(CLIENTS)
+        assert frame.count() == 2
+        return str(frame._jdf.queryExecution().analyzed().getClass().getSimpleName())
+
+    assert plan() == "LocalRelation"
+    with patch.object(delta_log, "MOST_ROWS", 1):
+        assert plan() == "LogicalRelation"
+
+
 def test_few_rows_are_in_the_change_feed_as_delta_s_own_are(lake: Lake) -> None:
     fed = replace(
         CLIENTS, name="curated/fed", partition_by=("_period",),

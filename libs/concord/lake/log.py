@@ -50,9 +50,10 @@ PLAIN = frozenset(
     }
 )
 # More is for Spark: it goes from and to the store by way of Java. Bytes in memory; bytes and
-# number of a table's files.
+# number of a table's files; rows, which Spark's optimiser goes through on one thread, and again for
+# each place where a query has them (its rule ConvertToLocalRelation).
 MOST_BYTES = 8_000_000
-MOST_STORED, MOST_FILES = 1_000_000, 50
+MOST_STORED, MOST_FILES, MOST_ROWS = 1_000_000, 50, 10_000
 # Of more Spark asks in a job whether they are there
 # (spark.sql.sources.parallelPartitionDiscovery.threshold).
 MOST_NAMED = 32
@@ -170,7 +171,8 @@ def _actions(name: str, content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
 def small(held: State) -> bool:
     """Whether a table is so small that to read it takes no query."""
     stored = sum(file.bytes for file in held.files)
-    few = stored <= MOST_STORED and len(held.files) <= MOST_FILES
+    few = held.rows is not None and held.rows <= MOST_ROWS
+    few = few and stored <= MOST_STORED and len(held.files) <= MOST_FILES
     return few and held.reader <= PLAIN_READER
 
 

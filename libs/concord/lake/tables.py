@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 from delta.tables import DeltaTable
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -426,16 +427,32 @@ class Lake:
         return Written(table.name, before, applied=False)
 
     def _fetched(self, rows: DataFrame | pa.Table, table: Table) -> pa.Table:
+        def fetch() -> pa.Table:
+            some = rows.select(table.column_names)
+            held = some if isinstance(some, pa.Table) else some.toArrow()
+            return held.cast(table.arrow_schema)
+
+        return self._made(fetch, table)
+
+    def _made(self, make: Callable[[], Any], table: Table) -> Any:
+        """What comes of a table's rows; an error that quotes none where they can't be made."""
         try:
-            held = (
-                rows if isinstance(rows, pa.Table) else rows.select(*table.column_names).toArrow()
-            )
-            return held.select(table.column_names).cast(table.arrow_schema)
+            return make()
         except Exception as error:
             raise InfrastructureError(
                 f"{table.name}: its rows could not be made, with {described(error)}; the table is "
                 "as it was"
             ) from None
+
+    @contextmanager
+    def held(self, rows: DataFrame, table: Table) -> Iterator[tuple[DataFrame, int]]:
+        """The rows for a write, made once, and their number: Delta plans what it is to write twice,
+        and what models read takes long to plan. Raises InfrastructureError."""
+        kept = rows.persist(StorageLevel.MEMORY_AND_DISK)
+        try:
+            yield kept, self._made(kept.count, table)
+        finally:
+            kept.unpersist()
 
     def append(self, rows: Sequence[Mapping[str, Any]], table: Table, *, stamp: Stamp) -> None:
         """Append to an ops table. Waits its turn instead of refusing.

@@ -336,8 +336,7 @@ def test_a_run_is_measured_by_what_contracts_and_towns_say(
 
     origin, compared, grouped = people(F=40)
     known = pa.table({"record_id": origin["record_id"], "race": ["white"] * 80})
-    frame = SimpleNamespace(toArrow=lambda: known)
-    monkeypatch.setattr(inputs, "demographics", lambda lake, found: frame)
+    monkeypatch.setattr(inputs, "demographics", lambda lake, found: known)
     here = SimpleNamespace(model=MODEL, run=SimpleNamespace(as_of=DAY), lake=None, found=())
     found = named(job._measures(cast(Index, here), origin, compared, grouped))
     for group in ("race=white", "municipality=50000+", "zip3=021"):
