@@ -89,4 +89,11 @@ def test_a_frame_that_is_more_than_its_files_goes_through_spark(
         assert files.pieces(other, ("key",)) is None, why
     assert files.pieces(frame, ("key", "when")) is None, "Spark writes times in its own way"
     cached.unpersist()
+    deleted = str(tmp_path / "deleted")
+    rows.write.format("delta").option("delta.enableDeletionVectors", "true").save(deleted)
+    spark.sql(f"DELETE FROM delta.`{deleted}` WHERE town = 1")
+    assert list(Path(deleted).glob("deletion_vector*")), "rows are gone without their files"
+    less = spark.read.format("delta").load(deleted)
+    assert files.pieces(less, ("key",)) is None
+    assert sorted(row[0] for row in held(less)) == sorted(row[0] for row in ROWS if row[3] != 1)
     assert len(held(others["filtered"])) == sum(row[3] == 1 for row in ROWS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -20,6 +21,7 @@ from py4j.java_gateway import is_instance_of
 from pyspark.sql import DataFrame
 from pyspark.sql.types import StringType
 
+from concord.errors import InfrastructureError
 from concord.lake import log
 from concord.lake.storage import Storage
 from concord.linkage.blobs import gathered, written
@@ -185,16 +187,23 @@ def _paths(records: DataFrame) -> dict[str, Mapping[str, str | None]] | None:
         places = _of_log(frame, location)
     else:
         places = {unquote(uri): {} for uri in location.inputFiles()}
+    if places is None:
+        return None
     local = {place: LOCAL.fullmatch(place) for place in places}
     if not all(local.values()):
         return None
     return {each[1]: places[place] for place, each in local.items() if each}
 
 
-def _of_log(frame: Any, location: Any) -> dict[str, Mapping[str, str | None]]:
-    """The files of a version of a Delta table and their partitions, by its log."""
-    path = str(location.path())
-    held = log.state(Storage(frame.sparkSession), path, location.snapshotAtAnalysis().version())
-    if held is None or held.reader > log.PLAIN_READER or not location.partitionFilters().isEmpty():
-        return {place: {} for place in location.inputFiles()}
+def _of_log(frame: Any, location: Any) -> dict[str, Mapping[str, str | None]] | None:
+    """The files of a version of a Delta table and their partitions, by its log; None of a table
+    that is more than its files (deletion vectors, columns of other names)."""
+    path, version = str(location.path()), location.snapshotAtAnalysis().version()
+    held = None
+    with suppress(InfrastructureError):  # a log of another kind than Concord's
+        held = log.state(Storage(frame.sparkSession), path, version)
+    if held is None or held.version != version or held.reader > log.PLAIN_READER:
+        return None
+    if not location.partitionFilters().isEmpty():
+        return None
     return {log.place(path, file): file.partition for file in held.files}
