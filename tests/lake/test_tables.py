@@ -341,6 +341,18 @@ def test_rows_that_are_many_are_not_the_optimiser_s_to_go_through(lake: Lake) ->
         assert plan() == "LogicalRelation"
 
 
+def test_rows_are_held_for_a_write_and_what_they_fail_with_is_not_quoted(lake: Lake) -> None:
+    rows = lake.spark.range(3).select(F.col("id"))
+    with lake.held(rows, CLIENTS) as (made, number):
+        assert number == made.count() == 3 and made.is_cached
+    assert not made.is_cached
+    failing = rows.select(F.raise_error(F.lit(NAME)).alias("name"))
+    with pytest.raises(InfrastructureError, match="curated/clients") as failed:
+        with lake.held(failing, CLIENTS):
+            pass
+    assert NAME not in str(failed.value)
+
+
 def test_few_rows_are_in_the_change_feed_as_delta_s_own_are(lake: Lake) -> None:
     fed = replace(
         CLIENTS, name="curated/fed", partition_by=("_period",),

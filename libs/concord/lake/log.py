@@ -188,7 +188,10 @@ def places(path: str, held: State) -> list[str] | None:
 
 
 def place(path: str, file: File) -> str:
-    return file.name if ":" in file.name else join(path, unquote(file.name))
+    """Where a file of the table at `path` is: the log names it as a URI does, below the table or,
+    of a shallow clone, elsewhere."""
+    name = unquote(file.name)
+    return name if ":" in file.name else join(path, name)
 
 
 def rows(storage: Storage, path: str, held: State | None, schema: pa.Schema) -> pa.Table:

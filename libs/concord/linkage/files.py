@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
+from functools import reduce
 from typing import Any
 from urllib.parse import unquote
 
@@ -147,16 +148,37 @@ def collected(
     plain: Sequence[str] = (),
 ) -> pa.Table:
     """What `work` makes of some columns of the records, as `mapped`, on the driver."""
-
-    def told(table: pa.Table) -> Iterator[pa.RecordBatch]:
-        yield pa.record_batch({"blob": pa.array([written(work(table))], pa.binary())})
-
-    sent = mapped(records, columns, told, "blob binary", plain=plain)
-    parts = [opened_table(blob.as_buffer()) for blob in sent.toArrow()["blob"]]
+    parts = collected_each([(records, work)], columns, plain=plain)
     if parts:
         return pa.concat_tables(parts)
     names = tuple(dict.fromkeys((*plain, *columns)))
     return work(records.select(*names).limit(0).toArrow())
+
+
+def collected_each(
+    records: Iterable[tuple[DataFrame, Callable[[pa.Table], pa.Table]]],
+    columns: Sequence[str],
+    *,
+    plain: Sequence[str] = (),
+) -> list[pa.Table]:
+    """As `collected`, of several records, each with a `work` of its own, in one query: what was
+    made of their rows, some at a time; nothing of no rows."""
+
+    def telling(
+        work: Callable[[pa.Table], pa.Table],
+    ) -> Callable[[pa.Table], Iterator[pa.RecordBatch]]:
+        def told(table: pa.Table) -> Iterator[pa.RecordBatch]:
+            yield pa.record_batch({"blob": pa.array([written(work(table))], pa.binary())})
+
+        return told
+
+    sent = [
+        mapped(each, columns, telling(work), "blob binary", plain=plain) for each, work in records
+    ]
+    if not sent:
+        return []
+    blobs = reduce(DataFrame.unionByName, sent).toArrow()["blob"]
+    return [opened_table(blob.as_buffer()) for blob in blobs]
 
 
 def _plain(field: pa.Field, lists: bool) -> bool:

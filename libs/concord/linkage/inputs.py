@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,6 @@ from concord.ingest import tables as ingest_tables
 from concord.lake.registry import Table
 from concord.lake.tables import Lake, commits
 from concord.linkage import files
-from concord.linkage.blobs import read, written
 from concord.linkage.patterns import Integers
 
 # What contracts name among identifiers, in codes that they map to standard lists of one name.
@@ -183,22 +181,18 @@ def demographics(lake: Lake, found: Iterable[Input]) -> pa.Table | None:
 def standard(said: Iterable[tuple[DataFrame, Sequence[Codes]]]) -> pa.Table:
     """Rows of feeds' identifiers, each feed's with its codes -> as `demographics`, in any order."""
 
-    def of(codes: Sequence[Codes]) -> Callable[[pa.Table], Iterator[pa.RecordBatch]]:
-        def work(table: pa.Table) -> Iterator[pa.RecordBatch]:
+    def of(codes: Sequence[Codes]) -> Callable[[pa.Table], pa.Table]:
+        def work(table: pa.Table) -> pa.Table:
             persons = table.filter(pc.equal(table["kind"], "person"))
             columns = {name: _standard(persons, name, codes) for name in DEMOGRAPHICS}
-            told = _largest(pa.table({"record_id": persons["record_id"], **columns}))
-            yield pa.record_batch({"blob": pa.array([written(told)], pa.binary())})
+            return _largest(pa.table({"record_id": persons["record_id"], **columns}))
 
         return work
 
     columns = ("record_id", "kind", "source_table", "role", *DEMOGRAPHICS)
-    sent = [
-        files.mapped(rows, columns, of(codes), "blob binary", plain=columns) for rows, codes in said
-    ]
-    blobs = reduce(DataFrame.unionByName, sent).toArrow()["blob"]
+    each = files.collected_each([(rows, of(codes)) for rows, codes in said], columns, plain=columns)
     nobody = pa.schema([(name, pa.string()) for name in ("record_id", *DEMOGRAPHICS)]).empty_table()
-    return _largest(pa.concat_tables([nobody, *(read(blob.as_buffer()) for blob in blobs)]))
+    return _largest(pa.concat_tables([nobody, *each]))
 
 
 def _standard(rows: pa.Table, attribute: str, codes: Iterable[Codes]) -> pa.ChunkedArray:
