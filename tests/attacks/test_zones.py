@@ -151,7 +151,8 @@ TRIES: dict[str, tuple[Code, str]] = {
                                 stamp=r.stamp),
         "write the zone index"),
     "a new table": (
-        lambda r: r.lake.create(of("curated/mine"), LABELS), "write the zone curated"),
+        lambda r: r.lake.create(of("curated/mine"), LABELS, stamp=r.stamp),
+        "write the zone curated"),
     "a table less": (lambda r: r.lake.remove(SCRATCH.name), "write the zone vault"),
     "a file less": (
         lambda r: r.lake.storage.delete(f"{r.lake.root}/curated"), "write the zone curated"),

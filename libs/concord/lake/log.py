@@ -14,7 +14,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -255,12 +255,15 @@ def make(
     return _commit(storage, path, 0, "CREATE TABLE AS SELECT", shares, commit, first)
 
 
-def write(storage: Storage, path: str, rows: pa.Table, commit: Commit) -> bool:
-    """Adds rows to a table, or replaces its rows, in one commit. A transaction that is at or below
-    the one recorded is skipped, as Delta does.
+def write(
+    storage: Storage, path: str, rows: pa.Table, commit: Commit, checkpoint: Callable[[], None]
+) -> bool:
+    """Adds rows to a table, or replaces its rows, in one commit, and has every tenth version
+    followed by a `checkpoint`, which is Delta's to make. A transaction that is at or below the one
+    recorded is skipped, as Delta does.
 
-    False, and nothing done, where the commit is for Delta's own writer: when a checkpoint is due,
-    for many rows, and for a table that asks more of a writer; or when somebody else was first.
+    False, and nothing done, where the commit is for Delta's own writer: for many rows, and for a
+    table that asks more of a writer; or when somebody else was first.
     """
     held = state(storage, path)
     if held is None or not held.plain or rows.nbytes > MOST_BYTES:
@@ -273,7 +276,7 @@ def write(storage: Storage, path: str, rows: pa.Table, commit: Commit) -> bool:
             return True
     version = held.version + 1
     shares = _shares(rows, held.partitions)
-    if version % CHECKPOINT_EVERY == 0 or shares is None:
+    if shares is None:
         return False
     now = int(time.time() * 1000)
     gone = [
@@ -290,12 +293,17 @@ def write(storage: Storage, path: str, rows: pa.Table, commit: Commit) -> bool:
         }
         for file in (held.files if commit.replaces else ())
     ]
-    return _commit(storage, path, version, "WRITE", shares, commit, gone)
+    done = _commit(storage, path, version, "WRITE", shares, commit, gone)
+    if done and version % CHECKPOINT_EVERY == 0:
+        checkpoint()
+    return done
 
 
 def _shares(rows: pa.Table, partitions: Sequence[str]) -> list[Share] | None:
-    """The rows by partition; None where a value would have to be spelt otherwise in a folder's
-    name, and for more partitions than a few."""
+    """The rows by partition, none of no rows; None where a value would have to be spelt otherwise
+    in a folder's name, and for more partitions than a few."""
+    if not rows.num_rows:
+        return []
     if not partitions:
         return [({}, rows)]
     kinds = {*rows.select(list(partitions)).schema.types}

@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 from delta.tables import DeltaTable
+from py4j.protocol import Py4JError
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -253,20 +254,25 @@ class Lake:
             raise InfrastructureError(f"{name}: there is no table at {self.path(name)}")
         return held
 
-    def create(self, table: Table, labels: Mapping[str, str]) -> None:
+    def create(self, table: Table, labels: Mapping[str, str], *, stamp: Stamp) -> None:
         """Make the table if absent; bring columns, properties and labels up to what is declared.
 
         Looked at once per job: the caller holds the table's lock.
         """
+        note = stamp.encode(None)
         self.path(table, write=True)
         wanted = {**table.delta_properties, **labels}
         if self._up_to_date.get(table.name) == wanted:
             return
         if self.exists(table):
-            self._bring_up(table, wanted)
+            with self._noted(note):
+                self._bring_up(table, wanted)
             self._up_to_date[table.name] = wanted
-        else:
-            self._make(self.spark.createDataFrame([], table.schema), table, wanted, None)
+            return
+        nothing = table.arrow_schema.empty_table()
+        if not self._by_driver(nothing, table, wanted, log.Commit(note, stamp.engine)):
+            with self._noted(note):
+                self._make(self.spark.createDataFrame([], table.schema), table, wanted, None)
 
     def _is_new(self, table: Table) -> bool:
         return table.name not in self._up_to_date and not self.exists(table)
@@ -322,7 +328,7 @@ class Lake:
         False where it takes Delta's own writer."""
         path = self.path(table)
         if properties is None:
-            return log.write(self.storage, path, rows, commit)
+            return log.write(self.storage, path, rows, commit, lambda: self._checkpoint(path))
         with self._making(table, properties):
             named = {**properties, "comment": table.description}
             schema, by = table.schema.json(), table.partition_by
@@ -330,6 +336,14 @@ class Lake:
         if not made:
             del self._up_to_date[table.name]
         return made
+
+    def _checkpoint(self, path: str) -> None:
+        """Has Delta sum up the table's log so far. Without it the log is only longer to read, and
+        the next tenth version has one."""
+        jvm: Any = self.spark._jvm
+        delta = getattr(jvm, "org.apache.spark.sql.delta.DeltaLog")  # noqa: B009 (no Python name)
+        with suppress(Py4JError):
+            delta.forTable(self.spark._jsparkSession, path).checkpoint()
 
     def _bring_up(self, table: Table, wanted: Mapping[str, str]) -> None:
         place = f"delta.`{self.path(table)}`"
@@ -386,8 +400,7 @@ class Lake:
         # Who replaces a table counts its rows by `observe`, which a table's making does not serve.
         new &= content is not None or not isinstance(how, Overwrite)
         if not new:
-            with self._noted(stamp.encode(None)):
-                self.create(table, labels)
+            self.create(table, labels, stamp=stamp)
         wanted = {**table.delta_properties, **labels}
         try:
             if content is not None and self._by_driver(
@@ -465,27 +478,26 @@ class Lake:
 
     def add(self, rows: Sequence[Mapping[str, Any]], table: Table, *, stamp: Stamp) -> None:
         """`append` for a caller who holds the table's lock. By a query only where it must be."""
-        note = stamp.encode(None)
-        with self._noted(note):
-            new = self._is_new(table)
-            if not new:
-                self.create(table, {})
-            try:
-                content = pa.Table.from_pylist([dict(row) for row in rows], table.arrow_schema)
-                made = table.delta_properties if new else None
-                if self._by_driver(content, table, made, log.Commit(note, stamp.engine)):
-                    return
-                frame = self.spark.createDataFrame(content).coalesce(1)
+        note, new = stamp.encode(None), self._is_new(table)
+        if not new:
+            self.create(table, {}, stamp=stamp)
+        try:
+            content = pa.Table.from_pylist([dict(row) for row in rows], table.arrow_schema)
+            made = table.delta_properties if new else None
+            if self._by_driver(content, table, made, log.Commit(note, stamp.engine)):
+                return
+            frame = self.spark.createDataFrame(content).coalesce(1)
+            with self._noted(note):
                 if new:
                     self._make(frame, table, table.delta_properties, None)
                 else:
                     self._save(frame, table, Append(), note, None)
-            except Exception as error:
-                why = error if isinstance(error, InfrastructureError) else described(error)
-                raise InfrastructureError(
-                    f"{table.name}: writing failed with {why}; check space and permissions of the "
-                    "lake root, then run this again"
-                ) from None
+        except Exception as error:
+            why = error if isinstance(error, InfrastructureError) else described(error)
+            raise InfrastructureError(
+                f"{table.name}: writing failed with {why}; check space and permissions of the "
+                "lake root, then run this again"
+            ) from None
 
     @contextmanager
     def _noted(self, note: str) -> Iterator[None]:
