@@ -101,16 +101,16 @@ class Matching:
         size = int(np.prod(np.array(space(self.comparisons).widths, dtype=float)))
         if size > DENSE:
             return None
-        every = np.arange(size, dtype=np.int64)
-        return self.weights.summed(every), self._worth(every)
+        return self._worth(*self.weights.every())
 
     def worth(self, found: Integers) -> Flags:
         """Which patterns' pairs are kept."""
-        return self.table[1][found] if self.table is not None else self._worth(found)
+        if self.table is not None:
+            return self.table[1][found]
+        return self._worth(self.weights.summed(found), self.weights.refuses(found))[1]
 
-    def _worth(self, found: Integers) -> Flags:
-        total = self.weights.summed(found)
-        return np.asarray(total >= np.where(self.weights.refuses(found), self.conflict, self.keep))
+    def _worth(self, total: Floats, refused: Flags) -> tuple[Floats, Flags]:
+        return total, np.asarray(total >= np.where(refused, self.conflict, self.keep))
 
 
 # --- encoding -------------------------------------------------------------------------------------

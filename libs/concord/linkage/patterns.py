@@ -107,6 +107,24 @@ class Weights:
         total[self.refuses(patterns)] = -np.inf
         return total
 
+    def every(self) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """`summed` and `refuses` of all patterns there can be, in their order; without looking at
+        each."""
+        widths = self.space.widths
+        total = np.zeros(1)
+        for bits in self.bits:
+            total = np.add.outer(total, np.array(bits)).ravel()
+        for each in self.together:
+            added = np.array(each.bits)
+            added = added if each.first < each.second else added.T
+            shape = [w if c in {each.first, each.second} else 1 for c, w in enumerate(widths)]
+            total = (total.reshape(widths) + added.reshape(shape)).ravel()
+        refused = np.zeros(widths, dtype=bool)
+        for condition in self.never:
+            levels = (sorted(some) or range(w) for some, w in zip(condition, widths, strict=True))
+            refused[np.ix_(*(np.array(one, dtype=np.int64) for one in levels))] = True
+        return total, refused.ravel()
+
     def refuses(self, patterns: Integers) -> npt.NDArray[np.bool_]:
         """Whether a pattern is one that never links."""
         return meets(self.space.decode(patterns), self.never)
