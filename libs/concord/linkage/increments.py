@@ -131,8 +131,8 @@ def delivered(here: Index, since: Base, limit: float) -> Delivered | None:
 
     was = files.collected(before, ("feed", "variant", "said"), told, plain=("record_id",))
     which, digests = was["which"].to_numpy(), was["said"].to_numpy().view(np.uint64)
-    now = [said(lake.read(one.table, version=inputs.readable(lake, one))) for one in fresh]
-    changed = _differing((which, digests), *now)
+    now = said([rows for _, rows in inputs.identifiers(lake, fresh)])
+    changed = _differing((which, digests), now)
     if len(changed) > limit * before.count():
         return None
     mine = _named(here, changed)
@@ -154,10 +154,9 @@ def _named(here: Index, changed: Hashes) -> DataFrame:
     return F.broadcast(here.lake.spark.createDataFrame(pa.table({PREFIX: prefixes(changed)})))
 
 
-def _differing(was: tuple[Hashes, Hashes], *now: tuple[Hashes, Hashes]) -> Hashes:
+def _differing(was: tuple[Hashes, Hashes], now: tuple[Hashes, Hashes]) -> Hashes:
     """The numbers of records that only one side has, or that do not say the same."""
-    which = np.concatenate([was[0], *(each[0] for each in now)])
-    digests = np.concatenate([was[1], *(each[1] for each in now)])
+    which, digests = (np.concatenate(sides) for sides in zip(was, now, strict=True))
     order = np.argsort(which)
     which, digests = which[order], digests[order]
     # Who has not changed is there twice, with one digest.

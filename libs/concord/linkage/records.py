@@ -96,8 +96,8 @@ def standardised(made: DataFrame, found: pa.Table) -> DataFrame:
     return made.mapInArrow(work, STANDARDISED)
 
 
-def said(rows: DataFrame) -> tuple[Hashes, Hashes]:
-    """Rows of a feed's identifiers -> the numbers of its persons' records, sorted, and digests of
+def said(feeds: Sequence[DataFrame]) -> tuple[Hashes, Hashes]:
+    """Rows of feeds' identifiers -> the numbers of their persons' records, sorted, and digests of
     all that their rows say."""
 
     def work(table: pa.Table) -> pa.Table:
@@ -105,7 +105,10 @@ def said(rows: DataFrame) -> tuple[Hashes, Hashes]:
         which, each = _distinct(numbers(persons["record_id"]), _digests(persons))
         return pa.table({"which": which, "said": each})
 
-    told = files.collected(rows, ("kind", "role", *SOURCES), work, plain=("record_id",))
+    columns = ("kind", "role", *SOURCES)
+    each = files.collected_each([(rows, work) for rows in feeds], columns, plain=("record_id",))
+    nobody = pa.schema({"which": pa.uint64(), "said": pa.uint64()}).empty_table()
+    told = pa.concat_tables([nobody, *each])
     return _summed(*_distinct(told["which"].to_numpy(), told["said"].to_numpy()))
 
 
