@@ -123,13 +123,15 @@ def encoded(
     columns: Sequence[str],
     parts: Sequence[str],
     without: pa.Array | None = None,
+    within: pa.Array | None = None,
 ) -> DataFrame:
     """Records -> ENCODED: blobs of their ids and columns, as texts; of lists, as `_joined` writes
     them.
 
     `tops`: for each of `parts` how many of a blob's records have its commonest value. `sample`: a
     blob of at most SAMPLED of its rows. A row of `records` is a row to compare; rows with one id
-    are variants of one record; rows with an id of `without` are left out. To be persisted: it is
+    are variants of one record; rows with an id of `without`, or none of `within`, are left out. To
+    be persisted: it is
     read for counting and again for pairs.
     """
     columns, parts = tuple(columns), tuple(parts)
@@ -138,7 +140,7 @@ def encoded(
 
         def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for piece in files.of_rows(batches):
-                table = _less(files.read(piece, (id,), columns), id, without)
+                table = _less(files.read(piece, (id,), columns), id, without, within)
                 named = {name: _text(table[name]) for name in columns}
                 yield _encoded(pa.table({ID: table[id], **named}), parts)
 
@@ -155,15 +157,15 @@ def encoded(
 
     def encode(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for table in gathered(batches, TOGETHER):
-            yield _encoded(_less(table, ID, without), parts)
+            yield _encoded(_less(table, ID, without, within), parts)
 
     return texts.mapInArrow(encode, ENCODED)
 
 
-def _less(table: pa.Table, id: str, without: pa.Array | None) -> pa.Table:
-    if without is None or not len(without):
-        return table
-    return table.filter(pc.invert(pc.is_in(table[id], value_set=without)))
+def _less(table: pa.Table, id: str, without: pa.Array | None, within: pa.Array | None) -> pa.Table:
+    if without is not None and len(without):
+        table = table.filter(pc.invert(pc.is_in(table[id], value_set=without)))
+    return table if within is None else table.filter(pc.is_in(table[id], value_set=within))
 
 
 def _joined(name: str) -> Column:

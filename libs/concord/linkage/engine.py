@@ -77,10 +77,15 @@ class Blocked:
 
 
 def encode(
-    records: DataFrame, model: Model, *, id: str, without: pa.Array | None = None
+    records: DataFrame,
+    model: Model,
+    *,
+    id: str,
+    without: pa.Array | None = None,
+    within: pa.Array | None = None,
 ) -> Encoded:
-    """`without`: ids whose rows are left out. Raises UsageError (exit 2) for columns that the
-    records lack."""
+    """`without`: ids whose rows are left out; `within`: those whose rows alone are taken. Raises
+    UsageError (exit 2) for columns that the records lack."""
     absent = [name for name in (id, *model.columns) if name not in records.columns]
     if absent:
         raise UsageError(f"the records lack {', '.join(absent)}; the model reads them")
@@ -89,7 +94,9 @@ def encode(
         for part in dict.fromkeys(part for rule in model.rules for part in rule.on)
         if not Part.of(part).lists
     )
-    blobs = blocking.encoded(records, id=id, columns=model.columns, parts=parts, without=without)
+    blobs = blocking.encoded(
+        records, id=id, columns=model.columns, parts=parts, without=without, within=within
+    )
     blobs = blobs.persist(StorageLevel.MEMORY_AND_DISK)
     told = blobs.select("records", "tops", "sample").toArrow()
     rows = int(pc.sum(told["records"]).as_py() or 0)

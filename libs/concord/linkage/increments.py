@@ -23,7 +23,7 @@ from concord.lake.tables import Lake
 from concord.linkage import engine, extend, files, groups, inputs, pairs, tables
 from concord.linkage.blobs import read
 from concord.linkage.index import Index
-from concord.linkage.records import forms, numbers, prefix, prefixes, said, standardised
+from concord.linkage.records import forms, numbers, of_numbers, said, standardised
 from concord.linkage.report import Compared
 from concord.linkage.values import Hashes
 
@@ -37,7 +37,6 @@ WHOLE = (
     tables.LINKS,
     tables.QUALITY,
 )
-PREFIX = "prefix"
 
 
 @dataclass(frozen=True)
@@ -135,23 +134,19 @@ def delivered(here: Index, since: Base, limit: float) -> Delivered | None:
     changed = _differing((which, digests), now)
     if len(changed) > limit * before.count():
         return None
-    mine = _named(here, changed)
-    ids = before.join(mine, prefix() == F.col(PREFIX), "left_semi").select("record_id")
+
+    def mine(table: pa.Table) -> pa.Table:
+        return of_numbers(table, changed)
+
+    ids = files.collected(before, (), mine, plain=("record_id",))["record_id"]
     made, found = before.limit(0), since.rows(lake, tables.PLACEHOLDERS).toArrow()
     if fresh:
-        feeds = [
-            (feed, rows.join(mine, prefix() == F.col(PREFIX), "left_semi"))
-            for feed, rows in inputs.identifiers(lake, fresh)
-        ]
-        made = standardised(forms(feeds, here.model.standards, here.shares), found)
+        feeds, standards = inputs.identifiers(lake, fresh), here.model.standards
+        made = standardised(forms(feeds, standards, here.shares, some=changed), found)
         made = made.persist(StorageLevel.MEMORY_AND_DISK)
-        ids = ids.unionByName(made.select("record_id"))
-    return Delivered(ids.distinct().toArrow()["record_id"].combine_chunks(), made, found)
-
-
-def _named(here: Index, changed: Hashes) -> DataFrame:
-    """What `prefixes` tells of records, as rows, to be sent to all workers."""
-    return F.broadcast(here.lake.spark.createDataFrame(pa.table({PREFIX: prefixes(changed)})))
+        now_there = made.select("record_id").toArrow()["record_id"]
+        ids = pa.chunked_array([*ids.chunks, *now_there.chunks], pa.string())
+    return Delivered(pc.unique(ids), made, found)
 
 
 def _differing(was: tuple[Hashes, Hashes], now: tuple[Hashes, Hashes]) -> Hashes:
@@ -180,7 +175,7 @@ def extended(here: Index, since: Base, change: Delivered) -> Extension:
         records = lake.read(tables.RECORDS, version=written.version)
     origin = groups.facts(records)
     stable = engine.encode(before, model, id="record_id", without=change.ids)
-    old = engine.encode(before.join(mine, "record_id", "left_semi"), model, id="record_id")
+    old = engine.encode(before, model, id="record_id", within=change.ids)
     new = engine.encode(change.fresh, model, id="record_id")
     held = [change.fresh, stable.blobs, old.blobs, new.blobs]
     try:

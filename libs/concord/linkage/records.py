@@ -9,11 +9,11 @@ from functools import reduce
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
+from pyspark.sql import DataFrame
 
 from concord.linkage import files, placeholders, standardise, tables
 from concord.linkage.blobs import CUT, blobs_of, cut_by, read, together, written
+from concord.linkage.keys import among_sorted
 from concord.linkage.standardise import SOURCES, Standards
 from concord.linkage.values import Hashes, Values, hashes_of_rows
 from concord.privacy.records import SEPARATOR
@@ -47,25 +47,26 @@ def numbers(ids: pa.Array | pa.ChunkedArray) -> Hashes:
     return words[::2] << np.uint64(32) | words[1::2]
 
 
-def prefixes(found: Hashes) -> pa.Array:
-    """What `numbers` read, as text."""
-    return pa.array([f"{number:0{DIGITS}x}" for number in found.tolist()], pa.string())
-
-
-def prefix() -> Column:
-    """Of a row with a record id, the same text."""
-    return F.substring("record_id", 1, DIGITS)
+def of_numbers(rows: pa.Table, some: Hashes) -> pa.Table:
+    """The rows whose record's number is one of some, which are sorted."""
+    return rows.filter(pa.array(among_sorted(numbers(rows["record_id"]), some)))
 
 
 def forms(
-    feeds: Sequence[tuple[str, DataFrame]], standards: Standards, partitions: int
+    feeds: Sequence[tuple[str, DataFrame]],
+    standards: Standards,
+    partitions: int,
+    *,
+    some: Hashes | None = None,
 ) -> DataFrame:
     """Feeds and rows of their identifiers -> the persons' rows in comparable form, as blobs: as
-    standardise.forms, with each record's digest. All rows of a record are in one blob."""
+    standardise.forms, with each record's digest. All rows of a record are in one blob. `some`:
+    sorted numbers of the records that are wanted; None: all."""
 
     def cut(feed: str) -> Callable[[pa.Table], Iterator[pa.RecordBatch]]:
         def work(table: pa.Table) -> Iterator[pa.RecordBatch]:
             persons = table.filter(pc.equal(table["kind"], "person")).drop_columns(["kind"])
+            persons = persons if some is None else of_numbers(persons, some)
             persons = persons.append_column("feed", pa.repeat(pa.scalar(feed), persons.num_rows))
             target = Values.of(persons["record_id"])
             yield from cut_by(persons, target.hashes[target.codes], partitions)
