@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame
 from concord.agreements.dula import Dula
 from concord.agreements.labels import study_labels
 from concord.agreements.meet import meet
+from concord.lake.log import FEW
 from concord.lake.registry import VERSIONS_TYPE, Column, Table
 from concord.lake.run import Run
 from concord.lake.tables import ReplaceWhere, Transaction, Written, commits, decoded
@@ -22,9 +23,6 @@ from concord_models.churn.outreach import CONTACTED
 from concord_models.specification import ModelSpec
 
 HELD_OUT = "held_out"
-# Rows, below which the first day of a table goes by way of the driver. A first guess, not a
-# measured one.
-FEW = 10_000
 
 COMMON = (
     Column(DUE, "date", "day on which the check-in falls due", "confidential"),

@@ -23,6 +23,7 @@ from concord.ingest.ledger import FeedState
 from concord.ingest.manifest import first_day
 from concord.ingest.stage import Stage
 from concord.lake import scd2, session
+from concord.lake.log import FEW
 from concord.lake.points import reach
 from concord.lake.registry import Table
 from concord.lake.storage import join
@@ -40,9 +41,8 @@ from concord.lake.tables import (
 )
 from concord.privacy.records import source_key
 
-# Below these, rows go by way of the driver: those of a delivery, and those in quarantine, of which
-# each is a row of a file. A first guess, not a measured one; `lake/log.py` bounds the bytes.
-FEW, FEW_QUARANTINED = 10_000, 1_000
+# Below this, rows in quarantine go by way of the driver: each holds a whole row of a file.
+FEW_QUARANTINED = 10_000
 
 Labels = Callable[[Table], Mapping[str, str]]
 Content = tuple[str, str]

@@ -49,10 +49,13 @@ PLAIN = frozenset(
         "comment",
     }
 )
-# More is for Spark: it goes from and to the store by way of Java. Bytes in memory; bytes and
-# number of a table's files; rows, which Spark's optimiser goes through on one thread, and again for
-# each place where a query has them (its rule ConvertToLocalRelation).
-MOST_BYTES = 8_000_000
+# More than these is Spark's to write, who takes two seconds for up to 100,000 rows, of which the
+# driver takes 0.3 to 0.7 (`make bench BENCH=few`, docs/benchmarks.md). Bytes in memory.
+FEW = 100_000
+MOST_BYTES = 64_000_000
+# More than these is Spark's to read. Bytes and number of a table's files; rows, which Spark's
+# optimiser goes through on one thread, and again for each place where a query has them (its rule
+# ConvertToLocalRelation).
 MOST_STORED, MOST_FILES, MOST_ROWS = 1_000_000, 50, 10_000
 # Of more Spark asks in a job whether they are there
 # (spark.sql.sources.parallelPartitionDiscovery.threshold).

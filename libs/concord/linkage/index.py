@@ -9,16 +9,13 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from concord.lake import session
-from concord.lake.log import state
+from concord.lake.log import FEW, state
 from concord.lake.points import reach
 from concord.lake.registry import Table
 from concord.lake.run import Run
 from concord.lake.tables import How, Lake, Overwrite, Transaction, Written
 from concord.linkage.inputs import Input, Permission
 from concord.linkage.person_index import PersonIndex
-
-# Records, below which a table's rows go by way of the driver. A first guess, not a measured one.
-FEW = 20_000
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from concord.agreements.labels import study_labels
 from concord.agreements.meet import meet
 from concord.lake import run as runs
 from concord.lake import session
+from concord.lake.log import FEW
 from concord.lake.points import reach
 from concord.lake.run import Run
 from concord.lake.tables import Lake, Overwrite, Transaction
@@ -25,8 +26,6 @@ from concord.studies.tables import StudyTable
 # Below this many delivered rows a table's queries are interpreted: to compile them costs more. At
 # the demo's size (17,000 to 250,000 rows a table) it took a quarter less processor time.
 COMPILE_FROM_ROWS = 500_000
-# Below this many its rows go by way of the driver. A first guess, not a measured one.
-FEW = 20_000
 
 
 @dataclass(frozen=True)
