@@ -26,7 +26,7 @@ notebooks: setup ## execute the notebooks over the demo's lake, into notebooks/*
 test: setup ## run every test, lint included (TEST="-k name tests/unit" narrows it)
 	@$(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TEST)
 
-bench: setup ## measure synthesis and ingestion, and write docs/benchmarks.md (BENCH=linkage, index, agreements, features, scores; BENCH="--help")
+bench: setup ## measure synthesis and ingestion, and write docs/benchmarks.md (BENCH=linkage, index, agreements, features, scores, few; BENCH="--help")
 	@$(python) -m tests.bench $(BENCH)
 
 models: setup ## the models' experiments in full on 200,000 people, and what they have to show (MODELS="--people 60000")

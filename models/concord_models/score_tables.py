@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame
 from concord.agreements.dula import Dula
 from concord.agreements.labels import study_labels
 from concord.agreements.meet import meet
-from concord.lake.log import FEW
+from concord.lake.driver import FEW
 from concord.lake.registry import VERSIONS_TYPE, Column, Table
 from concord.lake.run import Run
 from concord.lake.tables import ReplaceWhere, Transaction, Written, commits, decoded

@@ -22,6 +22,7 @@ from tests.bench.agreements import agreements
 from tests.bench.engine_side import java_of
 from tests.bench.features import features
 from tests.bench.feed import COLUMNS, contract
+from tests.bench.few import few
 from tests.bench.index_job import index_job
 from tests.bench.line import line
 from tests.bench.linkage import linkage
@@ -64,7 +65,8 @@ def bench(
     """Measure synthesis, ingestion and the whole line on this machine; `linkage`: the engine alone;
     `index`: the whole index job; `accuracy`: how right the engine is; `scaling`: the engine on one
     worker and on two; `agreements`: what decisions, labels and enforced reads cost;
-    `features`: facts as known, in one pass and by joins; `scores`: what a day's scores cost."""
+    `features`: facts as known, in one pass and by joins; `scores`: what a day's scores cost;
+    `few`: commits of few rows by the driver and by Spark."""
     if context.invoked_subcommand:
         return
     sizes = sorted({*_sizes(rows), *([FULL] if full else [])})
@@ -180,6 +182,7 @@ def application() -> typer.Typer:
     app.command()(agreements)
     app.command()(features)
     app.command()(scores)
+    app.command()(few)
     return app
 
 

@@ -357,7 +357,7 @@ def test_few_rows_are_in_the_change_feed_as_delta_s_own_are(lake: Lake) -> None:
     write(lake, [client(1, amount=5)], Merge(), sequence=3, table=fed, few=True)
     write(lake, [client(4)], Overwrite(), sequence=4, table=fed, few=True)
 
-    assert engines(lake, fed) == ["Concord", "Concord", "Apache-Spark", "Concord"]
+    assert engines(lake, fed) == ["Concord"] * 4
     feed = lake.spark.read.format("delta").options(readChangeFeed=True, startingVersion=0)
     told = feed.load(lake.path(fed)).select("_commit_version", "_change_type", "client").collect()
     assert sorted(tuple(row) for row in told) == [
@@ -378,7 +378,7 @@ def test_a_table_s_first_few_rows_take_no_query_whatever_is_done_with_the_next(
     write(lake, [client(1), client(2)], how, sequence=1, few=True)
     write(lake, [client(2, sequence=2, amount=5), client(3)], how, sequence=2, few=True)
 
-    assert engines(lake) == ["Concord", "Apache-Spark"]
+    assert engines(lake) == ["Concord", "Concord" if isinstance(how, Merge) else "Apache-Spark"]
     merged = [client(1)] if isinstance(how, Merge) else []
     assert held(lake) == [*merged, client(2, sequence=2, amount=5), client(3)]
 

@@ -257,7 +257,7 @@ def test_numbers_of_records_that_are_none_are_refused(text: str) -> None:
         linkage.sizes_of(text)
 
 
-@pytest.mark.parametrize("name", ["linkage", "index", "scaling", "accuracy", "agreements"])
+@pytest.mark.parametrize("name", ["linkage", "index", "scaling", "accuracy", "agreements", "few"])
 def test_figures_without_a_place_are_refused_before_they_are_measured(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

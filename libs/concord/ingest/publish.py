@@ -23,7 +23,7 @@ from concord.ingest.ledger import FeedState
 from concord.ingest.manifest import first_day
 from concord.ingest.stage import Stage
 from concord.lake import scd2, session
-from concord.lake.log import FEW
+from concord.lake.driver import FEW
 from concord.lake.points import reach
 from concord.lake.registry import Table
 from concord.lake.storage import join

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -26,7 +27,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StringType, StructType
 
 from concord.errors import ConcordError, InfrastructureError
-from concord.lake import log, scd2
+from concord.lake import driver, log, scd2
 from concord.lake.locks import Locks
 from concord.lake.registry import REQUIRED_LABELS, Table
 from concord.lake.storage import Storage, join
@@ -270,7 +271,7 @@ class Lake:
             self._up_to_date[table.name] = wanted
             return
         nothing = table.arrow_schema.empty_table()
-        if not self._by_driver(nothing, table, wanted, log.Commit(note, stamp.engine)):
+        if not self._by_driver(nothing, table, wanted, driver.Commit(note, stamp.engine)):
             with self._noted(note):
                 self._make(self.spark.createDataFrame([], table.schema), table, wanted, None)
 
@@ -322,17 +323,28 @@ class Lake:
         rows: pa.Table,
         table: Table,
         properties: Mapping[str, str] | None,
-        commit: log.Commit,
+        commit: driver.Commit,
+        how: Merge | Changes | None = None,
     ) -> bool:
         """Writes rows that the driver holds, without a query; with `properties` it makes the table.
         False where it takes Delta's own writer."""
         path = self.path(table)
         if properties is None:
-            return log.write(self.storage, path, rows, commit, lambda: self._checkpoint(path))
+            checkpoint = partial(self._checkpoint, path)
+            if how is None:
+                return driver.write(self.storage, path, rows, commit, checkpoint)
+            merging = (
+                driver.Merging(table.key, newer=how.newer)
+                if isinstance(how, Merge)
+                else driver.Merging(table.key, operation=scd2.OPERATION)
+            )
+            return driver.merge(
+                self.storage, path, rows, table.arrow_schema, merging, commit, checkpoint
+            )
         with self._making(table, properties):
             named = {**properties, "comment": table.description}
             schema, by = table.schema.json(), table.partition_by
-            made = log.make(self.storage, path, rows, schema, named, commit, by)
+            made = driver.make(self.storage, path, rows, schema, named, commit, by)
         if not made:
             del self._up_to_date[table.name]
         return made
@@ -393,8 +405,12 @@ class Lake:
         columns = [*table.column_names]
         columns += [scd2.OPERATION] if isinstance(how, Changes) else []
         content, new = None, self._is_new(table)
-        if isinstance(how, Append | Overwrite) and (few or isinstance(rows, pa.Table)):
+        few |= isinstance(rows, pa.Table)
+        merges = few and not new and isinstance(how, Merge | Changes) and self._mergeable(table)
+        if few and isinstance(how, Append | Overwrite):
             content = self._fetched(rows, table)
+        elif merges:
+            content = self._fetched(rows, table, columns)
         elif new and few and isinstance(rows, DataFrame):
             content = self._fetched(_first(rows.select(*columns), how), table)
         # Who replaces a table counts its rows by `observe`, which a table's making does not serve.
@@ -405,7 +421,10 @@ class Lake:
         try:
             if content is not None and self._by_driver(
                 content, table, wanted if new else None,
-                log.Commit(note, stamp.engine, _numbered(transaction), isinstance(how, Overwrite)),
+                driver.Commit(
+                    note, stamp.engine, _numbered(transaction), isinstance(how, Overwrite)
+                ),
+                how if isinstance(how, Merge | Changes) else None,
             ):  # fmt: skip
                 pass
             else:
@@ -439,11 +458,20 @@ class Lake:
             )
         return Written(table.name, before, applied=False)
 
-    def _fetched(self, rows: DataFrame | pa.Table, table: Table) -> pa.Table:
+    def _mergeable(self, table: Table) -> bool:
+        held = log.state(self.storage, self.path(table))
+        return driver.mergeable(held, table.arrow_schema)
+
+    def _fetched(
+        self, rows: DataFrame | pa.Table, table: Table, columns: Sequence[str] = ()
+    ) -> pa.Table:
+        known = table.arrow_schema.append(pa.field(scd2.OPERATION, pa.string()))
+        schema = pa.schema([known.field(name) for name in columns or table.column_names])
+
         def fetch() -> pa.Table:
-            some = rows.select(table.column_names)
+            some = rows.select(schema.names)
             held = some if isinstance(some, pa.Table) else some.toArrow()
-            return held.cast(table.arrow_schema)
+            return held.cast(schema)
 
         return self._made(fetch, table)
 
@@ -484,7 +512,7 @@ class Lake:
         try:
             content = pa.Table.from_pylist([dict(row) for row in rows], table.arrow_schema)
             made = table.delta_properties if new else None
-            if self._by_driver(content, table, made, log.Commit(note, stamp.engine)):
+            if self._by_driver(content, table, made, driver.Commit(note, stamp.engine)):
                 return
             frame = self.spark.createDataFrame(content).coalesce(1)
             with self._noted(note):

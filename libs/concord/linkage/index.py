@@ -9,7 +9,8 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from concord.lake import session
-from concord.lake.log import FEW, state
+from concord.lake.driver import FEW
+from concord.lake.log import state
 from concord.lake.points import reach
 from concord.lake.registry import Table
 from concord.lake.run import Run

@@ -14,7 +14,7 @@ from concord.agreements.labels import study_labels
 from concord.agreements.meet import meet
 from concord.lake import run as runs
 from concord.lake import session
-from concord.lake.log import FEW
+from concord.lake.driver import FEW
 from concord.lake.points import reach
 from concord.lake.run import Run
 from concord.lake.tables import Lake, Overwrite, Transaction
