@@ -31,9 +31,12 @@ def test_what_a_column_is_made_with_is_looked_up_once(spark: SparkSession) -> No
     client = spark.sparkContext._gateway._gateway_client
     send = client.send_command
     F.when(F.col("a") == F.lit(1), F.trim("b"))
-    with patch.object(
-        client, "send_command", lambda c, *a, **k: sent.append(c) or send(c, *a, **k)
-    ):
+
+    def heard(command: str, *rest: Any, **named: Any) -> Any:
+        sent.append(command)
+        return send(command, *rest, **named)
+
+    with patch.object(client, "send_command", heard):
         F.when(F.col("a") == F.lit(1), F.trim("b"))
     # Two columns by name, a literal, the comparison, the text, the choice: a call each.
     assert [command[0] for command in sent if command[0] != "m"] == ["c"] * 6
