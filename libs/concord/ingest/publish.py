@@ -241,7 +241,7 @@ def _load(
         case "snapshot":
             own = {first_day(period): (to.delivery_id, to.sequence) for period in periods}
             timeline = {**to.state.timeline(target.source.name), **own}
-            return _snapshot(to, target, rows, timeline, periods)
+            return _snapshot(to, target, rows, timeline, periods, few)
     return to.write(rows, target.table, how, part=target.part, few=few)
 
 
@@ -287,6 +287,7 @@ def _snapshot(
     rows: DataFrame,
     timeline: Mapping[date, tuple[str, int]],
     periods: Sequence[str],
+    few: bool = False,
 ) -> Written:
     changes = scd2.change(
         target.present(to.lake),
@@ -295,7 +296,9 @@ def _snapshot(
         timeline=timeline,
         assigned=[first_day(period) for period in periods],
     )
-    # MERGE reads its source twice; the changes are few and cost much to find.
+    if few and to.lake.mergeable(target.table):
+        return to.write(changes, target.table, Changes(), part=target.part, few=True)
+    # Delta reads what it merges twice; the changes are few and cost much to find.
     kept = join(to.work, f"_changes_{'vault' if target.vault else 'curated'}_{target.source.name}")
     changes.write.mode("overwrite").parquet(kept)
     changes = to.lake.spark.read.schema(changes.schema).parquet(kept)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -57,6 +58,15 @@ class Storage:
         self._conf: Any = spark._jsc.hadoopConfiguration()
         self._local = str(self._conf.get("fs.defaultFS", "file:///")).startswith("file:")
         self._spark_conf: Any = spark._jsc.getConf()
+
+    @cached_property
+    def _log_store(self) -> Any:
+        stores = self._class("org.apache.spark.sql.delta.storage.LogStore")
+        return stores.apply(self._spark_conf, self._conf)
+
+    @cached_property
+    def _as_scala(self) -> Any:
+        return self._class("scala.jdk.javaapi.CollectionConverters").asScala
 
     def _class(self, name: str) -> Any:
         return getattr(self._jvm, name)
@@ -194,16 +204,11 @@ class Storage:
         """Create a file of lines unless it exists, by Delta's LogStore; False when it does."""
         self._may(path, write=True)
         fs, target = self._open(path)
-        store = self._class("org.apache.spark.sql.delta.storage.LogStore").apply(
-            self._spark_conf, self._conf
-        )
-        content = self._class("java.util.ArrayList")()
-        for line in lines:
-            content.append(line)
-        converters = self._class("scala.jdk.javaapi.CollectionConverters")
+        # As one line, which the store ends: line by line they would be a call each.
+        whole = self._class("java.util.Collections").singletonList("\n".join(lines)).iterator()
         try:
             fs.mkdirs(target.getParent())
-            store.write(target, converters.asScala(content.iterator()), False, self._conf)
+            self._log_store.write(target, self._as_scala(whole), False, self._conf)
         except Py4JJavaError as error:
             if "FileAlreadyExists" in error.java_exception.getClass().getName():
                 return False

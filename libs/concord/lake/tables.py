@@ -406,7 +406,7 @@ class Lake:
         columns += [scd2.OPERATION] if isinstance(how, Changes) else []
         content, new = None, self._is_new(table)
         few |= isinstance(rows, pa.Table)
-        merges = few and not new and isinstance(how, Merge | Changes) and self._mergeable(table)
+        merges = few and not new and isinstance(how, Merge | Changes) and self.mergeable(table)
         if few and isinstance(how, Append | Overwrite):
             content = self._fetched(rows, table)
         elif merges:
@@ -458,9 +458,10 @@ class Lake:
             )
         return Written(table.name, before, applied=False)
 
-    def _mergeable(self, table: Table) -> bool:
+    def mergeable(self, table: Table) -> bool:
+        """Whether few rows are merged into the table, new or not, without a query of it."""
         held = log.state(self.storage, self.path(table))
-        return driver.mergeable(held, table.arrow_schema)
+        return held is None or driver.mergeable(held, table.arrow_schema)
 
     def _fetched(
         self, rows: DataFrame | pa.Table, table: Table, columns: Sequence[str] = ()
