@@ -18,6 +18,7 @@ from itertools import islice
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from delta.tables import DeltaTable
 from py4j.protocol import Py4JError
 from pyspark import StorageLevel
@@ -405,14 +406,8 @@ class Lake:
         columns = [*table.column_names]
         columns += [scd2.OPERATION] if isinstance(how, Changes) else []
         content, new = None, self._is_new(table)
-        few |= isinstance(rows, pa.Table)
-        merges = few and not new and isinstance(how, Merge | Changes) and self.mergeable(table)
-        if few and isinstance(how, Append | Overwrite):
-            content = self._fetched(rows, table)
-        elif merges:
-            content = self._fetched(rows, table, columns)
-        elif new and few and isinstance(rows, DataFrame):
-            content = self._fetched(_first(rows.select(*columns), how), table)
+        if few or isinstance(rows, pa.Table):
+            content = self._content(rows, table, how, columns, new=new)
         # Who replaces a table counts its rows by `observe`, which a table's making does not serve.
         new &= content is not None or not isinstance(how, Overwrite)
         if not new:
@@ -458,16 +453,32 @@ class Lake:
             )
         return Written(table.name, before, applied=False)
 
+    def _content(
+        self, rows: DataFrame | pa.Table, table: Table, how: How, columns: Sequence[str], *,
+        new: bool,
+    ) -> pa.Table | None:  # fmt: skip
+        """What the driver is to write, of a new table all that it leaves; None where Spark is."""
+        if isinstance(how, Append | Overwrite):
+            return self._fetched(rows, table)
+        if new:
+            if isinstance(rows, pa.Table) and isinstance(how, ReplaceWhere):
+                return None
+            return self._fetched(_first(rows.select([*columns]), how), table)
+        if isinstance(how, Merge | Changes) and self.mergeable(table):
+            return self._fetched(rows, table, how)
+        return None
+
     def mergeable(self, table: Table) -> bool:
         """Whether few rows are merged into the table, new or not, without a query of it."""
         held = log.state(self.storage, self.path(table))
         return held is None or driver.mergeable(held, table.arrow_schema)
 
     def _fetched(
-        self, rows: DataFrame | pa.Table, table: Table, columns: Sequence[str] = ()
+        self, rows: DataFrame | pa.Table, table: Table, how: How | None = None
     ) -> pa.Table:
-        known = table.arrow_schema.append(pa.field(scd2.OPERATION, pa.string()))
-        schema = pa.schema([known.field(name) for name in columns or table.column_names])
+        schema = table.arrow_schema
+        if isinstance(how, Changes):
+            schema = schema.append(pa.field(scd2.OPERATION, pa.string()))
 
         def fetch() -> pa.Table:
             some = rows.select(schema.names)
@@ -654,8 +665,10 @@ def _of_session(rows: DataFrame, spark: SparkSession) -> DataFrame:
     return DataFrame(dataset.ofRows(spark._jsparkSession, rows._jdf.logicalPlan()), spark)
 
 
-def _first(rows: DataFrame, how: How) -> DataFrame:
-    """What a write leaves in an empty table."""
+def _first(rows: Any, how: How) -> Any:
+    """What a write of a frame, or of a table in Arrow, leaves in an empty table."""
+    if isinstance(how, Changes) and isinstance(rows, pa.Table):
+        return rows.filter(pc.not_equal(rows[scd2.OPERATION], "delete"))
     if isinstance(how, Changes):
         return rows.where(F.col(scd2.OPERATION) != "delete").drop(scd2.OPERATION)
     if isinstance(how, ReplaceWhere):

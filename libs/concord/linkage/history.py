@@ -115,8 +115,7 @@ def _follow(
         ]
     )
     if not here.run.dry_run:
-        frame = here.lake.spark.createDataFrame(rows)
-        here.write(frame.coalesce(1), tables.CROSSWALK, Changes(), sequence)
+        here.write(rows, tables.CROSSWALK, Changes(), sequence)
     moved = identity.moves(events)["record_id"]
     still = present.open.filter(pc.invert(pc.is_in(present.open["record_id"], value_set=moved)))
     begun = put.filter(pc.is_null(put["valid_to"]))
