@@ -133,9 +133,10 @@ def publish(
         if source.policy == "upsert" and len(periods) > 1:
             rows = _newest(rows, source.key)
         rows = originated(rules.with_derived(rows, source), to.delivery_id, to.sequence)
+        few = staged.rows_of(source.name) < FEW
         for target in to.targets(source):
             own = target.project(rows)
-            load = partial(_load, target=target, rows=own, periods=periods, few=staged.rows < FEW)
+            load = partial(_load, target=target, rows=own, periods=periods, few=few)
             steps.setdefault(target.table.name, []).append(load)
     steps[tables.quarantine(to.contract).name] = [partial(quarantine, staged=staged)]
 

@@ -63,6 +63,9 @@ class Stage:
     def rows(self) -> int:
         return sum(file.rows for file in self.files)
 
+    def rows_of(self, table: str) -> int:
+        return sum(file.rows for file in self.files if file.table == table)
+
     @property
     def quarantined(self) -> int:
         return sum(file.quarantined for file in self.files)
@@ -354,7 +357,7 @@ def _late_errors(late: DataFrame) -> dict[tuple[str, str], int]:
 def _table_rules(table: Table, staged: Stage) -> list[str]:
     """What a table as a whole breaks of its rules, in words; warnings do not count."""
     failures = []
-    total = sum(file.rows for file in staged.files if file.table == table.name)
+    total = staged.rows_of(table.name)
     for rule in table.table_rules:
         if rule.severity != "error":
             continue
