@@ -111,6 +111,7 @@ def test_persons_are_recognised_kept_and_followed_over_time(
     if written_by == "Spark":
         # As of a lake whose tables are large: nothing is read or written past Spark.
         monkeypatch.setattr(index_of_few, "FEW", 0)
+        monkeypatch.setattr(index_of_few, "ONE_FILE", 0)
         monkeypatch.setattr(log, "MOST_FILES", -1)
     archive.load("snap", [person(1), person(2), person(3)])
     archive.load("wages", [wage(1), wage(1, "e2", given_name="M"), wage(4)])

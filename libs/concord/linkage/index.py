@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
@@ -17,6 +16,10 @@ from concord.lake.run import Run
 from concord.lake.tables import How, Lake, Overwrite, Transaction, Written
 from concord.linkage.inputs import Input, Permission
 from concord.linkage.person_index import PersonIndex
+from concord.linkage.tables import RECORDS
+
+# Rows of identifiers of which one worker is enough. A guess, not a measure.
+ONE_FILE = 20_000
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,13 @@ class Index:
         """In how many partitions the feeds' rows are brought into comparable form."""
         return int(self.lake.spark.conf.get("spark.sql.shuffle.partitions") or 1)
 
-    @cached_property
-    def few(self) -> bool:
-        """Whether there are so few records that the driver may write what is made of them."""
-        states = (state(self.lake.storage, self.lake.path(one.table)) for one in self.found)
-        return sum(FEW if held.rows is None else held.rows for held in states if held) < FEW
+    def few(self, table: Table) -> bool:
+        """Whether the driver writes the table: of so few records. It writes one file; what the
+        records themselves say is read by all workers, unless there is next to nothing to read."""
+        known = [one.table for one in self.found] if table.name == RECORDS.name else [RECORDS]
+        held = [state(self.lake.storage, self.lake.path(each)) for each in known]
+        rows = [FEW if each.rows is None else each.rows for each in held if each]
+        return sum(rows) < (ONE_FILE if table.name == RECORDS.name else FEW)
 
     def write(self, rows: DataFrame | pa.Table, table: Table, how: How, version: int) -> Written:
         """One commit, under the table's own count of commits."""
@@ -52,7 +57,7 @@ class Index:
             stamp=replace(self.run.stamp, agreements=self.permitted.agreements),
             transaction=Transaction(f"index/{table.name}", version),
             labels=self.permitted.labels(table),
-            few=self.few,
+            few=self.few(table),
         )
         self.run.tally.note([written])
         reach(f"index.wrote.{table.name}")
