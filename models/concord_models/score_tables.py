@@ -165,7 +165,9 @@ def replace_day(
     `trained` is the agreement of the model, `inputs` the digest of what the rows follow from,
     `expires` the last day on which they may be held.
     """
-    days = f"= DATE'{run.as_of}'" if since is None else f">= DATE'{since}'"
+    days = (
+        ReplaceWhere({AS_OF: (run.as_of,)}) if since is None else ReplaceWhere({}, {AS_OF: since})
+    )
     before = run.lake.version(table)
     application = f"{run.job}/{table.name}/{run.as_of}"
     # One file a day. By a shuffle: to coalesce would leave the making of the rows to one core.
@@ -173,7 +175,7 @@ def replace_day(
         return run.lake.write(
             made,
             table,
-            ReplaceWhere(f"{AS_OF} {days}"),
+            days,
             stamp=replace(
                 run.stamp, agreements=tuple(dict.fromkeys((dula.id, trained))), inputs=inputs
             ),

@@ -1,4 +1,4 @@
-"""Few rows merged by the driver: what a dictionary would hold, told as Delta tells it."""
+"""Few rows merged and replaced by the driver: what a list would hold, told as Delta tells it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from concord.lake import driver
 from concord.lake.locks import Locks
 from concord.lake.registry import Column, Table
 from concord.lake.scd2 import OPERATION
-from concord.lake.tables import Append, Changes, How, Lake, Merge, Stamp, Transaction
+from concord.lake.tables import Append, Changes, How, Lake, Merge, ReplaceWhere, Stamp, Transaction
 from concord.lake.zones import Zones
 from tests.feeds import LABELS
 
@@ -46,7 +46,6 @@ VISITS = Table(
 )
 NEWER = Merge(newer=("_period", "_sequence"))
 
-Key = tuple[str, int | None]
 Row = tuple[str, int | None, int | None, str, int]
 Batch = tuple[How, list[tuple[Any, ...]]]
 Change = tuple[int, str, Row]
@@ -62,9 +61,25 @@ MANY = st.lists(ROWS, max_size=6, unique_by=lambda row: row[:2])
 CHANGES = st.lists(
     st.tuples(ROWS, st.sampled_from(["put", "delete"])), max_size=6, unique_by=lambda c: c[0][:2]
 ).map(lambda changes: [(*row, operation) for row, operation in changes])
+REPLACING = [
+    ReplaceWhere({"_period": ("2025-05",)}),
+    ReplaceWhere({"_period": ("2025-04", "2025-06"), "client": ("a", "b")}),
+    ReplaceWhere({"amount": (5,)}),
+]
+
+
+def held(how: ReplaceWhere, row: Row) -> bool:
+    named = dict(zip(VISITS.column_names, row, strict=True))
+    return all(named[column] in values for column, values in how.values.items())
+
+
 BATCHES = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from([NEWER, Merge()]), MANY), st.tuples(st.just(Changes()), CHANGES)
+        st.tuples(st.sampled_from([NEWER, Merge()]), MANY),
+        st.tuples(st.just(Changes()), CHANGES),
+        st.tuples(st.sampled_from(REPLACING), MANY).map(
+            lambda b: (b[0], [row for row in b[1] if held(b[0], row)])
+        ),
     ),
     min_size=1,
     max_size=5,
@@ -76,22 +91,28 @@ def lake_at(spark: SparkSession, root: Path) -> Lake:
     return Lake(spark, str(root), locks=locks, lock_wait=5, zones=Zones("ingest"))
 
 
-def merged(table: dict[Key, Row], version: int, how: How, rows: Sequence[tuple]) -> list[Change]:
-    """Merges into a table that is a dictionary, and what that changed: the oracle."""
+def merged(table: list[Row], version: int, how: How, rows: Sequence[tuple]) -> list[Change]:
+    """Does the same to a table that is a list, and tells what that changed: the oracle."""
     changes: list[Change] = []
+    if isinstance(how, ReplaceWhere):
+        changes = [(version, "delete", row) for row in table if held(how, row)]
+        table[:] = [*(row for row in table if not held(how, row)), *rows]
+        return [*changes, *((version, "insert", row) for row in rows)]
     for given_row in rows:
         row, operation = given_row[:5], (given_row[5] if isinstance(how, Changes) else "put")
-        key, old = row[:2], table.get(row[:2])
-        if old is None and operation == "put":
-            table[key] = row
+        mine = [old for old in table if old[:2] == row[:2]]
+        if not mine and operation == "put":
+            table.append(row)
             changes.append((version, "insert", row))
-        elif old is not None and operation == "delete":
-            del table[key]
-            changes.append((version, "delete", old))
-        elif old is not None and (how != NEWER or row[3:] > old[3:]):
-            table[key] = row
-            changes.append((version, "update_preimage", old))
-            changes.append((version, "update_postimage", row))
+        for old in mine:
+            if operation == "delete":
+                table.remove(old)
+                changes.append((version, "delete", old))
+            elif how != NEWER or row[3:] > old[3:]:
+                table.remove(old)
+                table.append(row)
+                changes.append((version, "update_preimage", old))
+                changes.append((version, "update_postimage", row))
     return changes
 
 
@@ -129,18 +150,18 @@ def infos(lake: Lake, table: Table = VISITS) -> list[Mapping[str, Any]]:
 
 @settings(max_examples=15)
 @given(batches=BATCHES)
-def test_few_rows_are_merged_as_by_a_dictionary_and_each_change_is_told(
+def test_few_rows_are_merged_and_replaced_as_in_a_list_and_each_change_is_told(
     spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, batches: list[Batch]
 ) -> None:
     lake = lake_at(spark, tmp_path_factory.mktemp("lake"))
     lake.create(VISITS, LABELS, stamp=STAMP)
-    table: dict[Key, Row] = {}
+    table: list[Row] = []
     changes: list[Change] = []
     for number, (how, rows) in enumerate(batches, 1):
         assert merge(lake, how, rows, number) == number
         changes += merged(table, number, how, rows)
 
-    rows = sorted(table.values(), key=order)
+    rows = sorted(table, key=order)
     assert {info["engineInfo"] for info in infos(lake)} == {STAMP.engine}
     delta = spark.read.format("delta").load(lake.path(VISITS)).select(VISITS.column_names)
     assert sorted((tuple(row) for row in delta.collect()), key=order) == rows
@@ -150,7 +171,7 @@ def test_few_rows_are_merged_as_by_a_dictionary_and_each_change_is_told(
     assert feed(lake) == sorted(changes, key=order)
 
 
-def test_spark_and_the_driver_tell_a_merge_alike(spark: SparkSession, tmp_path: Path) -> None:
+def test_spark_and_the_driver_tell_changes_alike(spark: SparkSession, tmp_path: Path) -> None:
     first: Sequence[Row] = [
         ("a", 0, 5, "2025-04", 1), ("a", None, 5, "2025-04", 1), ("b", 0, 5, "2025-05", 1),
         ("c", 0, 5, "2025-05", 1),
@@ -168,9 +189,11 @@ def test_spark_and_the_driver_tell_a_merge_alike(spark: SparkSession, tmp_path: 
             merge(lake, NEWER, first, 1)
             merge(lake, NEWER, then, 2)
             merge(lake, Changes(), last, 3)
+            merge(lake, REPLACING[0], [("e", 0, 6, "2025-05", 1)], 4)
+            merge(lake, ReplaceWhere({"amount": (6, 7)}), [("f", 0, 7, "2025-06", 1)], 5)
 
     by = [info["engineInfo"].split("/")[0] for info in infos(lakes["Spark"])]
-    assert by == ["Concord", *["Apache-Spark"] * 3]
+    assert by == ["Concord", *["Apache-Spark"] * 5]
     assert {info["engineInfo"] for info in infos(lakes["driver"])} == {STAMP.engine}
     assert feed(lakes["driver"]) == feed(lakes["Spark"])
     other = deltalake.DeltaTable(lakes["driver"].path(VISITS)).load_cdf(starting_version=0)
@@ -181,7 +204,7 @@ def test_spark_and_the_driver_tell_a_merge_alike(spark: SparkSession, tmp_path: 
         [
             {name: info["operationMetrics"].get(f"numTargetRows{name}") for name in
              ("Inserted", "Updated", "Deleted")}
-            for info in infos(lake)[2:]
+            for info in infos(lake)[2:4]
         ]
         for lake in lakes.values()
     ]  # fmt: skip
@@ -211,7 +234,9 @@ def test_only_files_with_a_row_that_changes_are_written_anew(
     assert [place.parent.name for place in files & now] == ["_period=2025-05"] and len(now) == 2
 
 
-@pytest.mark.parametrize("why", ["more rows", "a key twice", "append only", "somebody was first"])
+@pytest.mark.parametrize(
+    "why", ["more rows", "a key twice", "append only", "beyond", "somebody was first"]
+)
 def test_what_is_not_the_driver_s_is_left_to_delta(
     spark: SparkSession, tmp_path: Path, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,9 +265,13 @@ def test_what_is_not_the_driver_s_is_left_to_delta(
 
         monkeypatch.setattr(lake.storage, "commit", late)
 
+    if why == "beyond":
+        with pytest.raises(InfrastructureError, match="curated/visits"):
+            merge(lake, ReplaceWhere({"client": ("b",)}), rows, 2, table)
     if why in ("a key twice", "append only"):
         with pytest.raises(InfrastructureError, match="curated/visits"):
             merge(lake, NEWER, rows, 2, table)
+    if why in ("a key twice", "append only", "beyond"):
         assert len(infos(lake)) == 1
         return
     merge(lake, NEWER, rows, 2, table)

@@ -37,7 +37,6 @@ from concord.lake.tables import (
     Stamp,
     Transaction,
     Written,
-    isin,
 )
 from concord.privacy.records import source_key
 
@@ -112,9 +111,9 @@ class Target:
         rows = lake.read(self.table)
         return rows.where(F.col("source_table") == self.source.name) if self.vault else rows
 
-    def where(self, condition: str) -> ReplaceWhere:
-        own = f" AND source_table = '{self.source.name}'" if self.vault else ""
-        return ReplaceWhere(condition + own)
+    def where(self, column: str, values: Sequence[str]) -> ReplaceWhere:
+        own = {"source_table": (self.source.name,)} if self.vault else {}
+        return ReplaceWhere({column: values, **own})
 
 
 def publish(
@@ -160,11 +159,11 @@ def quarantine(to: Publication, staged: Stage, *, rejected: bool = False) -> Wri
         for name in staged.tables
         if any(file.quarantined for file in staged.files if file.table == name)
     ]
+    few = staged.quarantined < FEW_QUARANTINED
     if to.again:
         parts.append(_released(to, staged, table))
-        where = ReplaceWhere(isin("delivery_id", (to.delivery_id,)))
-        return to.write(_union(parts), table, where, part=part)
-    few = staged.quarantined < FEW_QUARANTINED
+        where = ReplaceWhere({"delivery_id": (to.delivery_id,)})
+        return to.write(_union(parts), table, where, part=part, few=few)
     return to.write(_union(parts), table, Append(), part=part, few=few) if parts else None
 
 
@@ -190,7 +189,7 @@ def withdraw(
     table = tables.quarantine(to.contract)
     if to.lake.exists(table):
         empty = to.lake.read(table).limit(0)
-        written.append(to.write(empty, table, ReplaceWhere(isin("delivery_id", (target,)))))
+        written.append(to.write(empty, table, ReplaceWhere({"delivery_id": (target,)}), few=True))
     return written
 
 
@@ -229,12 +228,12 @@ def _load(
 ) -> Written:
     match target.source.policy:
         case "full_refresh" if to.state.holds(target.source.name, periods):
-            how: How = target.where(isin("_period", periods))
+            how: How = target.where("_period", periods)
         case "full_refresh":
             # There is nothing to replace, and to look for it takes Delta four times as long.
             how = Append()
         case "append_only" if to.again:
-            how = target.where(isin("_delivery_id", (to.delivery_id,)))
+            how = target.where("_delivery_id", (to.delivery_id,))
         case "append_only":
             how = Append()
         case "upsert":
@@ -256,11 +255,11 @@ def _take_back(
     empty = target.present(to.lake).limit(0)
     match target.source.policy:
         case "full_refresh":
-            how: How = target.where(isin("_period", periods))
-            return to.write(empty, target.table, how, part=target.part)
+            how: How = target.where("_period", periods)
+            return to.write(empty, target.table, how, part=target.part, few=True)
         case "append_only":
-            how = target.where(isin("_delivery_id", (delivery,)))
-            return to.write(empty, target.table, how, part=target.part)
+            how = target.where("_delivery_id", (delivery,))
+            return to.write(empty, target.table, how, part=target.part, few=True)
         case "snapshot":
             gone = {first_day(period) for period in periods}
             known = to.state.timeline(target.source.name)

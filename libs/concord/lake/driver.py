@@ -13,10 +13,10 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -83,6 +83,19 @@ class Merging:
     key: tuple[str, ...]
     newer: tuple[str, ...] = ()
     operation: str | None = None
+
+
+class Replacing(Protocol):
+    """Which rows are replaced: those for which `holds` says so by their `columns`; `condition` says
+    it in SQL."""
+
+    @property
+    def columns(self) -> Sequence[str]: ...
+
+    @property
+    def condition(self) -> str: ...
+
+    def holds(self, rows: pa.Table) -> pa.Array: ...
 
 
 @dataclass(frozen=True)
@@ -187,54 +200,117 @@ def merge(
     if how.operation:
         gone = pc.equal(rows[how.operation], "delete").combine_chunks()
     fresh = rows.select(schema.names).cast(schema)
-    looked = pa.schema([schema.field(name) for name in dict.fromkeys((*how.key, *how.newer))])
-    met, touched, kept, before = [], [], [], []
-    taken: list[pa.Array] = []  # of `rows`, by position, in the order of `before`
-    for file in held.files:
-        content = storage.read(place(path, file))
-        old = part(content, file, looked)
+    taken: list[pa.Array] = []  # of `rows`, by position, in the order of what they change
+    met: list[pa.Array] = []
+
+    def changing(old: pa.Table) -> pa.Array:
         at = keys.find(old.select(list(how.key)))
         met.append(at.drop_null())
         changes = pc.and_(at.is_valid(), _newer(fresh, old, at, how.newer))
-        if not pc.any(changes).as_py():
-            continue
-        whole = part(content, file, schema)
-        touched.append(file)
-        kept.append(whole.filter(pc.invert(changes)))
-        before.append(whole.filter(changes))
         taken.append(at.filter(changes))
+        return changes
+
+    looked = dict.fromkeys((*how.key, *how.newer))
+    found = _looked_through(storage, path, held.files, schema, looked, changing)
     none = pa.array([], pa.int64())
     every = pa.array(range(rows.num_rows), pa.int64())
     added = pc.and_not(pc.invert(pc.is_in(every, pa.concat_arrays([none, *met]))), gone)
     place_of = pa.concat_arrays([none, *taken])
     deleted = gone.take(place_of)
-    old, new = pa.concat_tables([schema.empty_table(), *before]), fresh.take(place_of)
     updated = pc.invert(deleted)
-    put = [fresh.filter(added), new.filter(updated)]
-    copied = sum(rows.num_rows for rows in kept)
-    shares = _shares(pa.concat_tables([*kept, *put]), held.partitions)
+    changes = {
+        "insert": fresh.filter(added),
+        "update_preimage": found.before.filter(updated),
+        "update_postimage": fresh.take(place_of).filter(updated),
+        "delete": found.before.filter(deleted),
+    }
+    metrics = {
+        "numTargetRowsInserted": changes["insert"].num_rows,
+        "numTargetRowsUpdated": changes["update_postimage"].num_rows,
+        "numTargetRowsDeleted": changes["delete"].num_rows,
+        "numTargetRowsCopied": found.kept.num_rows,
+        "numSourceRows": rows.num_rows,
+    }
+    by = {"predicate": json.dumps([f"t.{name} <=> s.{name}" for name in how.key])}
+    files = _rewritten(held, found, changes, "MERGE", by, metrics)
+    return files is not None and _next(storage, path, held, commit, files, checkpoint)
+
+
+def replace(
+    storage: Storage, path: str, rows: pa.Table, schema: pa.Schema, how: Replacing,
+    commit: Commit, checkpoint: Callable[[], None],
+) -> bool:  # fmt: skip
+    """Replaces the rows of a table for which a condition holds by rows for which it holds too.
+
+    False, and nothing done, where that is for Delta: as `merge`, and for rows for which it does
+    not, of which Delta says what it says.
+    """
+    held = state(storage, path)
+    if held is None or not mergeable(held, schema) or rows.nbytes > MOST_BYTES:
+        return False
+    if _recorded(held, commit):
+        return True
+    fresh = rows.select(schema.names).cast(schema)
+    if not pc.all(how.holds(fresh), min_count=0).as_py():
+        return False
+    files = held.files
+    if set(how.columns) <= set(held.partitions):
+        named = pa.schema([schema.field(name) for name in how.columns])
+        shares = pa.Table.from_pylist([dict(file.partition) for file in files], named)
+        files = tuple(f for f, its in zip(files, how.holds(shares).to_pylist(), strict=True) if its)
+    found = _looked_through(storage, path, files, schema, how.columns, how.holds)
+    changes = {"insert": fresh, "delete": found.before}
+    by = {"mode": "Overwrite", "predicate": json.dumps([how.condition])}
+    files = _rewritten(held, found, changes, "WRITE", by, {})
+    return files is not None and _next(storage, path, held, commit, files, checkpoint)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The files with a row that changes; their other rows, and those, as they were."""
+
+    files: Sequence[File]
+    kept: pa.Table
+    before: pa.Table
+
+
+def _looked_through(
+    storage: Storage, path: str, held: Sequence[File], schema: pa.Schema, columns: Iterable[str],
+    changing: Callable[[pa.Table], pa.Array],
+) -> _Found:  # fmt: skip
+    """Looks through files for rows that change, as `changing` says of some of their columns."""
+    looked = pa.schema([schema.field(name) for name in columns])
+    files, kept, before = [], [schema.empty_table()], [schema.empty_table()]
+    for file in held:
+        content = storage.read(place(path, file))
+        changes = changing(part(content, file, looked))
+        if pc.any(changes).as_py():
+            whole = part(content, file, schema)
+            files.append(file)
+            kept.append(whole.filter(pc.invert(changes)))
+            before.append(whole.filter(changes))
+    return _Found(files, pa.concat_tables(kept), pa.concat_tables(before))
+
+
+def _rewritten(
+    held: State, found: _Found, changes: Mapping[str, pa.Table], operation: str,
+    parameters: Mapping[str, str], metrics: Mapping[str, int],
+) -> _Files | None:  # fmt: skip
+    """The commit of changes by their kinds in a change feed; None where a partition is not one for
+    the driver."""
+    put = [rows for kind, rows in changes.items() if kind in ("insert", "update_postimage")]
+    shares = _shares(pa.concat_tables([found.kept, *put]), held.partitions)
     told: list[Share] | None = []
     # Of a commit that only adds, what is added is the change.
-    if touched and held.properties.get(CHANGE_FEED) == "true":
-        by_kind = {
-            "insert": put[0], "update_preimage": old.filter(updated),
-            "update_postimage": put[1], "delete": old.filter(deleted),
-        }  # fmt: skip
+    if found.files and held.properties.get(CHANGE_FEED) == "true":
         kinds = [
-            each.append_column(CHANGE_TYPE, pa.repeat(pa.scalar(kind), each.num_rows))
-            for kind, each in by_kind.items()
+            rows.append_column(CHANGE_TYPE, pa.repeat(pa.scalar(kind), rows.num_rows))
+            for kind, rows in changes.items()
         ]
         told = _shares(pa.concat_tables(kinds), held.partitions)
     if shares is None or told is None:
-        return False
-    metrics = {
-        "numTargetRowsInserted": put[0].num_rows, "numTargetRowsUpdated": put[1].num_rows,
-        "numTargetRowsDeleted": old.num_rows - put[1].num_rows, "numTargetRowsCopied": copied,
-        "numSourceRows": rows.num_rows,
-    }  # fmt: skip
-    by = {"predicate": json.dumps([f"t.{name} <=> s.{name}" for name in how.key])}
-    files = _Files("MERGE", shares, touched, told, by, metrics, blind=False)
-    return _next(storage, path, held, commit, files, checkpoint)
+        return None
+    return _Files(operation, shares, found.files, told, parameters, metrics, blind=False)
 
 
 class _Keys:

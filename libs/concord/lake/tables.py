@@ -12,7 +12,8 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -51,9 +52,33 @@ class Append:
 
 @dataclass(frozen=True)
 class ReplaceWhere:
-    """Replace, in one commit, all rows that meet a SQL condition by rows that must meet it too."""
+    """Replace, in one commit, all rows that have one of the `values` in each of the columns, and in
+    those of `since` that value or a later one, by rows of which that is true too."""
 
-    condition: str
+    values: Mapping[str, Sequence[str | int | date]]
+    since: Mapping[str, date] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (*self.values, *self.since)
+
+    @property
+    def condition(self) -> str:
+        """The same in SQL."""
+        parts = [isin(column, values) for column, values in self.values.items()]
+        parts += [f"{column} >= {_literal(least)}" for column, least in self.since.items()]
+        return " AND ".join(parts)
+
+    def holds(self, rows: pa.Table) -> pa.Array:
+        """For each row whether that is true of it."""
+        held = pa.array([True] * rows.num_rows, pa.bool_())
+        for column, values in self.values.items():
+            known = pa.array(values, rows[column].type)
+            held = pc.and_(held, pc.is_in(rows[column].combine_chunks(), value_set=known))
+        for column, least in self.since.items():
+            later = pc.greater_equal(rows[column].combine_chunks(), pa.scalar(least))
+            held = pc.and_(held, pc.fill_null(later, False))
+        return held
 
 
 @dataclass(frozen=True)
@@ -325,23 +350,24 @@ class Lake:
         table: Table,
         properties: Mapping[str, str] | None,
         commit: driver.Commit,
-        how: Merge | Changes | None = None,
+        how: How = Append(),
     ) -> bool:
         """Writes rows that the driver holds, without a query; with `properties` it makes the table.
         False where it takes Delta's own writer."""
         path = self.path(table)
         if properties is None:
             checkpoint = partial(self._checkpoint, path)
-            if how is None:
+            if isinstance(how, Append | Overwrite):
                 return driver.write(self.storage, path, rows, commit, checkpoint)
+            schema = table.arrow_schema
+            if isinstance(how, ReplaceWhere):
+                return driver.replace(self.storage, path, rows, schema, how, commit, checkpoint)
             merging = (
                 driver.Merging(table.key, newer=how.newer)
                 if isinstance(how, Merge)
                 else driver.Merging(table.key, operation=scd2.OPERATION)
             )
-            return driver.merge(
-                self.storage, path, rows, table.arrow_schema, merging, commit, checkpoint
-            )
+            return driver.merge(self.storage, path, rows, schema, merging, commit, checkpoint)
         with self._making(table, properties):
             named = {**properties, "comment": table.description}
             schema, by = table.schema.json(), table.partition_by
@@ -419,7 +445,7 @@ class Lake:
                 driver.Commit(
                     note, stamp.engine, _numbered(transaction), isinstance(how, Overwrite)
                 ),
-                how if isinstance(how, Merge | Changes) else None,
+                how,
             ):  # fmt: skip
                 pass
             else:
@@ -464,12 +490,10 @@ class Lake:
             if isinstance(rows, pa.Table) and isinstance(how, ReplaceWhere):
                 return None
             return self._fetched(_first(rows.select([*columns]), how), table)
-        if isinstance(how, Merge | Changes) and self.mergeable(table):
-            return self._fetched(rows, table, how)
-        return None
+        return self._fetched(rows, table, how) if self.mergeable(table) else None
 
     def mergeable(self, table: Table) -> bool:
-        """Whether few rows are merged into the table, new or not, without a query of it."""
+        """Whether few rows are merged into the table, or replace some of it, without a query."""
         held = log.state(self.storage, self.path(table))
         return held is None or driver.mergeable(held, table.arrow_schema)
 
@@ -701,8 +725,8 @@ def is_table(storage: Storage, path: str) -> bool:
     return any(STATE_FILE.fullmatch(entry.name) for entry in log)
 
 
-def isin(column: str, values: Sequence[str]) -> str:
-    """A SQL condition for ReplaceWhere: `column` is one of `values`."""
+def isin(column: str, values: Sequence[str | int | date]) -> str:
+    """A SQL condition: `column` is one of `values`."""
     return f"{column} in ({', '.join(_literal(value) for value in values)})"
 
 
@@ -712,7 +736,11 @@ def _later(columns: Sequence[str], depth: int) -> str:
     return "(" + " AND ".join([*equal, f"s.`{columns[depth]}` > t.`{columns[depth]}`"]) + ")"
 
 
-def _literal(value: str) -> str:
+def _literal(value: str | int | date) -> str:
+    if isinstance(value, date):
+        return f"DATE'{value}'"
+    if isinstance(value, int):
+        return str(value)
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 

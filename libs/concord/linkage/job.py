@@ -31,7 +31,7 @@ from concord.contracts.model import Contract
 from concord.errors import InfrastructureError, QualityError, UsageError
 from concord.lake.registry import DELIVERIES
 from concord.lake.run import Run
-from concord.lake.tables import Append, Lake, ReplaceWhere, described, isin
+from concord.lake.tables import Append, Lake, ReplaceWhere, described
 from concord.linkage import (
     blobs,
     decisions,
@@ -285,7 +285,7 @@ def _tell(here: Index, found: Sequence[Measure]) -> None:
     again = any(row["run_id"] == run.run_id for row in kept)
     told = report.rows(run.run_id, run.as_of, here.model, found)
     rows = pa.Table.from_pylist(told, tables.QUALITY.arrow_schema)
-    mine = ReplaceWhere(isin("run_id", (run.run_id,)))
+    mine = ReplaceWhere({"run_id": (run.run_id,)})
     here.remake(rows, tables.QUALITY, mine if again else Append())
 
 

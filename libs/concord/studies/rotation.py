@@ -112,7 +112,7 @@ def _turn(
             run,
             rows.withColumn("to_version", F.lit(new.version)),
             mapping,
-            ReplaceWhere(f"to_version = {new.version}"),
+            ReplaceWhere({"to_version": (new.version,)}),
             Transaction(f"rotate/{mapping.name}", 0 if before is None else before + 1),
             _labels(dula),
         )
