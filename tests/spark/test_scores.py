@@ -284,7 +284,7 @@ def test_scores_and_what_becomes_of_them(hub: Hub) -> None:
     assert hub.score(date(2024, 9, 17)).rows == CASES
     shifted = hub.drift(date(2024, 10, 6))
     new = set(shifted.alarms) - set(measured.alarms)
-    # What is scored by them may be off as well: whose rows taught the model hangs on the pseudonyms.
+    # What is scored by them may be off too: whose rows taught the model hangs on the pseudonyms.
     assert new - {"ece of version 1"} == {"psi of days_since_mailed"}
     assert "psi of days_since_mailed" in shifted.message
 

@@ -253,12 +253,12 @@ def replace(
     fresh = rows.select(schema.names).cast(schema)
     if not pc.all(how.holds(fresh), min_count=0).as_py():
         return False
-    files = held.files
+    some = held.files
     if set(how.columns) <= set(held.partitions):
         named = pa.schema([schema.field(name) for name in how.columns])
-        shares = pa.Table.from_pylist([dict(file.partition) for file in files], named)
-        files = tuple(f for f, its in zip(files, how.holds(shares).to_pylist(), strict=True) if its)
-    found = _looked_through(storage, path, files, schema, how.columns, how.holds)
+        shares = pa.Table.from_pylist([dict(file.partition) for file in some], named)
+        some = tuple(f for f, its in zip(some, how.holds(shares).to_pylist(), strict=True) if its)
+    found = _looked_through(storage, path, some, schema, how.columns, how.holds)
     changes = {"insert": fresh, "delete": found.before}
     by = {"mode": "Overwrite", "predicate": json.dumps([how.condition])}
     files = _rewritten(held, found, changes, "WRITE", by, {})
