@@ -38,8 +38,9 @@ from concord.lake.log import (
 )
 from concord.lake.storage import Storage, join
 
-# More than these is Spark's to write, who takes two seconds for up to 100,000 rows, of which the
-# driver takes 0.3 to 0.7 (`make bench BENCH=few`, docs/benchmarks.md). Bytes in memory.
+# More than these is Spark's to write. Up to here it takes 2 s to append, and 2.5 to 7.4 to merge,
+# what the driver appends in 0.3 to 0.9 and merges in 0.2 to 1.3 s (`make bench BENCH=few`). Bytes
+# in memory.
 FEW = 100_000
 MOST_BYTES = 64_000_000
 # And of a table that is merged into: rows and bytes of its files, all of which are looked through.
