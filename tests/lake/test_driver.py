@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -209,6 +210,21 @@ def test_spark_and_the_driver_tell_changes_alike(spark: SparkSession, tmp_path: 
         for lake in lakes.values()
     ]  # fmt: skip
     assert counted[0] == counted[1]
+
+
+def test_what_is_replaced_is_the_same_in_arrow_and_in_sql(spark: SparkSession) -> None:
+    days = [None, *(date(2025, 5, day) for day in (1, 2, 3))]
+    texts = [None, "it's", "back\\slash", "b"]
+    rows = pa.Table.from_pylist([{"d": day, "t": text} for day in days for text in texts])
+    for how in (
+        ReplaceWhere({"t": ("it's", "back\\slash")}, {"d": date(2025, 5, 2)}),
+        ReplaceWhere({"d": (date(2025, 5, 1), date(2025, 5, 3))}),
+        ReplaceWhere({}, {"d": date(2025, 5, 3)}),
+    ):
+        by_sql = spark.createDataFrame(rows).where(how.condition).collect()
+        found = rows.filter(how.holds(rows)).to_pylist()
+        assert 0 < len(found) < rows.num_rows
+        assert sorted(map(repr, found)) == sorted(repr(row.asDict()) for row in by_sql)
 
 
 def test_a_merge_that_is_repeated_does_nothing(spark: SparkSession, tmp_path: Path) -> None:

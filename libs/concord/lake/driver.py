@@ -43,7 +43,7 @@ from concord.lake.storage import Storage, join
 # in memory.
 FEW = 100_000
 MOST_BYTES = 64_000_000
-# And of a table that is merged into: rows and bytes of its files, all of which are looked through.
+# And of a table of which some rows change: rows and bytes of its files, which are looked through.
 MOST_HELD, MOST_HELD_BYTES = 300_000, 64_000_000
 # Properties that ask nothing of a writer; a table with others is made by Delta.
 PLAIN = frozenset(
@@ -170,7 +170,7 @@ def write(
 
 
 def mergeable(held: State | None, schema: pa.Schema) -> bool:
-    """Whether a table is one that `merge` merges into."""
+    """Whether a table is one that `merge` merges into, and in which `replace` replaces."""
     if held is None or held.rows is None or held.reader > PLAIN_READER:
         return False
     texts = all(schema.field(name).type == pa.string() for name in held.partitions)
