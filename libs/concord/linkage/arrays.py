@@ -16,18 +16,18 @@ COUNTED, TIMES = 1 << 24, 16
 
 def distinct(numbers: Integers) -> tuple[Integers, Integers]:
     """The distinct numbers, sorted, and the place of each number among them."""
-    most = int(numbers.max(initial=0))
-    if numbers.min(initial=0) < 0 or most > min(COUNTED, TIMES * len(numbers)):
+    if not _counted(numbers, len(numbers)):
         found, place = np.unique(numbers, return_inverse=True)
         return found, place.reshape(-1).astype(np.int64)
-    seen = np.zeros(most + 1, dtype=bool)
-    seen[numbers] = True
+    seen = _seen(numbers, int(numbers.max()))
     return np.flatnonzero(seen), (np.cumsum(seen) - 1)[numbers]
 
 
 def in_order(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The distinct numbers, sorted. Of millions of them several times as fast as np.unique, which
     hashes them first."""
+    if _counted(numbers, len(numbers)):
+        return np.flatnonzero(_seen(numbers, int(numbers.max()))).astype(numbers.dtype, copy=False)
     ordered = np.sort(numbers)
     new = np.ones(len(ordered), dtype=bool)
     new[1:] = ordered[1:] != ordered[:-1]
@@ -37,8 +37,14 @@ def in_order(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def places(known: npt.NDArray[Any], sought: npt.NDArray[Any]) -> Integers:
     """Where each of `sought` is in `known`, which is sorted; -1 where it is not.
 
-    They are looked up in their order, which touches far less memory at a time.
+    They are looked up in an array of all that there can be, or in their order, which touches far
+    less memory at a time.
     """
+    if _counted(known, len(sought)) and np.issubdtype(sought.dtype, np.signedinteger):
+        # One more at either end, where all others are looked up.
+        place = np.full(int(known[-1]) + 3, -1, dtype=np.int64)
+        place[known + 1] = np.arange(len(known))
+        return place[np.clip(sought, -1, known[-1] + 1) + 1]
     order = np.argsort(sought)
     ordered = sought[order]
     place = np.searchsorted(known, ordered)
@@ -50,3 +56,16 @@ def places(known: npt.NDArray[Any], sought: npt.NDArray[Any]) -> Integers:
     found = np.empty(len(sought), dtype=np.int64)
     found[order] = place
     return found
+
+
+def _counted(numbers: npt.NDArray[Any], looked_up: int) -> bool:
+    """Whether an array of all whole numbers up to the largest is not too large for so many."""
+    if not len(numbers) or not np.issubdtype(numbers.dtype, np.signedinteger):
+        return False
+    return bool(numbers.min() >= 0 and numbers.max() <= min(COUNTED, TIMES * looked_up))
+
+
+def _seen(numbers: Integers, most: int) -> npt.NDArray[np.bool_]:
+    seen = np.zeros(most + 1, dtype=bool)
+    seen[numbers] = True
+    return seen

@@ -169,23 +169,25 @@ def clusters(
     floor = threshold if loose is None else max(loose, threshold)
     # A node is what must-links join; nodes are in the order of their first records.
     node = _by_first(_components(records, *must)) if len(must[0]) else np.arange(records)
-    size, units = np.bincount(node), np.rint(weight * UNITS)
+    left, right, units = _once(left, right, np.rint(weight * UNITS), records)
+    size = np.bincount(node)
     component, part, parted, whole = _parts(
         size, node[left], node[right], units, _units(floor), limit
     )
     held = np.zeros(records, dtype=bool)
     if known is not None and touched is not None:
         held = (np.bincount(component[node], touched) == 0)[component[node]]
-    # What is alone in its part is done. The rest is numbered anew, part by part, so that what is
-    # worked on together lies together; inside a part it stays in order.
     of = part[node]
-    rest = np.flatnonzero((np.bincount(part) > 1)[of] & ~held)
+    done = _complete(of, left, right, units >= _units(threshold), cannot, alone)[of]
+    # The rest is numbered anew, part by part, so that what is worked on together lies together;
+    # inside a part it stays in order.
+    rest = np.flatnonzero(~(done | held))
     rest = rest[np.argsort(of[rest], kind="stable")]
     place, at = _places(rest, records), _by_first(node[rest])
-    inside = (of[left] == of[right]) & (node[left] != node[right]) & ~held[left]
-    one, other, order, starts = _runs(place[left[inside]], place[right[inside]], len(rest))
-    heaviest = np.maximum.reduceat(units[inside][order], starts)
-    excess = np.clip(heaviest, _units(-clip), _units(clip)) - _units(absent)
+    inside = np.flatnonzero((of[left] == of[right]) & ~(done | held)[left])
+    inside = inside[node[left[inside]] != node[right[inside]]]
+    one, other, order, _ = _runs(place[left[inside]], place[right[inside]], len(rest))
+    excess = np.clip(units[inside[order]], _units(-clip), _units(clip)) - _units(absent)
     edges = _Edges(at[one], at[other], excess, np.zeros(len(one), dtype=bool))
     if len(must[0]) or len(cannot[0]):
         barred = (of[cannot[0]] == of[cannot[1]]) & ~held[cannot[0]]
@@ -196,8 +198,9 @@ def clusters(
     merged = _linked(at, of[rest], edges, sole, least)
     label = node.copy()
     label[rest] = records + merged[at]
+    label[done] = 2 * records + of[done]
     if known is not None:
-        label[held] = 2 * records + known[held]
+        label[held] = 3 * records + known[held]
     return Clusters(_by_first(label), parted, whole, None if known is None else ~held)
 
 
@@ -216,6 +219,42 @@ def contradictions(must: Pairs, cannot: Pairs) -> list[tuple[int, int]]:
     of = _components(len(known), left, right)
     wrong = of[one] == of[other]
     return list(zip(cannot[0][wrong].tolist(), cannot[1][wrong].tolist(), strict=True))
+
+
+def _once(
+    left: Integers, right: Integers, units: Floats, records: int
+) -> tuple[Integers, Integers, Floats]:
+    """Each pair once, with the heaviest of its weights."""
+    ordered = np.sort(np.minimum(left, right) * records + np.maximum(left, right))
+    if not np.any(ordered[1:] == ordered[:-1]):
+        return left, right, units
+    one, other, order, starts = _runs(left, right, records)
+    return one, other, np.maximum.reduceat(units[order], starts)
+
+
+def _complete(
+    of: Integers,
+    left: Integers,
+    right: Integers,
+    good: Flags,
+    cannot: Pairs,
+    alone: Integers | None,
+) -> Flags:
+    """Which parts are one cluster for certain: all pairs of their records, which nothing joins or
+    keeps apart besides, are good enough. The mean between any two of its clusters is a mean of such
+    pairs, so it is good enough too. Who is alone is such a part.
+
+    `of`: each record's part. `left`, `right`: pairs, each once; `good`: which of them are.
+    """
+    inside = good & (of[left] == of[right])
+    size = np.bincount(of)
+    pairs = np.bincount(of[left[inside]], minlength=len(size))
+    complete = pairs == size * (size - 1) // 2
+    complete[of[cannot[0]]] = False
+    if alone is not None:
+        rivals = inside & (alone[left] == alone[right]) & (alone[left] >= 0)
+        complete[of[left[rivals]]] = False
+    return complete
 
 
 def _parts(
@@ -274,14 +313,8 @@ def _linked(at: Integers, of: Integers, edges: _Edges, sole: _Sole, least: float
     part[at] = np.cumsum(np.diff(of, prepend=-1) > 0) - 1
     nodes = np.bincount(part)
     begin = np.cumsum(nodes) - nodes
-    edges = edges.parted(sole)
-    # Complete: all pairs of the part may merge and are good enough. The mean between any two of
-    # its clusters is a mean of such pairs, so it is good enough too, and the part is one cluster.
-    good = edges.means(size) >= least
-    complete = np.bincount(part[edges.one[good]], minlength=len(nodes)) == nodes * (nodes - 1) // 2
-    rest = edges.where(~complete[part[edges.one]])
-    merged = _merged(np.arange(len(size)) - begin[part], size, rest, sole, least)
-    return np.where(complete[part], begin[part], merged)
+    rank = np.arange(len(size)) - begin[part]
+    return _merged(rank, size, edges.parted(sole), sole, least)
 
 
 def _merged(rank: Integers, size: Integers, edges: _Edges, sole: _Sole, least: float) -> Integers:
