@@ -69,3 +69,24 @@ def _seen(numbers: Integers, most: int) -> npt.NDArray[np.bool_]:
     seen = np.zeros(most + 1, dtype=bool)
     seen[numbers] = True
     return seen
+
+
+def together(
+    rows: Integers, keys: npt.NDArray[np.uint64]
+) -> tuple[Integers, npt.NDArray[np.uint64]]:
+    """Rows, which ascend, and their keys, in an order that brings equal keys together; rows of one
+    key still ascend.
+
+    Sorted as one number each, of the key's upper bits and the place: that takes a third of the time
+    of a stable sort. Where two keys are the same but for what is cut off, they are sorted in full.
+    """
+    bits = np.uint64(max(len(rows) - 1, 0).bit_length())
+    low = (np.uint64(1) << bits) - np.uint64(1)
+    packed = (keys & ~low) | np.arange(len(keys), dtype=np.uint64)
+    packed.sort()
+    order = (packed & low).astype(np.int64)
+    found, upper = keys[order], packed >> bits
+    if np.any((upper[1:] == upper[:-1]) & (found[1:] != found[:-1])):
+        order = np.argsort(keys, kind="stable")
+        found = keys[order]
+    return rows[order], found

@@ -22,7 +22,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType
 
 from concord.linkage import files
-from concord.linkage.arrays import in_order
+from concord.linkage.arrays import in_order, together
 from concord.linkage.blobs import (
     CUT,
     ID,
@@ -38,7 +38,7 @@ from concord.linkage.compare import Comparison, patterns, space
 from concord.linkage.keys import Effective, Refused, Rule, among_sorted, effective_keys, keys_of
 from concord.linkage.patterns import Floats, Integers, Weights
 from concord.linkage.standardise import SEPARATOR
-from concord.linkage.values import Common, Flags, Hashes, Part, Records, hashed
+from concord.linkage.values import Common, Flags, Hashes, PairedRows, Part, Records, hashed
 
 # Pairs that are made and compared at a time, to bound memory.
 CHUNK = 1_000_000
@@ -399,7 +399,7 @@ def find_pairs(
     records = Records(rows, matching.common)
     ids = rows[ID].combine_chunks()
     ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) and ids.num_chunks else ids
-    who = ids.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    who, several = _whose(ids)
     every = [
         effective_keys(records, matching.rules, number, matching.refused)
         for number in range(max(placement.rules) + 1)
@@ -417,29 +417,32 @@ def find_pairs(
         if by is not records:  # Rows are here for some of their keys, and elsewhere for others.
             some = some & (_shares(by, placement, here[1]) == here[0])
         for one, other in blocks(np.flatnonzero(some), of.keys):
-            left, right = of.rows[one], of.rows[other]
-            mine = (who[left] != who[right]) & ~_made_before(every[:rule], left, right)
+            key = of.keys[one] if of.lists else None
             if of.lists:
-                mine &= ~of.shared(left, right, below=of.keys[one])
+                one, other = of.rows[one], of.rows[other]
+            pairs = PairedRows(records, one, other)
+            mine = ~_made_before(every[:rule], pairs)
+            if several:
+                mine &= who[pairs.left] != who[pairs.right]
+            if of.lists:
+                mine &= ~of.shared(pairs, below=key)
             if wanted is not None:
-                mine &= wanted[left] | wanted[right]
-            left, right = left[mine], right[mine]
+                mine &= wanted[pairs.left] | wanted[pairs.right]
+            pairs = pairs.some(np.flatnonzero(mine))
             if not matching.comparisons:
-                counts.made += len(left)
+                counts.made += len(pairs)
                 continue
-            found = patterns(matching.comparisons, records, left, right)
+            found = patterns(matching.comparisons, pairs)
             counts.add(found)
             kept = np.flatnonzero(matching.worth(found))
             if len(kept):
-                yield rule, None, _pairs(ids, left[kept], right[kept], found[kept])
+                yield rule, None, _pairs(ids, pairs.some(kept), found[kept])
         yield rule, counts.table(), None
 
 
 def blocks(rows: Integers, keys: Hashes) -> Iterator[tuple[Integers, Integers]]:
     """All pairs of `rows` with equal keys, in chunks. `keys` is by row number."""
-    mine = keys[rows]
-    order = np.argsort(mine, kind="stable")
-    rows, mine = rows[order], mine[order]
+    rows, mine = together(rows, keys[rows])
     # Positions whose neighbour at the present distance has the same key.
     at = np.flatnonzero(mine[:-1] == mine[1:])
     lefts: list[Integers] = []
@@ -461,11 +464,23 @@ def blocks(rows: Integers, keys: Hashes) -> Iterator[tuple[Integers, Integers]]:
         yield np.concatenate(lefts), np.concatenate(rights)
 
 
-def _made_before(earlier: Sequence[Effective], left: Integers, right: Integers) -> Flags:
-    before = np.zeros(len(left), dtype=bool)
+def _whose(ids: pa.Array) -> tuple[Integers, bool]:
+    """A number for each row's record, and whether a record has several rows."""
+    if pa.types.is_integer(ids.type):
+        who = ids.to_numpy(zero_copy_only=False)
+        return who, len(in_order(who)) < len(who)
+    encoded = ids.dictionary_encode()
+    return encoded.indices.to_numpy(zero_copy_only=False), len(encoded.dictionary) < len(ids)
+
+
+def _made_before(earlier: Sequence[Effective], pairs: PairedRows) -> Flags:
+    before = np.zeros(len(pairs), dtype=bool)
     for of in earlier:
-        rest = np.flatnonzero(~before)
-        before[rest] = of.shared(left[rest], right[rest])
+        if of.plain:
+            before |= of.shared(pairs)
+        else:
+            rest = np.flatnonzero(~before)
+            before[rest] = of.shared(pairs.some(rest))
     return before
 
 
@@ -499,8 +514,8 @@ class Counts:
         return pa.table({"pattern": distinct, "pairs": n})
 
 
-def _pairs(ids: pa.Array, left: Integers, right: Integers, found: Integers) -> pa.Table:
-    one, other = ids.take(pa.array(left)), ids.take(pa.array(right))
+def _pairs(ids: pa.Array, pairs: PairedRows, found: Integers) -> pa.Table:
+    one, other = ids.take(pa.array(pairs.left)), ids.take(pa.array(pairs.right))
     swap = pc.greater(one, other)
     return pa.table(
         {

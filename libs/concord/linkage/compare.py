@@ -19,7 +19,7 @@ from rapidfuzz.process import cpdist
 
 from concord.linkage.patterns import Space
 from concord.linkage.standardise import SEPARATOR, canonical_names, words_of
-from concord.linkage.values import Codes, Flags, Integers, Records, Values
+from concord.linkage.values import Codes, Flags, Integers, PairedRows, Values
 
 # How far a bound may be from what it bounds and still count as equal to it: 32-bit floats.
 SLACK = 1e-4
@@ -34,8 +34,8 @@ class Simple:
     parts: tuple[str, ...]
     number: float | None = None
 
-    def met(self, records: Records, left: Integers, right: Integers) -> Flags:
-        return TESTS[self.name].judge(records, self, left, right)
+    def met(self, pairs: PairedRows) -> Flags:
+        return TESTS[self.name].judge(pairs, self)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -48,11 +48,11 @@ class AllOf:
 
     of: tuple[Condition, ...]
 
-    def met(self, records: Records, left: Integers, right: Integers) -> Flags:
-        found = self.of[0].met(records, left, right)
+    def met(self, pairs: PairedRows) -> Flags:
+        found = self.of[0].met(pairs)
         for condition in self.of[1:]:
             rest = np.flatnonzero(found)
-            found[rest] = condition.met(records, left[rest], right[rest])
+            found[rest] = condition.met(pairs.some(rest))
         return found
 
     @property
@@ -66,11 +66,11 @@ class AnyOf:
 
     of: tuple[Condition, ...]
 
-    def met(self, records: Records, left: Integers, right: Integers) -> Flags:
-        found = self.of[0].met(records, left, right)
+    def met(self, pairs: PairedRows) -> Flags:
+        found = self.of[0].met(pairs)
         for condition in self.of[1:]:
             rest = np.flatnonzero(~found)
-            found[rest] = condition.met(records, left[rest], right[rest])
+            found[rest] = condition.met(pairs.some(rest))
         return found
 
     @property
@@ -107,22 +107,20 @@ class Comparison:
         """How many numbers a pattern's digit can have: 0 for missing, and each level's classes."""
         return 1 + sum(level.classes for level in self.levels)
 
-    def of(self, records: Records, left: Integers, right: Integers) -> npt.NDArray[np.int8]:
+    def of(self, pairs: PairedRows) -> npt.NDArray[np.int8]:
         """The number of each pair's level, `missing` 0."""
-        found = np.zeros(len(left), dtype=np.int8)
-        waiting: Integers | None = None
-        number = 1
+        found = np.zeros(len(pairs), dtype=np.int8)
+        waiting, rest, number = np.arange(len(pairs)), pairs, 1
         for level in self.levels:
-            one = left if waiting is None else left[waiting]
-            other = right if waiting is None else right[waiting]
-            met = level.when.met(records, one, other)
-            hit = np.flatnonzero(met) if waiting is None else waiting[met]
+            met = level.when.met(rest)
+            hit = np.flatnonzero(met)
             if level.part and level.classes > 1:
-                values = records.values(level.part)
-                found[hit] = number + records.classes(level.part)[values.codes[left[hit]]]
+                one, _ = rest.codes(level.part)
+                found[waiting[hit]] = number + pairs.records.classes(level.part)[one[hit]]
             else:
-                found[hit] = number
-            waiting = np.flatnonzero(~met) if waiting is None else waiting[~met]
+                found[waiting[hit]] = number
+            still = np.flatnonzero(~met)
+            waiting, rest = waiting[still], rest.some(still)
             number += level.classes
         return found
 
@@ -132,51 +130,43 @@ def space(comparisons: Sequence[Comparison]) -> Space:
     return Space(tuple(comparison.width for comparison in comparisons))
 
 
-def patterns(
-    comparisons: Sequence[Comparison], records: Records, left: Integers, right: Integers
-) -> Integers:
-    """The agreement pattern of each pair (row `left[k]` with row `right[k]`)."""
-    found = np.zeros(len(left), dtype=np.int64)
+def patterns(comparisons: Sequence[Comparison], pairs: PairedRows) -> Integers:
+    """The agreement pattern of each pair."""
+    found = np.zeros(len(pairs), dtype=np.int64)
     for comparison, place in zip(comparisons, space(comparisons).places.tolist(), strict=True):
-        found += comparison.of(records, left, right).astype(np.int64) * place
+        found += comparison.of(pairs).astype(np.int64) * place
     return found
 
 
 # --- tests ----------------------------------------------------------------------------------------
 
 
-def _codes(records: Records, test: Simple, left: Integers, right: Integers) -> tuple[Codes, Codes]:
-    codes = records.values(test.parts[0]).codes
-    return codes[left], codes[right]
-
-
-def same(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+def same(pairs: PairedRows, test: Simple) -> Flags:
     """Both say the same."""
-    one, other = _codes(records, test, left, right)
-    return (one == other) & (one >= 0)
+    return pairs.same(test.parts[0])
 
 
-def known(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+def known(pairs: PairedRows, test: Simple) -> Flags:
     """Both say something, in every one of the columns."""
-    found = np.ones(len(left), dtype=bool)
+    found = np.ones(len(pairs), dtype=bool)
     for part in test.parts:
-        codes = records.values(part).codes
-        found &= (codes[left] >= 0) & (codes[right] >= 0)
+        one, other = pairs.codes(part)
+        found &= (one >= 0) & (other >= 0)
     return found
 
 
-def missing(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+def missing(pairs: PairedRows, test: Simple) -> Flags:
     """At least one of the two says nothing."""
-    return ~known(records, test, left, right)
+    return ~known(pairs, test)
 
 
-def one_known(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+def one_known(pairs: PairedRows, test: Simple) -> Flags:
     """One says something and the other nothing."""
-    one, other = _codes(records, test, left, right)
+    one, other = pairs.codes(test.parts[0])
     return (one < 0) != (other < 0)
 
 
-def jaro_winkler(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+def jaro_winkler(pairs: PairedRows, test: Simple) -> Flags:
     """Similarity of at least `number`, 0 to 1 (Winkler 1990: prefix weight 0.1, four letters)."""
     least = float(test.number or 0)
 
@@ -196,10 +186,10 @@ def jaro_winkler(records: Records, test: Simple, left: Integers, right: Integers
         found = cpdist(a, b, scorer=JaroWinkler.similarity, dtype=np.float32)
         return np.asarray(found >= np.float32(least), dtype=bool)
 
-    return _judged(records.values(test.parts[0]), left, right, possible, judge)
+    return _judged(pairs, test.parts[0], possible, judge)
 
 
-def damerau_levenshtein(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+def damerau_levenshtein(pairs: PairedRows, test: Simple) -> Flags:
     """At most `number` letters put in, left out, changed, or swapped with their neighbour.
 
     Optimal string alignment, the restricted distance: no part is edited twice.
@@ -214,13 +204,13 @@ def damerau_levenshtein(records: Records, test: Simple, left: Integers, right: I
         found = cpdist(a, b, scorer=OSA.distance, score_cutoff=most, dtype=np.int32)
         return np.asarray(found <= most, dtype=bool)
 
-    return _judged(records.values(test.parts[0]), left, right, possible, judge)
+    return _judged(pairs, test.parts[0], possible, judge)
 
 
-def initial(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+def initial(pairs: PairedRows, test: Simple) -> Flags:
     """One is a single letter, with which the other begins."""
-    values = records.values(test.parts[0])
-    one, other = values.codes[left], values.codes[right]
+    values = pairs.values(test.parts[0])
+    one, other = pairs.codes(test.parts[0])
     first = values.beginnings >> np.uint32(24)
     # A single letter: the value ends, or a space follows.
     second = (values.beginnings >> np.uint32(16)) & np.uint32(0xFF)
@@ -232,74 +222,75 @@ def initial(records: Records, test: Simple, left: Integers, right: Integers) -> 
     return found
 
 
-def nickname(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+def nickname(pairs: PairedRows, test: Simple) -> Flags:
     """Both can be short for one name (package `nicknames`), and begin with different words."""
-    found = _sharing(records, test.parts[0], left, right, canonical_names)
+    found = _sharing(pairs, test.parts[0], canonical_names)
     rows = np.flatnonzero(found)
-    words = records.values(f"first_word({test.parts[0]})").codes
-    found[rows] = words[left[rows]] != words[right[rows]]
+    one, other = pairs.some(rows).codes(f"first_word({test.parts[0]})")
+    found[rows] = one != other
     return found
 
 
-def shared_word(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+def shared_word(pairs: PairedRows, test: Simple) -> Flags:
     """A word of one, of three letters or more and no particle, is a word of the other."""
-    return _sharing(records, test.parts[0], left, right, words_of)
+    return _sharing(pairs, test.parts[0], words_of)
 
 
-def near_date(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+def near_date(pairs: PairedRows, test: Simple) -> Flags:
     """Two of year, month and day agree, or day and month are swapped."""
-    rows, days = _dates(records, test, left, right)
+    rows, days = _dates(pairs, test.parts[0])
     (_, year, month, day), (_, other_year, other_month, other_day) = days
     agreeing = (
         (year == other_year).astype(np.int8) + (month == other_month) + (day == other_day)
     ) >= 2
     swapped = (year == other_year) & (month == other_day) & (day == other_month)
-    return _where(len(left), rows, agreeing | swapped)
+    return _where(len(pairs), rows, agreeing | swapped)
 
 
-def day_month_swapped(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+def day_month_swapped(pairs: PairedRows, test: Simple) -> Flags:
     """One's month is the other's day and the reverse, in one year."""
-    rows, days = _dates(records, test, left, right)
+    rows, days = _dates(pairs, test.parts[0])
     (_, year, month, day), (_, other_year, other_month, other_day) = days
     return _where(
-        len(left), rows, (year == other_year) & (month == other_day) & (day == other_month)
+        len(pairs), rows, (year == other_year) & (month == other_day) & (day == other_month)
     )
 
 
-def days_apart(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+def days_apart(pairs: PairedRows, test: Simple) -> Flags:
     """At most `number` days lie between the two dates."""
-    rows, ((one, *_), (other, *_)) = _dates(records, test, left, right)
-    return _where(len(left), rows, np.abs(one - other) <= (test.number or 0))
+    rows, ((one, *_), (other, *_)) = _dates(pairs, test.parts[0])
+    return _where(len(pairs), rows, np.abs(one - other) <= (test.number or 0))
 
 
-def numbers_apart(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+def numbers_apart(pairs: PairedRows, test: Simple) -> Flags:
     """Two numbers, at most `number` apart."""
-    values = records.values(test.parts[0])
+    values = pairs.values(test.parts[0])
     as_number = np.array([_number(text) for text in values.texts] or [np.nan])
-    one, other = values.codes[left], values.codes[right]
+    one, other = pairs.codes(test.parts[0])
     with np.errstate(invalid="ignore"):
         near = np.abs(as_number[one] - as_number[other]) <= (test.number or 0)
     return (one >= 0) & (other >= 0) & near
 
 
-def swapped(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+def swapped(pairs: PairedRows, test: Simple) -> Flags:
     """What one says in the first column the other says in the second, and the reverse."""
-    first, second = (records.values(part) for part in test.parts)
+    first, second = (pairs.values(part) for part in test.parts)
     place = {text: code for code, text in enumerate(first.texts)}
     # Values of the second column by their code in the first; -2 for those it does not have.
     to = np.array([place.get(text, -2) for text in second.texts] or [-2], dtype=np.int32)
     crossed = np.where(second.codes >= 0, to[second.codes], np.int32(-2))
-    return (first.codes[left] == crossed[right]) & (first.codes[right] == crossed[left])
+    one, other = pairs.codes(test.parts[0])
+    return (one == crossed[pairs.right]) & (other == crossed[pairs.left])
 
 
-def overlap(records: Records, test: Simple, left: Integers, right: Integers) -> Flags:
+def overlap(pairs: PairedRows, test: Simple) -> Flags:
     """Two lists, written with SEPARATOR between values, with `number` or more in common (1)."""
     least = int(test.number or 1)
 
     def items(text: str) -> frozenset[str]:
         return frozenset(text.split(SEPARATOR))
 
-    return _sharing(records, test.parts[0], left, right, items, least)
+    return _sharing(pairs, test.parts[0], items, least)
 
 
 @dataclass(frozen=True)
@@ -307,7 +298,7 @@ class Kind:
     """A test: its function, how many columns it reads, and what its number is called, if any;
     `optional`: whether it may be left out."""
 
-    judge: Callable[[Records, Simple, Integers, Integers], Flags]
+    judge: Callable[[PairedRows, Simple], Flags]
     columns: int = 1
     number: str | None = None
     optional: bool = False
@@ -342,39 +333,36 @@ def _most_in_common(values: Values, one: Codes, other: Codes) -> npt.NDArray[np.
 
 
 def _judged(
-    values: Values,
-    left: Integers,
-    right: Integers,
+    pairs: PairedRows,
+    part: str,
     possible: Callable[[Values, Codes, Codes], Flags],
     judge: Callable[[Sequence[str], Sequence[str]], Flags],
 ) -> Flags:
     """`judge` on each distinct pair of values that are known, unequal and possibly near."""
-    one, other = values.codes[left], values.codes[right]
-    found = (one == other) & (one >= 0)
+    values, (one, other) = pairs.values(part), pairs.codes(part)
+    found = pairs.same(part).copy()
     rows = np.flatnonzero((one != other) & (one >= 0) & (other >= 0))
-    if len(rows):
-        rows = rows[possible(values, one[rows], other[rows])]
-    if len(rows):
-        a, b, place = _distinct(values, one[rows], other[rows])
-        found[rows] = judge(a, b)[place]
+    one, other = one[rows], other[rows]
+    near = np.flatnonzero(possible(values, one, other))
+    if len(near):
+        a, b, place = _distinct(values, one[near], other[near])
+        found[rows[near]] = judge(a, b)[place]
     return found
 
 
 def _sharing(
-    records: Records,
+    pairs: PairedRows,
     part: str,
-    left: Integers,
-    right: Integers,
     items: Callable[[str], frozenset[str] | set[str]],
     least: int = 1,
 ) -> Flags:
     """Values with at least `least` items in common; equal values too, if they have any."""
-    values, marks = records.values(part), records.marks(part, items)
-    one, other = values.codes[left], values.codes[right]
+    values, marks = pairs.values(part), pairs.records.marks(part, items)
+    one, other = pairs.codes(part)
     rows = np.flatnonzero((one >= 0) & (other >= 0))
     if len(rows):
         rows = rows[(marks[one[rows]] & marks[other[rows]]) != 0]
-    found = np.zeros(len(left), dtype=bool)
+    found = np.zeros(len(pairs), dtype=bool)
     if len(rows):
         a, b, place = _distinct(values, one[rows], other[rows])
         shared = [len(items(x) & items(y)) >= least for x, y in zip(a, b, strict=True)]
@@ -392,13 +380,9 @@ def _distinct(
     return values.some(pairs // size), values.some(pairs % size), place
 
 
-def _dates(
-    records: Records, test: Simple, left: Integers, right: Integers
-) -> tuple[Integers, list[list[Codes]]]:
+def _dates(pairs: PairedRows, part: str) -> tuple[Integers, list[list[Codes]]]:
     """Rows with two dates, and for either side days since 1970, year, month, day."""
-    values = records.values(test.parts[0])
-    one, other = values.codes[left], values.codes[right]
-    dates = values.dates
+    dates, (one, other) = pairs.values(part).dates, pairs.codes(part)
     rows = np.flatnonzero((one >= 0) & (other >= 0))
     if len(rows):
         rows = rows[(dates[1][one[rows]] > 0) & (dates[1][other[rows]] > 0)]

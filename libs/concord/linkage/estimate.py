@@ -21,7 +21,7 @@ from concord.linkage.em import HALF, ROUNDS, Pairs, em, shares
 from concord.linkage.keys import Sizes
 from concord.linkage.model import SHARES, Model, Names, Shares
 from concord.linkage.patterns import MISSING, Floats, Integers, Weights, meets, probability
-from concord.linkage.values import Part, Records
+from concord.linkage.values import PairedRows, Part, Records
 
 RANDOM_PAIRS = 1_000_000
 # Fewer pairs teach nothing.
@@ -90,7 +90,7 @@ def random_patterns(
     codes = who.indices.to_numpy(zero_copy_only=False)
     other = codes[left] != codes[right]
     found = [
-        patterns(model.compiled, records, left[other][some], right[other][some])
+        patterns(model.compiled, PairedRows(records, left[other][some], right[other][some]))
         for some in np.array_split(np.arange(int(other.sum())), max(1, pairs // 1_000_000))
     ]
     return np.concatenate(found)

@@ -6,7 +6,7 @@ Keys with more pairs than the budget allows are refined by further parts, or ref
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,16 @@ from pyspark.sql import functions as F
 
 from concord.linkage.arrays import in_order
 from concord.linkage.blobs import ID, Packed, blobs_of, opened, read, written
-from concord.linkage.values import Flags, Hashes, Integers, Part, Records, count_within, mixed
+from concord.linkage.values import (
+    Flags,
+    Hashes,
+    Integers,
+    PairedRows,
+    Part,
+    Records,
+    count_within,
+    mixed,
+)
 
 
 @dataclass(frozen=True)
@@ -139,7 +148,9 @@ def keys_of(records: Records, parts: Sequence[str]) -> tuple[Hashes, Flags]:
 class Effective:
     """Rows' keys by one rule: `keys[k]` is row `rows[k]`'s, if `known[k]`; of `size` rows.
 
-    A row has one, in its place, unless the rule reads lists.
+    A row has one, in its place, unless the rule reads lists. `parts`: what it is made of, `plain`:
+    and of nothing else, whoever has all of them having it: no list, nothing that the budget keeps
+    out or refines.
     """
 
     rows: Integers
@@ -147,9 +158,14 @@ class Effective:
     known: Flags
     size: int
     lists: bool
+    parts: tuple[str, ...] = ()
+    plain: bool = False
 
-    def shared(self, left: Integers, right: Integers, below: Hashes | None = None) -> Flags:
-        """Whether rows `left[i]` and `right[i]` have a key in common: one less than `below[i]`."""
+    def shared(self, pairs: PairedRows, below: Hashes | None = None) -> Flags:
+        """Which pairs of rows have a key in common: one less than their `below`."""
+        if self.plain and below is None:
+            return np.logical_and.reduce([pairs.same(part) for part in self.parts])
+        left, right = pairs.left, pairs.right
         if not self.lists:
             same = (self.keys[left] == self.keys[right]) & self.known[left] & self.known[right]
             return same if below is None else same & (self.keys[left] < below)
@@ -189,12 +205,14 @@ def effective_keys(
     """Keys by a rule after the budget. The same wherever a record travels, so that all agree on
     which rule makes a pair first, and by which of its keys."""
     found, _ = _within_budget(records, rules[number], number, refused)
+    plain = not found.lists and number not in refused.keys
     for other, rule in enumerate(rules):
         voids = rule.voids and other != number and other in refused.keys
         if voids and rule.columns & rules[number].columns:
             _, out = _within_budget(records, rule, other, refused)
             found.known[out[found.rows]] = False
-    return found
+            plain = False
+    return replace(found, parts=rules[number].on, plain=plain)
 
 
 def _within_budget(

@@ -39,7 +39,7 @@ from concord.linkage.patterns import Floats, Integers, probability
 from concord.linkage.person_index import PersonIndex
 from concord.linkage.placeholders import OTHERS
 from concord.linkage.standardise import STANDARD
-from concord.linkage.values import Records
+from concord.linkage.values import PairedRows, Records
 
 ALL = "all"
 LARGE = 10  # persons of so many records and more are counted together
@@ -169,7 +169,7 @@ def reach(model: Model, says: Integers) -> Floats:
         # Comparing reads dates as texts; to the other columns any text will do.
         rows[name] = pa.array(["2000-06-15" if one else None for one in has], pa.string())
     itself = np.arange(len(masks))
-    found = patterns(model.compiled, Records(pa.table(rows)), itself, itself)
+    found = patterns(model.compiled, PairedRows(Records(pa.table(rows)), itself, itself))
     return model.weights.of(found)[place.reshape(-1)]
 
 

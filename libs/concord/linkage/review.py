@@ -25,7 +25,7 @@ from concord.linkage.decisions import Pair
 from concord.linkage.explain import explain
 from concord.linkage.patterns import Floats, Integers, probability
 from concord.linkage.standardise import SEPARATOR, STANDARD
-from concord.linkage.values import Flags, Records, Values, hashed, mixed
+from concord.linkage.values import Flags, PairedRows, Records, Values, hashed, mixed
 from concord.settings import Typed
 
 if TYPE_CHECKING:  # the model holds `Review`
@@ -432,8 +432,9 @@ def _worst(
         (4, "birth", Simple("near_date", ("birth",))),
         (2, "suffix", Simple("same", ("suffix",))),
     ):
-        known = Simple("known", (column,)).met(records, left, right)
-        met = agrees.met(records, left, right)
+        pairs = PairedRows(records, left, right)
+        known = Simple("known", (column,)).met(pairs)
+        met = agrees.met(pairs)
         differ = _any(place, known, len(pair)) & ~_any(place, met, len(pair))
         mask += bit * differ
     person = people.person[one]
@@ -477,7 +478,7 @@ def _compared(
     which, nth = _repeated(absent, per_left * per_right)
     one = begin[left[which]] + nth // counts[right[which]]
     other = begin[right[which]] + nth % counts[right[which]]
-    patterns = compare.patterns(model.compiled, Records(rows), one, other)
+    patterns = compare.patterns(model.compiled, PairedRows(Records(rows), one, other))
     # As for any pair, the heaviest rows count.
     best = np.lexsort((-model.weights.summed(patterns), -model.weights.of(patterns), which))
     _, first = np.unique(which[best], return_index=True)

@@ -163,22 +163,26 @@ class Values:
     @cached_property
     def dates(self) -> tuple[Codes, Codes, Codes, Codes]:
         """Of values written YYYY-MM-DD: days since 1970, year, month, day; year 0 where no date."""
-        texts = pc.if_else(pc.match_substring_regex(self.distinct, DATE), self.distinct, None)
-        # A month 13 becomes NULL; 30 February a day in March, which is then written otherwise.
-        when = pc.strptime(texts, format="%Y-%m-%d", unit="s", error_is_null=True)
-        as_written = pc.equal(pc.strftime(when, format="%Y-%m-%d"), texts).fill_null(False)
-        known = np.asarray(as_written.to_numpy(zero_copy_only=False), dtype=bool)
-        seconds = when.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
-        days = seconds // 86_400
-        dates = days.astype("datetime64[D]")
-        months = dates.astype("datetime64[M]")
-        year = dates.astype("datetime64[Y]").astype(np.int64) + 1970
-        return (
-            days.astype(np.int32),
-            np.where(known, year, 0).astype(np.int32),
-            (months.astype(np.int64) % 12 + 1).astype(np.int32),
-            ((dates - months).astype(np.int64) + 1).astype(np.int32),
+        data, starts, lengths = _bytes(self.distinct)
+        found = np.zeros((4, len(starts)), dtype=np.int32)
+        rows = np.flatnonzero(lengths == len(DATE))
+        letters = data[starts[rows, None] + np.arange(len(DATE))]
+        digit = np.array([sign == "0" for sign in DATE])
+        written = np.all(letters[:, ~digit] == ord("-"), axis=1)
+        # What is below "0" is far above 9, as whole numbers without a sign.
+        written &= np.all(letters[:, digit] - np.uint8(ord("0")) <= 9, axis=1)
+        rows, tens = rows[written], letters[written].astype(np.int64) - ord("0")
+        year, month, day = (
+            tens[:, begin:end] @ 10 ** np.arange(end - begin - 1, -1, -1)
+            for begin, end in ((0, 4), (5, 7), (8, 10))
         )
+        months = ((year - 1970) * 12 + month - 1).astype("datetime64[M]")
+        first, next_first = ((months + n).astype("datetime64[D]").astype(np.int64) for n in (0, 1))
+        there = (year > 0) & (month >= 1) & (month <= 12) & (day >= 1)
+        there &= day <= next_first - first
+        whole = np.stack([first + day - 1, year, month, day])
+        found[:, rows[there]] = whole[:, there]
+        return found[0], found[1], found[2], found[3]
 
     def marks(self, words_of: Callable[[str], Iterable[str]]) -> Hashes:
         """A bit for each of a value's words, by hash: values without a common bit share none."""
@@ -209,7 +213,7 @@ def hashes_of_rows(columns: Iterable[pa.ChunkedArray | pa.Array], rows: int) -> 
     return found
 
 
-DATE = r"^\d{4}-\d\d-\d\d$"
+DATE = "0000-00-00"
 # Letters, digits, and everything else as one.
 BIT = np.full(256, 1 << 62, dtype=np.uint64)
 for _place, _sign in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"):
@@ -295,6 +299,74 @@ class Exploded(Records):
         if part not in self._values:
             self._values[part] = self._records.values(part).taken(self._origin)
         return self._values[part]
+
+
+NOBODY: Integers = np.zeros(0, dtype=np.int64)
+
+
+class PairedRows:
+    """Pairs of rows of a table, row `left[k]` with row `right[k]`.
+
+    What the two say in a part is looked up when first asked for, and once: to fetch it from all
+    over a table takes longer than to compare it.
+    """
+
+    def __init__(self, records: Records, left: Integers, right: Integers) -> None:
+        self.records, self._size = records, len(left)
+        self._ends: tuple[Integers, Integers] | None = (left, right)
+        self._of: tuple[PairedRows, Integers] | None = None
+        self._codes: dict[str, tuple[Codes, Codes]] = {}
+        self._same: dict[str, Flags] = {}
+
+    def __len__(self) -> int:
+        return self._size
+
+    def some(self, rows: Integers) -> PairedRows:
+        """Those in some places."""
+        found = PairedRows(self.records, rows, rows)
+        found._ends, found._of = None, (self, rows)
+        return found
+
+    @property
+    def left(self) -> Integers:
+        return self._rows[0]
+
+    @property
+    def right(self) -> Integers:
+        return self._rows[1]
+
+    @property
+    def _rows(self) -> tuple[Integers, Integers]:
+        if self._ends is None and self._of is not None:
+            (one, other), rows = self._of[0]._rows, self._of[1]
+            self._ends = one[rows], other[rows]
+        return self._ends or (NOBODY, NOBODY)
+
+    def values(self, part: str) -> Values:
+        return self.records.values(part)
+
+    def codes(self, part: str) -> tuple[Codes, Codes]:
+        """The code of each left and of each right row's value, -1 for NULL."""
+        found = self._held(part)
+        if found is None:
+            codes = self.values(part).codes
+            found = self._codes[part] = codes[self.left], codes[self.right]
+        return found
+
+    def _held(self, part: str) -> tuple[Codes, Codes] | None:
+        """What was looked up already, of these pairs or of those of which they are some."""
+        if part not in self._codes and self._of is not None:
+            whole, rows = self._of
+            if (held := whole._held(part)) is not None:
+                self._codes[part] = held[0][rows], held[1][rows]
+        return self._codes.get(part)
+
+    def same(self, part: str) -> Flags:
+        """Which pairs have one value, and both have one."""
+        if part not in self._same:
+            one, other = self.codes(part)
+            self._same[part] = (one == other) & (one >= 0)
+        return self._same[part]
 
 
 @dataclass(frozen=True)

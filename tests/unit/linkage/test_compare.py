@@ -16,7 +16,7 @@ from concord.linkage.compare import TESTS, Simple, patterns
 from concord.linkage.patterns import Space
 from concord.linkage.person_index import load_person_index
 from concord.linkage.standardise import STANDARD, canonical_names, core, words_of
-from concord.linkage.values import Records, hashed
+from concord.linkage.values import PairedRows, Records, hashed
 from tests.conftest import ROOT
 
 MODEL = load_person_index(ROOT / "conf" / "person_index.yaml")
@@ -32,8 +32,9 @@ def records(*rows: dict[str, Any]) -> Records:
 
 def compared(one: dict[str, Any], other: dict[str, Any]) -> dict[str, str]:
     first, second = np.array([0]), np.array([1])
-    found = patterns(MODEL.compiled, records(one, other), first, second)
-    assert patterns(MODEL.compiled, records(other, one), first, second) == found, "either way"
+    found = patterns(MODEL.compiled, PairedRows(records(one, other), first, second))
+    again = patterns(MODEL.compiled, PairedRows(records(other, one), first, second))
+    assert again == found, "either way"
     said = MODEL.words(int(found[0]))
     return {name: level for name, level in said.items() if level != "missing"}
 
@@ -179,7 +180,7 @@ def slowly(one: dict[str, Any], other: dict[str, Any]) -> dict[str, str]:
 @given(st.lists(people, min_size=2, max_size=6))
 def test_many_pairs_at_once_agree_as_pairs_one_by_one(rows: list[dict[str, Any]]) -> None:
     left, right = np.triu_indices(len(rows), 1)
-    found = patterns(MODEL.compiled, records(*rows), left, right)
+    found = patterns(MODEL.compiled, PairedRows(records(*rows), left, right))
     for value, i, j in zip(found.tolist(), left.tolist(), right.tolist(), strict=True):
         told = {name: level for name, level in MODEL.words(value).items() if level != "missing"}
         assert told == slowly(rows[i], rows[j]), (rows[i], rows[j])
@@ -195,7 +196,9 @@ def met(name: str, a: str, b: str, number: float | None = None) -> bool:
     table = pa.table({"text": pa.array([a, b], pa.string())})
     test = Simple(name, ("text",), number)
     both = [
-        bool(TESTS[name].judge(Records(table), test, np.array([i]), np.array([1 - i]))[0])
+        bool(
+            TESTS[name].judge(PairedRows(Records(table), np.array([i]), np.array([1 - i])), test)[0]
+        )
         for i in (0, 1)
     ]
     assert both[0] == both[1], "either way"
@@ -233,7 +236,7 @@ def test_what_is_no_date_is_near_none(text: str) -> None:
 def test_an_address_of_email_is_compared_in_one_form() -> None:
     table = pa.table({"email": ["Ann.Lee+x@gmail.com", "annlee@googlemail.com", "ann.lee@x.org"]})
     found = Simple("same", ("email(email)",)).met(
-        Records(table), np.array([0, 0]), np.array([1, 2])
+        PairedRows(Records(table), np.array([0, 0]), np.array([1, 2]))
     )
     assert found.tolist() == [True, False]
 
@@ -241,7 +244,7 @@ def test_an_address_of_email_is_compared_in_one_form() -> None:
 def test_one_of_two_says_something() -> None:
     both = Records(pa.table({"text": pa.array(["A", "B", None, None])}))
     left, right = np.triu_indices(4, 1)
-    found = Simple("one_known", ("text",)).met(both, left, right)
+    found = Simple("one_known", ("text",)).met(PairedRows(both, left, right))
     assert found.tolist() == [False, True, True, True, True, False]
 
 
@@ -254,7 +257,7 @@ def test_numbers_lists_and_swapped_columns() -> None:
     assert not met("overlap", "A", "A", 2)
     table = pa.table({"given": ["LI", "WEI", "LI"], "family": ["WEI", "LI", "LEE"]})
     test = Simple("swapped", ("given", "family"))
-    found = test.met(Records(table), np.array([0, 0, 1]), np.array([1, 2, 2]))
+    found = test.met(PairedRows(Records(table), np.array([0, 0, 1]), np.array([1, 2, 2])))
     assert found.tolist() == [True, False, False]
 
 

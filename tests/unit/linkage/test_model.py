@@ -17,7 +17,7 @@ from concord.linkage.keys import Sizes, keys_of
 from concord.linkage.model import Interaction, Model
 from concord.linkage.patterns import probability
 from concord.linkage.person_index import PersonIndex, load_person_index
-from concord.linkage.values import Common, Records
+from concord.linkage.values import Common, PairedRows, Records
 from tests.conftest import ROOT
 
 FILE = ROOT / "conf" / "person_index.yaml"
@@ -270,8 +270,8 @@ def test_agreement_on_a_rare_name_says_more() -> None:
     order = np.argsort(keys[[0, 2]])
     common = Common(keys[[0, 2]][order], np.array([2, 1], dtype=np.int8)[order])
     found = patterns(
-        TINY.compiled, Records(table, {"name": common}), np.array([0, 2, 4, 0, 0]),
-        np.array([1, 3, 5, 2, 6]),
+        TINY.compiled, PairedRows(Records(table, {"name": common}), np.array([0, 2, 4, 0, 0]),
+        np.array([1, 3, 5, 2, 6])),
     )  # fmt: skip
     assert space.decode(found)[:, 0].tolist() == [3, 2, 1, 4, 0]
     assert [TINY.words(int(one))["name"] for one in found] == ["exact"] * 3 + ["differ", "missing"]

@@ -13,7 +13,7 @@ from concord.linkage.clusters import clusters
 from concord.linkage.compare import patterns
 from concord.linkage.person_index import load_person_index
 from concord.linkage.standardise import ORIGIN, SOURCES, standardise
-from concord.linkage.values import Records
+from concord.linkage.values import PairedRows, Records
 from tests.conftest import ROOT
 
 MODEL = load_person_index(ROOT / "conf" / "person_index.yaml")
@@ -90,7 +90,7 @@ def persons(*rows: dict[str, Any]) -> list[int]:
     table = standard(*({**base, **row} for row in rows))
     records = Records(pa.table({n: table[n].cast(pa.string()) for n in MODEL.columns}))
     left, right = np.triu_indices(len(rows), 1)
-    weight = MODEL.weights.of(patterns(MODEL.compiled, records, left, right))
+    weight = MODEL.weights.of(patterns(MODEL.compiled, PairedRows(records, left, right)))
     prior = MODEL.prior_bits
     bounds = {"threshold": MODEL.cluster_weight + prior, "absent": MODEL.absent_weight + prior}
     return clusters(len(rows), left, right, weight + prior, limit=100, **bounds).of.tolist()
