@@ -184,6 +184,7 @@ def executors(driver: int) -> dict[int, str]:
     }
 
 
+@pytest.mark.chaos
 def test_an_executor_that_is_killed_costs_time_and_nothing_else(
     new_site: NewSite, undisturbed: Site, tmp_path: Path
 ) -> None:

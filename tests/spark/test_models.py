@@ -261,6 +261,7 @@ def test_scoring_without_a_model_says_to_train(hub: Hub) -> None:
         hub.score(date(2024, 9, 16), spec=spec)
 
 
+@pytest.mark.chaos
 def test_the_jobs_over_a_server_that_goes_away(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
