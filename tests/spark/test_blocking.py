@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from concord.errors import QualityError, UsageError
-from concord.linkage import blocking, engine, placeholders
+from concord.linkage import blocking, engine, placeholders, tables
 from concord.linkage.engine import link
 from concord.linkage.model import Model
 from concord.linkage.person_index import load_person_index
@@ -210,7 +210,7 @@ def test_febrl4_is_linked_by_the_model_as_it_is(
     rows = standardised(
         forms([("febrl4", spark.createDataFrame(table))], model.standards, 2),
         placeholders.none(),
-    )
+    ).rows(tables.RECORDS)
     got = judged(rows, model, truth)
     with capsys.disabled():
         print(f"\nfebrl4: precision {got.precision:.4f}, recall {got.recall:.4f}")

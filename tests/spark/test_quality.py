@@ -127,7 +127,8 @@ def test_placeholders_are_found_in_rows_and_leave_them(spark: SparkSession) -> N
     kinds = {"birth_date": "date", "phones": "array<string>", "emails": "array<string>"}
     schema = ", ".join(f"{name} {kinds.get(name, 'string')}" for name in base)
     feeds = [("snap", spark.createDataFrame(rows, schema))]
-    with searched(feeds, model, 2) as (records, told):
+    with searched(feeds, model, 2) as (found, told):
+        records = found.rows(tables.RECORDS)
         whole = {row["record_id"]: row for row in records.collect()}
         assert records.count() == len(whole) == len(names) + 1
     assert told.to_pylist() == [

@@ -101,10 +101,12 @@ class Replacing(Protocol):
 
 @dataclass(frozen=True)
 class _Files:
-    """What a commit does to a table's files."""
+    """What a commit does to a table's files; `stored`: those that it adds and that stand there
+    already."""
 
     operation: str
-    added: Sequence[Share]
+    added: Sequence[Share] = ()
+    stored: Sequence[File] = ()
     removed: Sequence[File] = ()
     changes: Sequence[Share] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -163,10 +165,30 @@ def write(
     shares = _shares(rows, held.partitions)
     if shares is None:
         return False
-    removed = held.files if commit.replaces else ()
-    mode = {"mode": "Overwrite" if commit.replaces else "Append"}
-    files = _Files("WRITE", shares, removed, parameters=mode, blind=not commit.replaces)
+    return _next(storage, path, held, commit, _written(held, commit, added=shares), checkpoint)
+
+
+def write_stored(
+    storage: Storage, path: str, store: Callable[[], Sequence[File]], commit: Commit,
+    checkpoint: Callable[[], None],
+) -> bool:  # fmt: skip
+    """As `write`, of rows that `store` makes files of in the table's folder; it is not asked to
+    where nothing is to be done. Of a table with partitions: False."""
+    held = state(storage, path)
+    if held is None or not _may(held, removes=commit.replaces) or held.partitions:
+        return False
+    if _recorded(held, commit):
+        return True
+    files = _written(held, commit, stored=store())
     return _next(storage, path, held, commit, files, checkpoint)
+
+
+def _written(
+    held: State, commit: Commit, added: Sequence[Share] = (), stored: Sequence[File] = ()
+) -> _Files:
+    mode = {"mode": "Overwrite" if commit.replaces else "Append"}
+    removed = held.files if commit.replaces else ()
+    return _Files("WRITE", added, stored, removed, parameters=mode, blind=not commit.replaces)
 
 
 def mergeable(held: State | None, schema: pa.Schema) -> bool:
@@ -311,7 +333,7 @@ def _rewritten(
         told = _shares(pa.concat_tables(kinds), held.partitions)
     if shares is None or told is None:
         return None
-    return _Files(operation, shares, found.files, told, parameters, metrics, blind=False)
+    return _Files(operation, shares, (), found.files, told, parameters, metrics, blind=False)
 
 
 class _Keys:
@@ -411,7 +433,7 @@ def _commit(
     """The rows' files, and then the commit, made by the LogStore that Delta's are made by: of two
     writers of one version one fails. False when somebody else was first."""
     now = int(time.time() * 1000)
-    added = [_stored(storage, path, share) for share in files.added]
+    added = [*files.stored, *(_stored(storage, path, share) for share in files.added)]
     changes = [_stored(storage, path, share, CHANGES) for share in files.changes]
     metrics = {
         "numFiles": len(added),

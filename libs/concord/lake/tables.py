@@ -33,6 +33,7 @@ from concord.lake import driver, log, scd2
 from concord.lake.locks import Locks
 from concord.lake.registry import REQUIRED_LABELS, Table
 from concord.lake.storage import Storage, join
+from concord.lake.workers import Made
 from concord.lake.zones import Zones
 
 HISTORY_LOOKBACK = 1000
@@ -376,6 +377,21 @@ class Lake:
             del self._up_to_date[table.name]
         return made
 
+    def _by_workers(self, rows: Made, table: Table, commit: driver.Commit, how: How) -> bool:
+        """Writes rows that workers make, as files of theirs. False where it takes Spark."""
+        path, context = self.path(table), self.spark.sparkContext
+        folder, checkpoint = self.storage.local_path(path), partial(self._checkpoint, path)
+        if folder is None or not isinstance(how, Append | Overwrite):
+            return False
+        if not context._jsc.sc().isLocal():
+            return False
+
+        def store() -> list[log.File]:
+            stored: list[log.File] = self._made(lambda: rows.stored(folder, table), table)
+            return stored
+
+        return driver.write_stored(self.storage, path, store, commit, checkpoint)
+
     def _checkpoint(self, path: str) -> None:
         """Has Delta sum up the table's log so far. Without it the log is only longer to read, and
         the next tenth version has one."""
@@ -401,7 +417,7 @@ class Lake:
 
     def write(
         self,
-        rows: DataFrame | pa.Table,
+        rows: DataFrame | pa.Table | Made,
         table: Table,
         how: How,
         *,
@@ -414,7 +430,7 @@ class Lake:
 
         Rows that the driver holds, or `few` that it then fetches, are written by it if they are all
         that a commit adds or all that it leaves: for few rows Spark's and Delta's jobs take
-        seconds.
+        seconds. Many that workers made are written by them if they can be (`lake/workers.py`).
 
         The rows' columns must be the table's (with `_operation` besides for Changes). Raises
         ConcordError when Delta skipped the transaction although it was never applied here, and
@@ -432,23 +448,24 @@ class Lake:
         columns = [*table.column_names]
         columns += [scd2.OPERATION] if isinstance(how, Changes) else []
         content, new = None, self._is_new(table)
+        made = None if few or not isinstance(rows, Made) else rows
+        if isinstance(rows, Made):
+            rows = rows.rows(table)
         if few or isinstance(rows, pa.Table):
             content = self._content(rows, table, how, columns, new=new)
         # Who replaces a table counts its rows by `observe`, which a table's making does not serve.
-        new &= content is not None or not isinstance(how, Overwrite)
+        new &= content is not None or not (made or isinstance(how, Overwrite))
         if not new:
             self.create(table, labels, stamp=stamp)
         wanted = {**table.delta_properties, **labels}
+        commit = driver.Commit(
+            note, stamp.engine, _numbered(transaction), isinstance(how, Overwrite)
+        )
         try:
-            if content is not None and self._by_driver(
-                content, table, wanted if new else None,
-                driver.Commit(
-                    note, stamp.engine, _numbered(transaction), isinstance(how, Overwrite)
-                ),
-                how,
-            ):  # fmt: skip
-                pass
-            else:
+            done = made is not None and self._by_workers(made, table, commit, how)
+            if content is not None:
+                done = self._by_driver(content, table, wanted if new else None, commit, how)
+            if not done:
                 if content is not None or isinstance(rows, pa.Table):
                     rows = self.spark.createDataFrame(rows if content is None else content)
                     rows = rows.coalesce(1)

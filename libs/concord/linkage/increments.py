@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from concord.errors import InfrastructureError
 from concord.lake.registry import RUNS, Table
@@ -23,7 +22,7 @@ from concord.lake.tables import Lake
 from concord.linkage import engine, extend, files, groups, inputs, pairs, tables
 from concord.linkage.blobs import read
 from concord.linkage.index import Index
-from concord.linkage.records import forms, numbers, of_numbers, said, standardised
+from concord.linkage.records import forms, numbers, of_numbers, replaced, said, standardised
 from concord.linkage.report import Compared
 from concord.linkage.values import Hashes
 
@@ -142,7 +141,8 @@ def delivered(here: Index, since: Base, limit: float) -> Delivered | None:
     made, found = before.limit(0), since.rows(lake, tables.PLACEHOLDERS).toArrow()
     if fresh:
         feeds, standards = inputs.identifiers(lake, fresh), here.model.standards
-        made = standardised(forms(feeds, standards, here.shares, some=changed), found)
+        rows = standardised(forms(feeds, standards, here.shares, some=changed), found)
+        made = rows.rows(tables.RECORDS)
         made = made.persist(StorageLevel.MEMORY_AND_DISK)
         now_there = made.select("record_id").toArrow()["record_id"]
         ids = pa.chunked_array([*ids.chunks, *now_there.chunks], pa.string())
@@ -167,11 +167,12 @@ def extended(here: Index, since: Base, change: Delivered) -> Extension:
     dry."""
     lake, model, spark = here.lake, here.model, here.lake.spark
     before = since.rows(lake, tables.RECORDS)
-    mine = _of(here, change.ids)
-    records = before.join(mine, "record_id", "left_anti").unionByName(change.fresh)
-    if not here.run.dry_run:
+    now = replaced(before, change.fresh, change.ids)
+    if here.run.dry_run:
+        records = now.rows(tables.RECORDS)
+    else:
         here.remake(change.placeholders, tables.PLACEHOLDERS)
-        written = here.remake(records, tables.RECORDS)
+        written = here.remake(now, tables.RECORDS)
         records = lake.read(tables.RECORDS, version=written.version)
     origin = groups.facts(records)
     stable = engine.encode(before, model, id="record_id", without=change.ids)
@@ -203,11 +204,6 @@ def extended(here: Index, since: Base, change: Delivered) -> Extension:
     finally:
         for frame in held:
             frame.unpersist()
-
-
-def _of(here: Index, ids: pa.Array) -> DataFrame:
-    """Record ids as rows, to be sent to all workers."""
-    return F.broadcast(here.lake.spark.createDataFrame(pa.table({"record_id": ids})))
 
 
 def _patterns(was: pa.Table, found: extend.Extended, here: Index) -> pa.Table:

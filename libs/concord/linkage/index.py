@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
@@ -14,9 +15,12 @@ from concord.lake.points import reach
 from concord.lake.registry import Table
 from concord.lake.run import Run
 from concord.lake.tables import How, Lake, Overwrite, Transaction, Written
+from concord.lake.workers import Made
 from concord.linkage.inputs import Input, Permission
 from concord.linkage.person_index import PersonIndex
 from concord.linkage.tables import RECORDS
+
+Rows: TypeAlias = DataFrame | pa.Table | Made
 
 # Rows of identifiers of which one worker is enough. A guess, not a measure.
 ONE_FILE = 20_000
@@ -48,7 +52,7 @@ class Index:
         rows = [FEW if each.rows is None else each.rows for each in held if each]
         return sum(rows) < (ONE_FILE if table.name == RECORDS.name else FEW)
 
-    def write(self, rows: DataFrame | pa.Table, table: Table, how: How, version: int) -> Written:
+    def write(self, rows: Rows, table: Table, how: How, version: int) -> Written:
         """One commit, under the table's own count of commits."""
         written = self.lake.write(
             rows,
@@ -68,7 +72,7 @@ class Index:
         lake = self.lake.with_session(session.sibling(self.lake.spark))
         return replace(self, run=replace(self.run, lake=lake))
 
-    def remake(self, rows: DataFrame | pa.Table, table: Table, how: How | None = None) -> Written:
+    def remake(self, rows: Rows, table: Table, how: How | None = None) -> Written:
         """Replaces the table's rows, or those that `how` says."""
         return self.write(rows, table, how or Overwrite(), self.last(table) + 1)
 

@@ -32,6 +32,7 @@ from concord.errors import InfrastructureError, QualityError, UsageError
 from concord.lake.registry import DELIVERIES
 from concord.lake.run import Run
 from concord.lake.tables import Append, Lake, ReplaceWhere, described
+from concord.lake.workers import Made
 from concord.linkage import (
     blobs,
     decisions,
@@ -340,7 +341,7 @@ def _records(here: Index) -> tuple[DataFrame, pa.Table]:
     feeds = inputs.identifiers(here.lake, here.found)
     with searched(feeds, here.model, here.shares) as (found, told):
         if here.run.dry_run:
-            return found, told
+            return found.rows(tables.RECORDS), told
         here.remake(told, tables.PLACEHOLDERS)
         written = here.remake(found, tables.RECORDS)
     return here.lake.read(tables.RECORDS, version=written.version), told
@@ -349,7 +350,7 @@ def _records(here: Index) -> tuple[DataFrame, pa.Table]:
 @contextmanager
 def searched(
     feeds: Sequence[tuple[str, DataFrame]], model: PersonIndex, partitions: int
-) -> Iterator[tuple[DataFrame, pa.Table]]:
+) -> Iterator[tuple[Made, pa.Table]]:
     """Feeds' identifiers -> rows of vault/linkage_records in which placeholders were looked for and
     found ones are NULL, made anew each time they are read; and what was found."""
     made = forms(feeds, model.standards, partitions).persist(StorageLevel.MEMORY_AND_DISK)

@@ -13,13 +13,14 @@ from pyspark.sql import DataFrame
 
 from concord.errors import UsageError
 from concord.lake.registry import Table
+from concord.lake.workers import Made
 from concord.linkage import engine, extend, files, tables
 from concord.linkage.arrays import distinct, places
 from concord.linkage.blobs import CUT, blobs_of, cut_by, read, together
 from concord.linkage.blobs import written as written_blob
 from concord.linkage.engine import Blocked
 from concord.linkage.extend import Apart
-from concord.linkage.index import Index
+from concord.linkage.index import Index, Rows
 from concord.linkage.keys import Refused
 from concord.linkage.patterns import probability
 from concord.linkage.person_index import PersonIndex
@@ -128,7 +129,7 @@ def written(
     told = _counts(counts, model)
     if here.run.dry_run:
         return Compared(told, on_driver(pairs, origin, model), apart.refused)
-    writes: tuple[tuple[DataFrame | pa.Table, Table], ...] = (
+    writes: tuple[tuple[Rows, Table], ...] = (
         (_rows(pairs, model), tables.PAIRS),
         (_links(pairs, model), tables.LINKS),
         (extend.rows_of(apart, model), tables.KEYS),
@@ -189,20 +190,19 @@ def _counts(counts: pa.Table, model: PersonIndex) -> pa.Table:
     )
 
 
-def _rows(pairs: DataFrame, model: PersonIndex) -> DataFrame:
+def _rows(pairs: DataFrame, model: PersonIndex) -> Made:
     """PACKED -> rows of vault/linkage_pairs."""
     names = pa.array([rule.name for rule in model.rules], pa.string())
 
-    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
         for blob in blobs_of(batches):
             rows = read(blob)
-            yield from rows.set_column(3, "rule", names.take(rows["rule"])).to_batches()
+            yield rows.set_column(3, "rule", names.take(rows["rule"]))
 
-    schema = ", ".join(f"{column.name} {column.type}" for column in tables.PAIRS.columns)
-    return pairs.select("blob").mapInArrow(work, schema)
+    return Made(pairs.select("blob"), work)
 
 
-def _links(pairs: DataFrame, model: PersonIndex) -> DataFrame:
+def _links(pairs: DataFrame, model: PersonIndex) -> Made:
     """PACKED -> rows of index/links."""
     names = pa.array([rule.name for rule in model.rules], pa.string())
     weights, prior, least, version = (
@@ -212,7 +212,7 @@ def _links(pairs: DataFrame, model: PersonIndex) -> DataFrame:
         model.model_version,
     )
 
-    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
         for blob in blobs_of(batches):
             rows = read(blob)
             weight = weights.of(rows["pattern"].to_numpy())
@@ -225,10 +225,9 @@ def _links(pairs: DataFrame, model: PersonIndex) -> DataFrame:
                 "rule": names.take(rows["rule"]),
                 "model_version": pa.repeat(version, len(some)),
             }
-            yield from pa.table(links).to_batches()
+            yield pa.table(links)
 
-    schema = ", ".join(f"{column.name} {column.type}" for column in tables.LINKS.columns)
-    return pairs.select("blob").mapInArrow(work, schema)
+    return Made(pairs.select("blob"), work)
 
 
 def on_driver(pairs: DataFrame, origin: pa.Table, model: PersonIndex) -> pa.Table:

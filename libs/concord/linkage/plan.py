@@ -14,7 +14,7 @@ from concord.contracts.model import Contract
 from concord.errors import UsageError
 from concord.lake.run import real_clock
 from concord.lake.tables import Lake
-from concord.linkage import engine, inputs
+from concord.linkage import engine, inputs, tables
 from concord.linkage.engine import Planned
 from concord.linkage.job import input_versions, searched
 from concord.linkage.person_index import PersonIndex
@@ -54,11 +54,12 @@ def planned(
     """
     wanted = inputs.matched(contracts, model.leave_out)
     inputs.permission(wanted, register, real_clock().date())
-    found = input_versions(lake, contracts, model)
-    if not found:
+    read = input_versions(lake, contracts, model)
+    if not read:
         raise UsageError("--plan needs records: run concord ingest first")
     cores = lake.spark.sparkContext.defaultParallelism
-    with searched(inputs.identifiers(lake, found), model, cores) as (rows, _):
+    with searched(inputs.identifiers(lake, read), model, cores) as (found, _):
+        rows = found.rows(tables.RECORDS)
         return Plan(rows.count(), cores, tuple(engine.planned(rows, model, id="record_id")))
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 
+from concord.lake.workers import Made
 from concord.linkage import files, placeholders, standardise, tables
 from concord.linkage.blobs import CUT, blobs_of, cut_by, read, together, written
 from concord.linkage.keys import among_sorted
@@ -18,7 +19,6 @@ from concord.linkage.standardise import SOURCES, Standards
 from concord.linkage.values import Hashes, Values, hashes_of_rows
 from concord.privacy.records import SEPARATOR
 
-STANDARDISED = ", ".join(f"{column.name} {column.type}" for column in tables.RECORDS.columns)
 # Of a record id: half of its 128 bits. Two of 100 million records share them with a chance of 3 in
 # 10,000; groups.facts, through which every run goes, refuses such two.
 DIGITS = 16
@@ -85,16 +85,35 @@ def forms(
     return whole.repartitionById(partitions, "target").mapInArrow(make, "blob binary")
 
 
-def standardised(made: DataFrame, found: pa.Table) -> DataFrame:
+def standardised(made: DataFrame, found: pa.Table) -> Made:
     """`forms` -> rows of vault/linkage_records, of which no value is one of the placeholders
     `found`."""
 
-    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
         for blob in blobs_of(batches):
-            rows = standardise.distinct(placeholders.without(read(blob), found))
-            yield from rows.select(tables.RECORDS.column_names).to_batches()
+            yield standardise.distinct(placeholders.without(read(blob), found))
 
-    return made.mapInArrow(work, STANDARDISED)
+    return Made(made, work)
+
+
+def replaced(before: DataFrame, fresh: DataFrame, changed: pa.Array) -> Made:
+    """Rows of vault/linkage_records without those of the records `changed`, and `fresh` ones."""
+
+    def blob(rows: pa.Table) -> pa.RecordBatch:
+        return pa.record_batch({"blob": pa.array([written(rows)], pa.binary())})
+
+    def still(rows: pa.Table) -> Iterator[pa.RecordBatch]:
+        yield blob(rows.filter(pc.invert(pc.is_in(rows["record_id"], value_set=changed))))
+
+    def whole(rows: pa.Table) -> Iterator[pa.RecordBatch]:
+        yield blob(rows)
+
+    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+        yield from (read(each) for each in blobs_of(batches))
+
+    names = tables.RECORDS.column_names
+    kept = files.mapped(before, names, still, "blob binary", plain=("record_id",))
+    return Made(kept.unionByName(files.mapped(fresh, names, whole, "blob binary")), work)
 
 
 def said(feeds: Sequence[DataFrame]) -> tuple[Hashes, Hashes]:

@@ -1,0 +1,80 @@
+"""Rows that Python workers make as tables in Arrow, and store as files by themselves.
+
+Spark turns such columns into rows, and those into columns again, to write them: that takes longer
+than all that the workers did. Where the lake lies on this machine's disk and Spark runs here alone,
+they write the files of a commit, and the driver makes it (`lake/driver.py`). Anywhere else the rows
+go through Spark.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark import TaskContext
+from pyspark.sql import DataFrame
+
+from concord.lake.log import File
+from concord.lake.registry import Table
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `make` makes of a frame's batches, some rows at a time: at least the columns of the
+    table that they are for, texts encoded or not."""
+
+    frame: DataFrame
+    make: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.Table]]
+
+    def rows(self, table: Table) -> DataFrame:
+        """The same as rows of Spark's."""
+        make, schema = self.make, table.arrow_schema
+
+        def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for made in make(batches):
+                yield from made.select(schema.names).cast(schema).to_batches()
+
+        named = ", ".join(f"{column.name} {column.type}" for column in table.columns)
+        return self.frame.mapInArrow(work, named)
+
+    def stored(self, folder: Path, table: Table) -> list[File]:
+        """The rows as files in a local folder, one for each task that has any."""
+        make, schema, place = self.make, table.arrow_schema, str(folder)
+
+        def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            context: Any = TaskContext.get()
+            name = f"part-{context.partitionId():05d}-{uuid.uuid4()}-c000.snappy.parquet"
+            rows = _stored(f"{place}/{name}", make(batches), schema)
+            if rows:
+                told = {"name": [name], "rows": [rows]}
+                yield pa.record_batch({key: pa.array(value) for key, value in told.items()})
+
+        told = self.frame.mapInArrow(work, "name string, rows bigint").toArrow().sort_by("name")
+        return [
+            File(each["name"], each["rows"], (folder / each["name"]).stat().st_size, {})
+            for each in told.to_pylist()
+        ]
+
+
+def _stored(path: str, made: Iterator[pa.Table], schema: pa.Schema) -> int:
+    """Writes a file of tables one after the other, none of no rows; how many rows it has."""
+    writer, rows = None, 0
+    try:
+        for table in made:
+            if table.num_rows:
+                writer = writer or pq.ParquetWriter(
+                    path, schema, compression="snappy", store_schema=False
+                )
+                writer.write_table(table.select(schema.names).cast(schema))
+                rows += table.num_rows
+        if writer:
+            writer.close()
+    except BaseException:
+        Path(path).unlink(missing_ok=True)
+        raise
+    return rows
