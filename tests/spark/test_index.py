@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from concord.agreements.mou import Mou
 from concord.errors import QualityError, RefusedError, UsageError
-from concord.lake import log, points
+from concord.lake import driver, log, points
 from concord.lake.session import interpret
 from concord.linkage import index as index_of_few
 from concord.linkage import tables
