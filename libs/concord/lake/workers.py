@@ -26,10 +26,11 @@ from concord.lake.registry import Table
 @dataclass(frozen=True)
 class Made:
     """What `make` makes of a frame's batches, some rows at a time: at least the columns of the
-    table that they are for, texts encoded or not."""
+    table that they are for, texts encoded or not. And `more`."""
 
     frame: DataFrame
     make: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.Table]]
+    more: Made | None = None
 
     def rows(self, table: Table) -> DataFrame:
         """The same as rows of Spark's."""
@@ -40,11 +41,19 @@ class Made:
                 yield from made.select(schema.names).cast(schema).to_batches()
 
         named = ", ".join(f"{column.name} {column.type}" for column in table.columns)
-        return self.frame.mapInArrow(work, named)
+        mine = self.frame.mapInArrow(work, named)
+        return mine.unionByName(self.more.rows(table)) if self.more else mine
 
     def stored(self, folder: Path, table: Table) -> list[File]:
         """The rows as files in a local folder, one for each task that has any."""
-        make, schema, place = self.make, table.arrow_schema, str(folder)
+        told = self._storing(str(folder), table.arrow_schema).toArrow().sort_by("name")
+        return [
+            File(each["name"], each["rows"], (folder / each["name"]).stat().st_size, {})
+            for each in told.to_pylist()
+        ]
+
+    def _storing(self, place: str, schema: pa.Schema) -> DataFrame:
+        make = self.make
 
         def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             context: Any = TaskContext.get()
@@ -54,11 +63,8 @@ class Made:
                 told = {"name": [name], "rows": [rows]}
                 yield pa.record_batch({key: pa.array(value) for key, value in told.items()})
 
-        told = self.frame.mapInArrow(work, "name string, rows bigint").toArrow().sort_by("name")
-        return [
-            File(each["name"], each["rows"], (folder / each["name"]).stat().st_size, {})
-            for each in told.to_pylist()
-        ]
+        mine = self.frame.mapInArrow(work, "name string, rows bigint")
+        return mine.unionByName(self.more._storing(place, schema)) if self.more else mine
 
 
 def _stored(path: str, made: Iterator[pa.Table], schema: pa.Schema) -> int:

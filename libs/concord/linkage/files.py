@@ -111,6 +111,23 @@ def of_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[Piece]:
             yield Piece(**{**row, "partition": dict(row["partition"])})
 
 
+def tables_of(
+    records: DataFrame, columns: Sequence[str], *, plain: Sequence[str] = ()
+) -> tuple[DataFrame, Callable[[Iterator[pa.RecordBatch]], Iterator[pa.Table]]]:
+    """What to send to the workers, and what makes tables of it there: some columns of the records,
+    some rows at a time, in any order; texts encoded or not, but for columns that are `plain`."""
+    columns = tuple(dict.fromkeys((*plain, *columns)))
+    found = pieces(records, columns, lists=True)
+    if found is None:
+        return records.select(*columns), lambda batches: gathered(batches, SLICE)
+
+    def read_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+        for piece in of_rows(batches):
+            yield read(piece, plain, columns)
+
+    return scheduled(records, found), read_all
+
+
 def mapped(
     records: DataFrame,
     columns: Sequence[str],
@@ -119,25 +136,15 @@ def mapped(
     *,
     plain: Sequence[str] = (),
 ) -> DataFrame:
-    """What `work` makes of some columns of the records, some rows at a time: rows of `schema`.
+    """What `work` makes of some columns of the records, as `tables_of` gives them: rows of
+    `schema`."""
+    sent, tables = tables_of(records, columns, plain=plain)
 
-    It gets texts encoded or not, but for the columns that are `plain`; rows in any order.
-    """
-    columns = tuple(dict.fromkeys((*plain, *columns)))
-    found = pieces(records, columns, lists=True)
-    if found is None:
+    def work_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for table in tables(batches):
+            yield from work(table)
 
-        def gather(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            for table in gathered(batches, SLICE):
-                yield from work(table)
-
-        return records.select(*columns).mapInArrow(gather, schema)
-
-    def read_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for piece in of_rows(batches):
-            yield from work(read(piece, plain, columns))
-
-    return scheduled(records, found).mapInArrow(read_all, schema)
+    return sent.mapInArrow(work_all, schema)
 
 
 def collected(

@@ -98,22 +98,14 @@ def standardised(made: DataFrame, found: pa.Table) -> Made:
 
 def replaced(before: DataFrame, fresh: DataFrame, changed: pa.Array) -> Made:
     """Rows of vault/linkage_records without those of the records `changed`, and `fresh` ones."""
-
-    def blob(rows: pa.Table) -> pa.RecordBatch:
-        return pa.record_batch({"blob": pa.array([written(rows)], pa.binary())})
-
-    def still(rows: pa.Table) -> Iterator[pa.RecordBatch]:
-        yield blob(rows.filter(pc.invert(pc.is_in(rows["record_id"], value_set=changed))))
-
-    def whole(rows: pa.Table) -> Iterator[pa.RecordBatch]:
-        yield blob(rows)
-
-    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-        yield from (read(each) for each in blobs_of(batches))
-
     names = tables.RECORDS.column_names
-    kept = files.mapped(before, names, still, "blob binary", plain=("record_id",))
-    return Made(kept.unionByName(files.mapped(fresh, names, whole, "blob binary")), work)
+    sent, tables_of = files.tables_of(before, names, plain=("record_id",))
+
+    def still(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+        for rows in tables_of(batches):
+            yield rows.filter(pc.invert(pc.is_in(rows["record_id"], value_set=changed)))
+
+    return Made(sent, still, Made(*files.tables_of(fresh, names)))
 
 
 def said(feeds: Sequence[DataFrame]) -> tuple[Hashes, Hashes]:
