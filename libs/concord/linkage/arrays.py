@@ -71,7 +71,7 @@ def _seen(numbers: Integers, most: int) -> npt.NDArray[np.bool_]:
     return seen
 
 
-def together(
+def grouped(
     rows: Integers, keys: npt.NDArray[np.uint64]
 ) -> tuple[Integers, npt.NDArray[np.uint64]]:
     """Rows, which ascend, and their keys, in an order that brings equal keys together; rows of one

@@ -22,7 +22,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType
 
 from concord.linkage import files
-from concord.linkage.arrays import in_order, together
+from concord.linkage.arrays import grouped, in_order
 from concord.linkage.blobs import (
     CUT,
     ID,
@@ -442,7 +442,7 @@ def find_pairs(
 
 def blocks(rows: Integers, keys: Hashes) -> Iterator[tuple[Integers, Integers]]:
     """All pairs of `rows` with equal keys, in chunks. `keys` is by row number."""
-    rows, mine = together(rows, keys[rows])
+    rows, mine = grouped(rows, keys[rows])
     # Positions whose neighbour at the present distance has the same key.
     at = np.flatnonzero(mine[:-1] == mine[1:])
     lefts: list[Integers] = []
