@@ -46,7 +46,7 @@ def test_a_number_is_found_where_it_stands_or_nowhere(known: list[int], sought: 
     )
 )
 def test_equal_keys_stand_together_and_their_rows_ascend(
-    given_keys: list[tuple[bool, int]],
+    some_keys: list[tuple[bool, int]],
 ) -> None:
     """Keys that differ in their lowest bits alone too, which are cut off for the sort."""
     keys = np.array([key for _, key in some_keys], dtype=np.uint64)
