@@ -9,10 +9,10 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from concord.errors import UsageError
-from concord.lake.log import State, state
+from concord.lake.log import State, commits, is_table, state
 from concord.lake.registry import ZONES, Table
 from concord.lake.storage import Storage, join
-from concord.lake.tables import Lake, commits, is_table
+from concord.lake.tables import Lake
 
 # A study's tables stand in its own folder: studies/<agreement>/<table>.
 DEPTH = 2

@@ -11,8 +11,9 @@ from itertools import islice
 from typing import Any
 
 from concord.errors import UsageError
+from concord.lake.log import commits, decoded, is_table
 from concord.lake.registry import DELIVERIES, RUNS
-from concord.lake.tables import Lake, commits, decoded, is_table
+from concord.lake.tables import Lake
 
 # A table is rewritten far less often than this between two of a job's own commits.
 COMMITS = 200

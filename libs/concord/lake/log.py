@@ -1,5 +1,5 @@
-"""A table's present state, from its Delta log alone: no query, so the whole lake in a moment. And
-the rows of a small table, read with no query either (`lake/driver.py` writes them).
+"""A table's present state and its commits, from its Delta log alone: no query, so the whole lake in
+a moment. And the rows of a small table, read with no query either (`lake/driver.py` writes them).
 
 The protocol's replay (https://github.com/delta-io/delta/blob/master/PROTOCOL.md): the newest
 checkpoint, then each commit after it. Concord's tables keep to classic checkpoints without deletion
@@ -23,6 +23,10 @@ from concord.errors import InfrastructureError
 from concord.lake.storage import Storage, join
 
 LOG = "_delta_log"
+COMMIT_FILE = re.compile(r"\d{20}\.json")
+STATE_FILE = re.compile(r"\d{20}\.(json|checkpoint.*\.parquet)")
+# Delta writes a commit's origin (commitInfo) as the first line of its log file.
+COMMIT_INFO_BYTES = 1 << 16
 FILE = re.compile(r"(\d{20})\.(json|checkpoint(?:\.\d{10}\.\d{10})?\.parquet)")
 # Delta's default for delta.checkpointInterval, and the versions up to which who reads, and who only
 # adds rows or replaces all, has nothing to heed but the files (the protocol's "Requirements for
@@ -54,6 +58,21 @@ class File:
 
 
 @dataclass(frozen=True)
+class Commit:
+    """What a table's log says of one of its versions. `rows` is how many a write wrote."""
+
+    version: int
+    operation: str | None
+    note: str | None
+    rows: int | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is a write of rows under a transaction id; upkeep and labels are not."""
+        return "application" in decoded(self.note)
+
+
+@dataclass(frozen=True)
 class State:
     """A table at its newest version. `rows` is None where the log does not count a file's."""
 
@@ -70,6 +89,38 @@ class State:
 
     def label(self, name: str, otherwise: str = "") -> str:
         return self.properties.get(name, otherwise)
+
+
+def commits(storage: Storage, path: str) -> Iterator[Commit]:
+    """A table's commits, newest first.
+
+    Read from the log itself: to ask Spark for the history costs a job.
+    """
+    held = storage.list(join(path, LOG))
+    for entry in reversed([entry for entry in held if COMMIT_FILE.fullmatch(entry.name)]):
+        line, _, _ = storage.read(entry.path, COMMIT_INFO_BYTES).partition(b"\n")
+        info = decoded(line.decode()).get("commitInfo", {})
+        rows = (info.get("operationMetrics") or {}).get("numOutputRows")
+        yield Commit(
+            int(entry.name[:20]),
+            info.get("operation"),
+            info.get("userMetadata"),
+            int(rows) if rows is not None else None,
+        )
+
+
+def is_table(storage: Storage, path: str) -> bool:
+    """Whether a Delta table stands there: its log has a commit or a checkpoint."""
+    return any(STATE_FILE.fullmatch(entry.name) for entry in storage.list(join(path, LOG)))
+
+
+def decoded(note: str | None) -> dict[str, Any]:
+    """What a commit's userMetadata says; nothing where it is not Concord's."""
+    try:
+        content = json.loads(note or "{}")
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def state(storage: Storage, path: str, version: int | None = None) -> State | None:

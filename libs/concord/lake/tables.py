@@ -37,13 +37,9 @@ from concord.lake.workers import Made
 from concord.lake.zones import Zones
 
 HISTORY_LOOKBACK = 1000
-# Delta writes a commit's origin (commitInfo) as the first line of its log file.
-COMMIT_INFO_BYTES = 1 << 16
 LOG = log.LOG
 # A file for each table that is being made, of which a kill can leave files without a log.
 MAKING = "ops/_making"
-COMMIT_FILE = re.compile(r"\d{20}\.json")
-STATE_FILE = re.compile(r"\d{20}\.(json|checkpoint.*\.parquet)")
 
 
 @dataclass(frozen=True)
@@ -164,21 +160,6 @@ class Applied:
     run_id: str
 
 
-@dataclass(frozen=True)
-class Commit:
-    """What a table's log says of one of its versions. `rows` is how many a write wrote."""
-
-    version: int
-    operation: str | None
-    note: str | None
-    rows: int | None = None
-
-    @property
-    def writes(self) -> bool:
-        """Whether it is a write of rows under a transaction id; upkeep and labels are not."""
-        return "application" in decoded(self.note)
-
-
 class Lake:
     """One lake as one job uses it.
 
@@ -218,7 +199,7 @@ class Lake:
         self.zones.check(None if below == place else below, write=write)
 
     def exists(self, table: Table) -> bool:
-        return is_table(self.storage, self.path(table))
+        return log.is_table(self.storage, self.path(table))
 
     def read(self, table: Table, *, version: int | None = None) -> DataFrame:
         """The table's rows, at a version or the latest; an empty frame if it was never written."""
@@ -270,7 +251,9 @@ class Lake:
 
     def version(self, table: Table) -> int | None:
         """The table's latest version, None when it was never written."""
-        return next((commit.version for commit in commits(self.storage, self.path(table))), None)
+        return next(
+            (commit.version for commit in log.commits(self.storage, self.path(table))), None
+        )
 
     def properties(self, name: str) -> dict[str, str]:
         """A table's properties, its labels among them; it must be there."""
@@ -485,7 +468,7 @@ class Lake:
                 f"{table.name}: writing failed with {described(error)}; the table is as it was. "
                 "Check space and permissions of the lake root, then run this again"
             ) from None
-        latest = next(commits(self.storage, self.path(table)), None)
+        latest = next(log.commits(self.storage, self.path(table)), None)
         if latest and latest.note == note:
             return Written(table.name, latest.version, applied=True)
         before = self.applied(table, transaction) if transaction else None
@@ -592,8 +575,8 @@ class Lake:
 
     def applied(self, table: Table, transaction: Transaction) -> int | None:
         """The table version in which the transaction was applied, None when it was not."""
-        for commit in islice(commits(self.storage, self.path(table)), HISTORY_LOOKBACK):
-            said = decoded(commit.note)
+        for commit in islice(log.commits(self.storage, self.path(table)), HISTORY_LOOKBACK):
+            said = log.decoded(commit.note)
             # An application's versions only grow: its newest commit decides.
             if said.get("application") == transaction.application:
                 if said["version"] == transaction.version:
@@ -607,8 +590,8 @@ class Lake:
 
         None when the table was never written. Upkeep between says nothing and is passed over.
         """
-        for commit in islice(commits(self.storage, self.path(table)), HISTORY_LOOKBACK):
-            said = decoded(commit.note)
+        for commit in islice(log.commits(self.storage, self.path(table)), HISTORY_LOOKBACK):
+            said = log.decoded(commit.note)
             if said.get("application"):
                 return {**said, "rows": commit.rows}
         return None
@@ -627,8 +610,8 @@ class Lake:
 
     def newest(self, table: Table) -> Applied | None:
         """The table's newest write that carried a transaction id; None when there is none."""
-        for commit in islice(commits(self.storage, self.path(table)), HISTORY_LOOKBACK):
-            said = decoded(commit.note)
+        for commit in islice(log.commits(self.storage, self.path(table)), HISTORY_LOOKBACK):
+            said = log.decoded(commit.note)
             if "application" in said:
                 transaction = Transaction(said["application"], said["version"])
                 return Applied(commit.version, transaction, said["run_id"])
@@ -718,30 +701,6 @@ def _first(rows: Any, how: How) -> Any:
     return rows
 
 
-def commits(storage: Storage, path: str) -> Iterator[Commit]:
-    """A table's commits, newest first.
-
-    Read from the log itself: to ask Spark for the history costs a job.
-    """
-    log = storage.list(join(path, LOG))
-    for entry in reversed([entry for entry in log if COMMIT_FILE.fullmatch(entry.name)]):
-        line, _, _ = storage.read(entry.path, COMMIT_INFO_BYTES).partition(b"\n")
-        info = decoded(line.decode()).get("commitInfo", {})
-        rows = (info.get("operationMetrics") or {}).get("numOutputRows")
-        yield Commit(
-            int(entry.name[:20]),
-            info.get("operation"),
-            info.get("userMetadata"),
-            int(rows) if rows is not None else None,
-        )
-
-
-def is_table(storage: Storage, path: str) -> bool:
-    """Whether a Delta table stands there: its log has a commit or a checkpoint."""
-    log = storage.list(join(path, LOG))
-    return any(STATE_FILE.fullmatch(entry.name) for entry in log)
-
-
 def isin(column: str, values: Sequence[str | int | date]) -> str:
     """A SQL condition: `column` is one of `values`."""
     return f"{column} in ({', '.join(_literal(value) for value in values)})"
@@ -760,15 +719,6 @@ def _literal(value: str | int | date) -> str:
         return str(value)
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
-
-
-def decoded(note: str | None) -> dict[str, Any]:
-    """What a commit's userMetadata says; nothing where it is not Concord's."""
-    try:
-        content = json.loads(note or "{}")
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def described(error: Exception) -> str:

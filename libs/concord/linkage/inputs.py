@@ -19,8 +19,9 @@ from concord.agreements.mou import Contribution, Mou, contribution
 from concord.agreements.register import Register
 from concord.contracts.model import Contract
 from concord.ingest import tables as ingest_tables
+from concord.lake.log import commits
 from concord.lake.registry import Table
-from concord.lake.tables import Lake, commits
+from concord.lake.tables import Lake
 from concord.linkage import files
 from concord.linkage.patterns import Integers
 

@@ -44,10 +44,11 @@ from concord.errors import (
     RefusedError,
 )
 from concord.lake import catalog
+from concord.lake.log import is_table
 from concord.lake.points import reach
 from concord.lake.run import Run
 from concord.lake.storage import join
-from concord.lake.tables import Lake, described, is_table
+from concord.lake.tables import Lake, described
 from concord.linkage.tables import CROSSWALK
 from concord.privacy import wrapping
 from concord.privacy.hashing import HASH_HEX

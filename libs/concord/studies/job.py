@@ -25,10 +25,11 @@ from concord.agreements.lifecycle import State
 from concord.agreements.register import Register
 from concord.contracts.model import Contract
 from concord.errors import ConfigError, InfrastructureError, RefusedError, UsageError
+from concord.lake.log import is_table
 from concord.lake.points import reach
 from concord.lake.run import Run
 from concord.lake.storage import join
-from concord.lake.tables import Lake, Written, described, is_table
+from concord.lake.tables import Lake, Written, described
 from concord.privacy.wrapping import WrappedKey
 from concord.studies import sources, tables
 from concord.studies.keys import study_key

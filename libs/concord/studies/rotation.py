@@ -29,11 +29,12 @@ from concord.agreements.meet import meet
 from concord.agreements.register import Register
 from concord.contracts.model import Contract
 from concord.errors import ConcordError, InfrastructureError
+from concord.lake.log import is_table
 from concord.lake.points import reach
 from concord.lake.registry import Registry, Table
 from concord.lake.run import Run
 from concord.lake.storage import join
-from concord.lake.tables import Lake, Overwrite, ReplaceWhere, Transaction, described, is_table
+from concord.lake.tables import Lake, Overwrite, ReplaceWhere, Transaction, described
 from concord.linkage.tables import CROSSWALK
 from concord.privacy import wrapping
 from concord.privacy.wrapping import WrappedKey

@@ -16,8 +16,9 @@ from pyspark.sql import functions as F
 from concord.contracts.model import Contract
 from concord.errors import ConcordError, UsageError
 from concord.ingest.manifest import last_day
+from concord.lake.log import commits
 from concord.lake.registry import DELIVERIES, Table
-from concord.lake.tables import Lake, commits
+from concord.lake.tables import Lake
 from concord.linkage import tables as linkage
 
 # Commits that leave a table's rows as they were.
