@@ -104,7 +104,9 @@ def test_every_reader_sees_what_spark_sees(demo: Demo, spark: SparkSession) -> N
         simple = [c for c, kind in rows.dtypes if not kind.startswith(("array", "map", "struct"))]
         wanted = seen(pl.DataFrame(rows.select(simple).toArrow()))
         readers = {
-            "delta-rs": pl.DataFrame(deltalake.DeltaTable(str(path)).to_pyarrow_table(simple)),
+            "delta-rs": pl.DataFrame(
+                deltalake.DeltaTable(str(path)).to_pyarrow_table(columns=simple)
+            ),
             "Polars": pl.read_delta(str(path), columns=simple),
             "DuckDB": duck.sql(f"FROM delta_scan('{path}')").select(*simple).pl(),
         }
