@@ -188,7 +188,8 @@ def _written(
 ) -> _Files:
     mode = {"mode": "Overwrite" if commit.replaces else "Append"}
     removed = held.files if commit.replaces else ()
-    return _Files("WRITE", added, stored, removed, parameters=mode, blind=not commit.replaces)
+    blind = not commit.replaces
+    return _Files("WRITE", added, stored, removed=removed, parameters=mode, blind=blind)
 
 
 def mergeable(held: State | None, schema: pa.Schema) -> bool:
@@ -333,7 +334,15 @@ def _rewritten(
         told = _shares(pa.concat_tables(kinds), held.partitions)
     if shares is None or told is None:
         return None
-    return _Files(operation, shares, (), found.files, told, parameters, metrics, blind=False)
+    return _Files(
+        operation,
+        shares,
+        removed=found.files,
+        changes=told,
+        parameters=parameters,
+        metrics=metrics,
+        blind=False,
+    )
 
 
 class _Keys:

@@ -24,6 +24,7 @@ from concord.lake.storage import Storage, join
 
 LOG = "_delta_log"
 COMMIT_FILE = re.compile(r"\d{20}\.json")
+# Of any kind that Delta knows, to tell a table; those of a kind that is understood here are FILE.
 STATE_FILE = re.compile(r"\d{20}\.(json|checkpoint.*\.parquet)")
 # Delta writes a commit's origin (commitInfo) as the first line of its log file.
 COMMIT_INFO_BYTES = 1 << 16

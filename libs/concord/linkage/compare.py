@@ -49,7 +49,7 @@ class AllOf:
     of: tuple[Condition, ...]
 
     def met(self, pairs: PairedRows) -> Flags:
-        found = self.of[0].met(pairs)
+        found = self.of[0].met(pairs).copy()
         for condition in self.of[1:]:
             rest = np.flatnonzero(found)
             found[rest] = condition.met(pairs.some(rest))
@@ -67,7 +67,7 @@ class AnyOf:
     of: tuple[Condition, ...]
 
     def met(self, pairs: PairedRows) -> Flags:
-        found = self.of[0].met(pairs)
+        found = self.of[0].met(pairs).copy()
         for condition in self.of[1:]:
             rest = np.flatnonzero(~found)
             found[rest] = condition.met(pairs.some(rest))

@@ -362,10 +362,11 @@ class PairedRows:
         return self._codes.get(part)
 
     def same(self, part: str) -> Flags:
-        """Which pairs have one value, and both have one."""
+        """Which pairs have one value, and both have one; read-only, as others are told it too."""
         if part not in self._same:
             one, other = self.codes(part)
             self._same[part] = (one == other) & (one >= 0)
+            self._same[part].flags.writeable = False
         return self._same[part]
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import OSA, JaroWinkler
 
-from concord.linkage.compare import TESTS, Simple, patterns
+from concord.linkage.compare import TESTS, AllOf, AnyOf, Simple, patterns
 from concord.linkage.patterns import Space
 from concord.linkage.person_index import load_person_index
 from concord.linkage.standardise import STANDARD, canonical_names, core, words_of
@@ -239,6 +239,19 @@ def test_an_address_of_email_is_compared_in_one_form() -> None:
         PairedRows(Records(table), np.array([0, 0]), np.array([1, 2]))
     )
     assert found.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("kind", [AllOf, AnyOf])
+def test_what_was_looked_up_once_stays_as_it_is(kind: type[AllOf] | type[AnyOf]) -> None:
+    """For the next condition that asks the same of the same pairs."""
+    table = pa.table({"one": ["A", "A", "B", "B"], "two": ["C", "D", "D", "D"]})
+    pairs = PairedRows(Records(table), *np.triu_indices(4, 1))
+    one, two = Simple("same", ("one",)), Simple("same", ("two",))
+    alone = one.met(pairs).tolist()
+    assert kind((one, two)).met(pairs).tolist() != alone
+    assert one.met(pairs).tolist() == alone
+    with pytest.raises(ValueError, match="read-only"):
+        one.met(pairs)[0] = False
 
 
 def test_one_of_two_says_something() -> None:
