@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from concord.errors import InfrastructureError
-from concord.lake import session
+from concord.lake import driver, session, workers
 from concord.lake.registry import Column, Table
 from concord.lake.tables import Append, How, Lake, Overwrite, Transaction, Written
 from concord.lake.workers import Made
@@ -63,7 +63,7 @@ def made(spark: SparkSession, tasks: list[list[int]], *, wrong: int | None = Non
     return Made(frame.repartitionById(max(len(tasks), 1), "place"), make)
 
 
-def write(lake: Lake, rows: Made, how: How, number: int) -> Written:
+def write(lake: Lake, rows: Made | pa.Table, how: How, number: int) -> Written:
     return lake.write(
         rows, PEOPLE, how, stamp=STAMP, transaction=Transaction("people", number), labels=LABELS
     )
@@ -137,3 +137,36 @@ def test_where_workers_can_not_store_them_the_rows_go_through_spark(
     told = deltalake.DeltaTable(lake.path(split))
     assert sorted(told.to_pyarrow_table()["times"].to_pylist()) == [1, 2, 3]
     assert told.history(1)[0]["engineInfo"].startswith("Apache-Spark")
+
+
+def held(numbers: list[int]) -> pa.Table:
+    """As `made`, on the driver."""
+    return pa.table(
+        {
+            "person": [f"p{number}" for number in numbers],
+            "town": pa.array(["Ware"] * len(numbers)).dictionary_encode(),
+            "born": pa.array([number * 1000 for number in numbers], pa.int32()).cast(pa.date32()),
+            "weight": [number / 3 for number in numbers],
+            "times": pa.array(numbers, pa.int64()),
+        }
+    )
+
+
+def test_many_rows_that_the_driver_holds_are_stored_without_a_query(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "MOST_BYTES", 1)
+    monkeypatch.setattr(workers, "IN_A_FILE", 2)
+    lake = lake_at(spark, tmp_path)
+    write(lake, held([1, 2, 3]), Append(), 1)
+    write(lake, held([4]), Append(), 2)
+    assert persons(lake) == ["p1", "p2", "p3", "p4"]
+    assert len(files(lake)) == 3, "two of the first write"
+    more = replace(made(spark, [[5], [6]]), more=held([7, 8, 9]))
+    write(lake, more, Overwrite(), 3)
+    assert persons(lake) == ["p5", "p6", "p7", "p8", "p9"]
+    table = deltalake.DeltaTable(lake.path(PEOPLE))
+    assert {each.get("engineInfo") for each in table.history()} == {STAMP.engine}
+    spread = made(spark, [[1]])
+    frame = replace(spread, more=replace(spread, more=held([2]))).rows(PEOPLE)
+    assert sorted(frame.toArrow()["person"].to_pylist()) == ["p1", "p1", "p2"]

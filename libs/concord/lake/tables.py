@@ -29,7 +29,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StringType, StructType
 
 from concord.errors import ConcordError, InfrastructureError
-from concord.lake import driver, log, scd2
+from concord.lake import driver, log, scd2, workers
 from concord.lake.locks import Locks
 from concord.lake.registry import REQUIRED_LABELS, Table
 from concord.lake.storage import Storage, join
@@ -360,8 +360,10 @@ class Lake:
             del self._up_to_date[table.name]
         return made
 
-    def _by_workers(self, rows: Made, table: Table, commit: driver.Commit, how: How) -> bool:
-        """Writes rows that workers make, as files of theirs. False where it takes Spark."""
+    def _by_workers(
+        self, rows: Made | pa.Table, table: Table, commit: driver.Commit, how: How
+    ) -> bool:
+        """Writes rows as files of those who have them. False where it takes Spark."""
         path, context = self.path(table), self.spark.sparkContext
         folder, checkpoint = self.storage.local_path(path), partial(self._checkpoint, path)
         if folder is None or not isinstance(how, Append | Overwrite):
@@ -370,7 +372,8 @@ class Lake:
             return False
 
         def store() -> list[log.File]:
-            stored: list[log.File] = self._made(lambda: rows.stored(folder, table), table)
+            of = rows.stored if isinstance(rows, Made) else partial(workers.stored, rows)
+            stored: list[log.File] = self._made(lambda: of(folder, table), table)
             return stored
 
         return driver.write_stored(self.storage, path, store, commit, checkpoint)
@@ -413,7 +416,8 @@ class Lake:
 
         Rows that the driver holds, or `few` that it then fetches, are written by it if they are all
         that a commit adds or all that it leaves: for few rows Spark's and Delta's jobs take
-        seconds. Many that workers made are written by them if they can be (`lake/workers.py`).
+        seconds. Many that workers made or the driver holds are written by them if they can be
+        (`lake/workers.py`).
 
         The rows' columns must be the table's (with `_operation` besides for Changes). Raises
         ConcordError when Delta skipped the transaction although it was never applied here, and
@@ -432,12 +436,13 @@ class Lake:
         columns += [scd2.OPERATION] if isinstance(how, Changes) else []
         content, new = None, self._is_new(table)
         made = None if few or not isinstance(rows, Made) else rows
-        if isinstance(rows, Made):
-            rows = rows.rows(table)
         if few or isinstance(rows, pa.Table):
-            content = self._content(rows, table, how, columns, new=new)
+            held = rows.rows(table) if isinstance(rows, Made) else rows
+            content = self._content(held, table, how, columns, new=new)
+            plain = content is not None and isinstance(how, Append | Overwrite)
+            made = content if plain and content.nbytes > driver.MOST_BYTES else None
         # Who replaces a table counts its rows by `observe`, which a table's making does not serve.
-        new &= content is not None or not (made or isinstance(how, Overwrite))
+        new &= made is None and (content is not None or not isinstance(how, Overwrite))
         if not new:
             self.create(table, labels, stamp=stamp)
         wanted = {**table.delta_properties, **labels}
@@ -446,9 +451,10 @@ class Lake:
         )
         try:
             done = made is not None and self._by_workers(made, table, commit, how)
-            if content is not None:
+            if not done and content is not None:
                 done = self._by_driver(content, table, wanted if new else None, commit, how)
             if not done:
+                rows = rows.rows(table) if isinstance(rows, Made) else rows
                 if content is not None or isinstance(rows, pa.Table):
                     rows = self.spark.createDataFrame(rows if content is None else content)
                     rows = rows.coalesce(1)

@@ -1,4 +1,5 @@
-"""Rows that Python workers make as tables in Arrow, and store as files by themselves.
+"""Rows that Python workers make as tables in Arrow, or many that the driver holds as one, stored as
+files by whoever has them.
 
 Spark turns such columns into rows, and those into columns again, to write them: that takes longer
 than all that the workers did. Where the lake lies on this machine's disk and Spark runs here alone,
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,9 @@ from pyspark.sql import DataFrame
 from concord.lake.log import File
 from concord.lake.registry import Table
 
+# Of rows that the driver holds: in one file, and how many files are written side by side.
+IN_A_FILE, AT_ONCE = 500_000, 2
+
 
 @dataclass(frozen=True)
 class Made:
@@ -30,7 +35,7 @@ class Made:
 
     frame: DataFrame
     make: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.Table]]
-    more: Made | None = None
+    more: Made | pa.Table | None = None
 
     def rows(self, table: Table) -> DataFrame:
         """The same as rows of Spark's."""
@@ -42,15 +47,18 @@ class Made:
 
         named = ", ".join(f"{column.name} {column.type}" for column in table.columns)
         mine = self.frame.mapInArrow(work, named)
-        return mine.unionByName(self.more.rows(table)) if self.more else mine
+        if isinstance(self.more, Made):
+            return mine.unionByName(self.more.rows(table))
+        if self.more is None or not self.more.num_rows:
+            return mine
+        more = self.more.select(schema.names).cast(schema)
+        return mine.unionByName(self.frame.sparkSession.createDataFrame(more))
 
     def stored(self, folder: Path, table: Table) -> list[File]:
         """The rows as files in a local folder, one for each task that has any."""
         told = self._storing(str(folder), table.arrow_schema).toArrow().sort_by("name")
-        return [
-            File(each["name"], each["rows"], (folder / each["name"]).stat().st_size, {})
-            for each in told.to_pylist()
-        ]
+        files = [_file(folder, each["name"], each["rows"]) for each in told.to_pylist()]
+        return files + (stored(self.more, folder, table) if isinstance(self.more, pa.Table) else [])
 
     def _storing(self, place: str, schema: pa.Schema) -> DataFrame:
         make = self.make
@@ -64,7 +72,26 @@ class Made:
                 yield pa.record_batch({key: pa.array(value) for key, value in told.items()})
 
         mine = self.frame.mapInArrow(work, "name string, rows bigint")
-        return mine.unionByName(self.more._storing(place, schema)) if self.more else mine
+        if isinstance(self.more, Made):
+            return mine.unionByName(self.more._storing(place, schema))
+        return mine
+
+
+def stored(rows: pa.Table, folder: Path, table: Table) -> list[File]:
+    """Rows that the driver holds as files in a local folder. Where one fails none is left."""
+    schema = table.arrow_schema
+
+    def store(begin: int) -> File:
+        name = f"part-{begin // IN_A_FILE:05d}-{uuid.uuid4()}-c000.snappy.parquet"
+        some = rows.slice(begin, IN_A_FILE)
+        return _file(folder, name, _stored(f"{folder}/{name}", iter([some]), schema))
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return [*pool.map(store, range(0, rows.num_rows, IN_A_FILE))]
+
+
+def _file(folder: Path, name: str, rows: int) -> File:
+    return File(name, rows, (folder / name).stat().st_size, {})
 
 
 def _stored(path: str, made: Iterator[pa.Table], schema: pa.Schema) -> int:

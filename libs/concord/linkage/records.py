@@ -65,8 +65,9 @@ def forms(
 
     def cut(feed: str) -> Callable[[pa.Table], Iterator[pa.RecordBatch]]:
         def work(table: pa.Table) -> Iterator[pa.RecordBatch]:
+            table = table if some is None else of_numbers(table, some)
+            table = pa.table({name: plain(table[name]) for name in table.column_names})
             persons = table.filter(pc.equal(table["kind"], "person")).drop_columns(["kind"])
-            persons = persons if some is None else of_numbers(persons, some)
             persons = persons.append_column("feed", pa.repeat(pa.scalar(feed), persons.num_rows))
             target = Values.of(persons["record_id"])
             yield from cut_by(persons, target.hashes[target.codes], partitions)
@@ -79,7 +80,9 @@ def forms(
             yield pa.record_batch({"blob": pa.array([written(made)], pa.binary())})
 
     columns = ("record_id", "kind", "role", *SOURCES)
-    sent = [files.mapped(rows, columns, cut(feed), CUT, plain=columns) for feed, rows in feeds]
+    # Of few, texts are cheaper to read as they are encoded.
+    texts = columns if some is None else ("record_id",)
+    sent = [files.mapped(rows, columns, cut(feed), CUT, plain=texts) for feed, rows in feeds]
     whole = reduce(DataFrame.unionByName, sent)
     # mapInArrow asks for no distribution: what must meet is brought together right before it.
     return whole.repartitionById(partitions, "target").mapInArrow(make, "blob binary")

@@ -13,19 +13,14 @@ found, without it nobody can.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 
@@ -52,9 +47,8 @@ from concord.lake.tables import Lake, described
 from concord.linkage.tables import CROSSWALK
 from concord.privacy import wrapping
 from concord.privacy.hashing import HASH_HEX
-from concord.privacy.opening import texts
 from concord.privacy.wrapping import WrappedKey
-from concord.studies import certificate
+from concord.studies import certificate, search
 from concord.studies.controls import controls
 from concord.studies.frames import spoken_of
 from concord.studies.keys import has_key, study_key
@@ -62,11 +56,6 @@ from concord.studies.tables import of_agreement, rotated
 
 NOTES = "ops/_destruction"
 CERTIFICATES = "ops/_certificates"
-# The version of its key, and 32 hexadecimal digits; older ones and record ids are digits alone.
-PSEUDONYM = r"^([0-9]{1,4}-)?[0-9a-f]{32}$"
-# In a binary file what stands beside may look like more.
-HEX = re.compile(r"[0-9a-f]{32,}")
-HEX_BYTES = re.compile(rb"[0-9a-f]{32,}")
 
 
 @dataclass(frozen=True)
@@ -319,26 +308,17 @@ def _searched(
         raise InfrastructureError(
             f"{dula.id}: computing what to look for failed with {described(error)}; run this again"
         ) from None
-    missed = [kind for kind, content, token in controls() if token not in _tokens(content, kind)]
+    missed = [
+        kind for kind, content, token in controls() if token not in search.tokens(content, kind)
+    ]
     if missed:
         raise AuditError(
             f"the search for what was destroyed does not see into {', '.join(missed)}: it would "
             "prove nothing. Report this"
         )
-    looked, found, closed = 0, [], []
-    # It goes right after the search.
-    mapping = f"/{rotated(dula.id)}/"
-    for name, content in _files(run):
-        if name.startswith(mapping):
-            continue
-        looked += 1
-        try:
-            tokens_of = _tokens(content, name)
-        except Exception:  # whatever a torn file makes a reader raise
-            closed.append(name)
-            tokens_of = _windows(run_.decode() for run_ in HEX_BYTES.findall(content))
-        if tokens & tokens_of:
-            found.append(name)
+    # The mapping goes right after the search.
+    looked = search.search(run, tokens, besides=rotated(dula.id))
+    found, closed = looked.found, looked.closed
     if found or closed:
         said = [f"{len(found)} files still hold pseudonyms: {', '.join(found[:10])}"] * bool(found)
         said += [f"{len(closed)} files do not open: {', '.join(closed[:10])}"] * bool(closed)
@@ -346,7 +326,7 @@ def _searched(
             f"{dula.id}: {'; '.join(said)}; remove them, or mend what is torn, and run this again"
         )
     return {
-        "files opened": looked,
+        "files opened": looked.files,
         "pseudonyms searched for": len(tokens),
         "found": 0,
         "kinds of file that the search was shown to see into": [kind for kind, *_ in controls()],
@@ -411,79 +391,6 @@ def _older(run: Run, dula: Dula) -> set[str]:
     frame = run.lake.spark.read.format("delta").load(run.lake.path(name))
     older = frame.select("old_pseudonym").toArrow()["old_pseudonym"]
     return set(pc.utf8_slice_codeunits(older, -HASH_HEX).to_pylist())
-
-
-def _tokens(content: bytes, name: str) -> set[str]:
-    """All 128-bit hexadecimal numbers that a file says, whatever it is packed in."""
-    if not content.startswith(b"PAR1"):
-        return _windows(run for text in texts(content, name) for run in HEX.findall(text))
-    # Most of a lake's bytes: by columns, and only of text. A number cannot be one, and what a
-    # footer keeps of text stands there in clear.
-    found = _windows(run.decode() for run in HEX_BYTES.findall(content))
-    for column in pq.ParquetFile(io.BytesIO(content)).read().columns:
-        for values in _texts_of(column):
-            # Most are pseudonyms, which need no look at every window.
-            whole = pc.match_substring_regex(values, PSEUDONYM)
-            digits = pc.utf8_slice_codeunits(values.filter(whole), -HASH_HEX)
-            found.update(digits.to_pylist())
-            rest = values.filter(pc.invert(whole))
-            longer = rest.filter(pc.greater_equal(pc.utf8_length(rest), HASH_HEX)).to_pylist()
-            found |= _windows(run for text in longer for run in HEX.findall(text))
-    return found
-
-
-def _windows(runs: Iterable[str]) -> set[str]:
-    """Every 32 digits in a row of runs of digits."""
-    return {run[at : at + HASH_HEX] for run in runs for at in range(len(run) - HASH_HEX + 1)}
-
-
-def _texts_of(column: pa.ChunkedArray | pa.Array) -> Iterator[pa.Array]:
-    """The distinct texts of a column, those inside lists, maps and structs too."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column, kind = column.cast(kind.value_type), kind.value_type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        yield pc.unique(column)
-    elif pa.types.is_binary(kind):
-        # Blobs of the person index: numbers and hashes, looked at as they stand.
-        whole = b"\n".join(value for value in column.to_pylist() if value)
-        yield pa.array([run.decode() for run in HEX_BYTES.findall(whole)], pa.string())
-    elif pa.types.is_struct(kind):
-        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-        for chunk in chunks:
-            for number in range(kind.num_fields):
-                yield from _texts_of(chunk.field(number))
-    elif pa.types.is_map(kind):
-        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-        for chunk in chunks:
-            yield from _texts_of(chunk.keys)
-            yield from _texts_of(chunk.items)
-    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        yield from _texts_of(pc.list_flatten(column))
-
-
-def _files(run: Run) -> Iterator[tuple[str, bytes]]:
-    """Every file of the lake, of MLflow's store and of a warehouse beside the run."""
-    storage = run.lake.storage
-    roots = [run.lake.root]
-    address, artifacts = tracking.address(run.settings)
-    if address.startswith("sqlite:///"):
-        roots.append(str(Path(address.removeprefix("sqlite:///")).parent))
-    elif artifacts:
-        roots.append(artifacts)
-    warehouse = run.lake.spark.conf.get("spark.sql.warehouse.dir", "")
-    roots += [warehouse] if warehouse else []
-    for root in roots:
-        for entry in storage.walk(root):
-            place = urlparse(entry.path)
-            # A local file at once: through Java it would be copied three times.
-            local = place.scheme in {"", "file"}
-            try:
-                where = Path(unquote(place.path))
-                content = where.read_bytes() if local else storage.read(entry.path)
-            except FileNotFoundError:
-                continue  # another job's upkeep took it meanwhile
-            yield entry.path.rpartition(urlparse(root).path)[2] or entry.path, content
 
 
 def _unwrap_fails(run: Run, agreement: str, had: Sequence[int]) -> str:
