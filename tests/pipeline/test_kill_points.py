@@ -108,7 +108,8 @@ def test_killed_at_every_point_in_turn_a_job_leaves_what_one_run_leaves(
     shutil.rmtree(before, ignore_errors=True)
     shutil.copytree(data, before)
     points = undisturbed(home, job)
-    wanted, code = checksums(home), points.pop()
+    # What was held back is told by the try that recorded it: a later one may have nothing to tell.
+    wanted, ends = checksums(home), {0, int(points.pop())}
     # Keys are drawn at random, once: the second time they are those of the first.
     shutil.rmtree(before / "demo" / "keys")
     shutil.copytree(data / "demo" / "keys", before / "demo" / "keys")
@@ -117,13 +118,13 @@ def test_killed_at_every_point_in_turn_a_job_leaves_what_one_run_leaves(
 
     for point in points:
         ended = concord(home, *JOBS[job], at=point)
-        if ended == int(code):
+        if ended in ends:
             # What the try before left was all there is to do: this point needs a new beginning.
             assert checksums(home) == wanted, f"{job}, before {point}"
             restore(before, data)
             ended = concord(home, *JOBS[job], at=point)
         assert ended == -signal.SIGKILL, f"{job}: {point} is never reached by a rerun"
-    assert concord(home, *JOBS[job]) == int(code)
+    assert concord(home, *JOBS[job]) in ends
     found = checksums(home)
     assert {name for name in wanted if found.get(name) != wanted[name]} == set()
     assert found.keys() == wanted.keys()

@@ -439,8 +439,8 @@ class Lake:
         if few or isinstance(rows, pa.Table):
             held = rows.rows(table) if isinstance(rows, Made) else rows
             content = self._content(held, table, how, columns, new=new)
-            plain = content is not None and isinstance(how, Append | Overwrite)
-            made = content if plain and content.nbytes > driver.MOST_BYTES else None
+            if content is not None and isinstance(how, Append | Overwrite):
+                made = content if content.nbytes > driver.MOST_BYTES else None
         # Who replaces a table counts its rows by `observe`, which a table's making does not serve.
         new &= made is None and (content is not None or not isinstance(how, Overwrite))
         if not new:
