@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,9 +16,8 @@ from typing import Annotated
 import typer
 import typer.exceptions
 from pyspark.sql import SparkSession
-from rich.console import Console
 
-from concord import showing, tracking
+from concord import tracking
 from concord.agreements import life_commands  # noqa: F401 (adds its commands to the next)
 from concord.agreements.commands import app as agreement_app
 from concord.agreements.commands import infra_app
@@ -33,7 +30,6 @@ from concord.ingest.job import ingest as ingest_deliveries
 from concord.jobs import Options, job
 from concord.lake import catalog as lake_catalog
 from concord.lake import run as runs
-from concord.lake.lineage import lineage as trace
 from concord.lake.maintain import maintain as maintain_tables
 from concord.lake.registry import DELIVERIES
 from concord.lake.run import Run
@@ -57,6 +53,17 @@ from concord.linkage.plan import planned, show_plan
 from concord.linkage.review_commands import PAGES, remove_pages
 from concord.linkage.review_commands import app as review_app
 from concord.linkage.tracked import Made, data_digest
+from concord.looking import app as looking_app
+from concord.options import (
+    DEFAULT_SETTINGS,
+    AsOfOption,
+    DryRunOption,
+    JsonLogsOption,
+    LakeOption,
+    LandingOption,
+    RunIdOption,
+    SettingsOption,
+)
 from concord.oversight import audit_app, labels_app
 from concord.products import job as publishing
 from concord.reporting import Reporter
@@ -64,10 +71,6 @@ from concord.studies import destruction, ending, rotation
 from concord.studies import job as studies
 from concord.studies import tables as study_tables
 from concord.studies.sources import CROSSWALK
-
-# Spark confs whose values are not shown.
-SECRET = re.compile(r"(?i)secret|password|passphrase|token|key")
-DEFAULT_SETTINGS = Path("conf/settings/local.yaml")
 
 app = typer.Typer(
     name="concord",
@@ -82,21 +85,7 @@ app.add_typer(review_app, name="review")
 app.add_typer(audit_app, name="audit")
 app.add_typer(infra_app, name="infra")
 app.add_typer(labels_app, name="labels")
-
-SettingsOption = Annotated[
-    Path, typer.Option("--settings", help="Settings file.", envvar="CONCORD_SETTINGS")
-]
-LakeOption = Annotated[str | None, typer.Option(help="Lake root, in place of the settings'.")]
-LandingOption = Annotated[str | None, typer.Option(help="Landing root, in place of the settings'.")]
-AsOfOption = Annotated[
-    datetime | None,
-    typer.Option(formats=["%Y-%m-%d"], help="Business date: what was known then. Default: today."),
-]
-RunIdOption = Annotated[
-    str | None, typer.Option(help="Default: a digest of the job, its inputs and their versions.")
-]
-DryRunOption = Annotated[bool, typer.Option(help="Every check, no write.")]
-JsonLogsOption = Annotated[bool, typer.Option(help="One JSON object a line on stderr.")]
+app.add_typer(looking_app)
 
 
 @app.command()
@@ -534,94 +523,6 @@ def maintain(
         pages = remove_pages(current.run.lake, current.run.clock())
         current.reporter.say(f"{PAGES}: {pages} old pages removed")
         current.ended(f"{len(done)} tables", tables=len(done), review_pages_removed=pages)
-
-
-@app.command()
-def catalog(
-    settings: SettingsOption = DEFAULT_SETTINGS,
-    lake: LakeOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON, for programs.")] = False,
-) -> None:
-    """List every table: zone, rows, version, agreement, expiry, classification."""
-    deployment = load_deployment(settings, lake=lake)
-    spark = start(deployment.settings, application="concord catalog")
-    try:
-        registry = deployment.registry
-        entries = lake_catalog.entries(runs.lake_of(deployment.settings, "catalog", spark))
-        if deployment.settings.catalog and not as_json:
-            lake_catalog.register(
-                spark, deployment.settings.lake, registry, deployment.settings.catalog
-            )
-    finally:
-        stop(spark)
-    if as_json:
-        print(json.dumps([asdict(entry) for entry in entries], default=str))
-        return
-    showing.catalog(Console(), deployment.settings.lake, entries)
-
-
-TableArgument = Annotated[str, typer.Argument(help="A table as the catalog names it.")]
-
-
-@app.command()
-def show(
-    table: TableArgument,
-    settings: SettingsOption = DEFAULT_SETTINGS,
-    lake: LakeOption = None,
-    rows: Annotated[int, typer.Option(help="Rows to show, of products and ops only.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON, for programs.")] = False,
-) -> None:
-    """Show a table: its labels and columns; rows only where they are of no person."""
-    deployment = load_deployment(settings, lake=lake)
-    spark = start(deployment.settings, application="concord show")
-    try:
-        shown = lake_catalog.shown(
-            runs.lake_of(deployment.settings, "show", spark), table, rows=rows
-        )
-    finally:
-        stop(spark)
-    if as_json:
-        print(json.dumps(asdict(shown), default=str))
-    else:
-        showing.table(Console(), shown)
-
-
-@app.command()
-def lineage(
-    table: TableArgument,
-    settings: SettingsOption = DEFAULT_SETTINGS,
-    lake: LakeOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON, for programs.")] = False,
-) -> None:
-    """Tell which deliveries, runs and agreements a table came from."""
-    deployment = load_deployment(settings, lake=lake)
-    spark = start(deployment.settings, application="concord lineage")
-    try:
-        origin = trace(runs.lake_of(deployment.settings, "lineage", spark), table)
-    finally:
-        stop(spark)
-    if as_json:
-        print(json.dumps(origin.as_dict(), default=str))
-    else:
-        showing.origin(Console(), origin)
-
-
-@app.command(name="settings")
-def show_settings(
-    settings: SettingsOption = DEFAULT_SETTINGS,
-    lake: LakeOption = None,
-    landing: LandingOption = None,
-) -> None:
-    """Print the effective settings as JSON, secrets masked, and check every file of conf/."""
-    deployment = load_deployment(settings, lake=lake, landing=landing)
-    values = deployment.settings.model_dump(mode="json")
-    if values["mlflow"]:
-        values["mlflow"] = tracking.without_credentials(values["mlflow"])
-    confs = values["spark"]["confs"]
-    values["spark"]["confs"] = {
-        name: "******" if SECRET.search(name) else value for name, value in confs.items()
-    }
-    print(json.dumps(values, indent=2))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,16 +18,16 @@ from concord.agreements import audit, chain
 from concord.agreements import dcat as dcat_export
 from concord.agreements.access_log import ACCESS_LOG
 from concord.agreements.agencies import load_agencies
-from concord.agreements.commands import DEFAULT_SETTINGS, DayOption, SettingsOption
+from concord.agreements.commands import DayOption
 from concord.agreements.commands import app as agreement_app
 from concord.deployment import Deployment, load_deployment
 from concord.errors import AuditError, UsageError
 from concord.lake import run as runs
 from concord.lake.session import start, stop
 from concord.lake.tables import Lake
+from concord.options import DEFAULT_SETTINGS, LakeOption, SettingsOption
 from concord.reporting import Reporter
 
-LakeOption = Annotated[str | None, typer.Option(help="Lake root, in place of the settings'.")]
 audit_app = typer.Typer(
     no_args_is_help=True,
     help="The access log: verify, anchor; used, reads; disclosures, notice.",

@@ -14,7 +14,13 @@ from pyspark.sql import SparkSession
 
 from concord.agreements.dula import Dula
 from concord.agreements.register import Register
-from concord.cli import (
+from concord.contracts.schemas import schema_of, write_schemas
+from concord.deployment import Deployment, load_deployment
+from concord.errors import DRIFT_ALARM, ConfigError
+from concord.jobs import Job, Options, job
+from concord.lake import catalog
+from concord.lake import run as runs
+from concord.options import (
     DEFAULT_SETTINGS,
     AsOfOption,
     DryRunOption,
@@ -23,12 +29,6 @@ from concord.cli import (
     RunIdOption,
     SettingsOption,
 )
-from concord.contracts.schemas import schema_of, write_schemas
-from concord.deployment import Deployment, load_deployment
-from concord.errors import DRIFT_ALARM, ConfigError
-from concord.jobs import Job, Options, job
-from concord.lake import catalog
-from concord.lake import run as runs
 from concord.settings import gather, load_settings
 from concord.studies.tables import of_agreement
 from concord_models.outcomes import specification as outcome_studies

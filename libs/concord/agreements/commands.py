@@ -30,6 +30,7 @@ from concord.contracts.odcs import load_contracts
 from concord.disclosure.profiles import load_profiles
 from concord.errors import ConfigError, UsageError
 from concord.lake.run import actor, roles
+from concord.options import DEFAULT_SETTINGS, SettingsOption
 from concord.settings import Settings, load_settings, read_document, validate
 
 app = typer.Typer(
@@ -40,10 +41,6 @@ infra_app = typer.Typer(no_args_is_help=True, help="What the infrastructure need
 # Wide enough for a table when the output goes to a file or a pipe.
 console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 160, highlight=False)
 
-DEFAULT_SETTINGS = Path("conf/settings/local.yaml")
-SettingsOption = Annotated[
-    Path, typer.Option("--settings", help="Settings file.", envvar="CONCORD_SETTINGS")
-]
 AgreementArgument = Annotated[str, typer.Argument(help="The agreement, such as DULA-2026-0001.")]
 DayOption = Annotated[
     datetime | None, typer.Option(formats=["%Y-%m-%d"], help="A day, in place of today.")

@@ -21,11 +21,9 @@ from concord.agreements import access_log, events
 from concord.agreements import cedar as cedar_export
 from concord.agreements.canonical import canonical, digest
 from concord.agreements.commands import (
-    DEFAULT_SETTINGS,
     AgreementArgument,
     DayOption,
     Known,
-    SettingsOption,
     app,
     console,
     days_of,
@@ -42,10 +40,10 @@ from concord.errors import UsageError
 from concord.lake.run import Run, lake_of, real_clock, running
 from concord.lake.run import digest as run_digest
 from concord.lake.session import start, stop
+from concord.options import DEFAULT_SETTINGS, LakeOption, SettingsOption
 from concord.privacy import wrapping
 from concord.reporting import Reporter
 
-LakeOption = Annotated[str | None, typer.Option(help="Lake root, in place of the settings'.")]
 ReasonOption = Annotated[str, typer.Option(help="Why; it is kept with the event.")]
 
 

@@ -48,6 +48,13 @@ from concord.linkage.index import Index
 from concord.linkage.person_index import FILE, PersonIndex, load_person_index
 from concord.linkage.review import KINDS, SHOWN, Part, in_turn, side_by_side
 from concord.linkage.review_page import concerned, page
+from concord.options import (
+    DEFAULT_SETTINGS,
+    DryRunOption,
+    JsonLogsOption,
+    LakeOption,
+    SettingsOption,
+)
 from concord.reporting import Reporter
 from concord.settings import load_settings
 
@@ -57,14 +64,6 @@ app = typer.Typer(
 )
 # Wide enough for a table when the output goes to a file or a pipe.
 console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 160, highlight=False)
-
-DEFAULT_SETTINGS = Path("conf/settings/local.yaml")
-SettingsOption = Annotated[
-    Path, typer.Option("--settings", help="Settings file.", envvar="CONCORD_SETTINGS")
-]
-LakeOption = Annotated[str | None, typer.Option(help="Lake root, in place of the settings'.")]
-DryRunOption = Annotated[bool, typer.Option(help="Every check, no write.")]
-JsonLogsOption = Annotated[bool, typer.Option(help="One JSON object a line on stderr.")]
 
 PAGES = "vault/review_pages"
 ON_PAGE = 2_000  # items
