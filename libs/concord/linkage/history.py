@@ -137,8 +137,7 @@ def _follow(
 def _write(here: Index, changes: pa.Table, sequence: int) -> None:
     """Changes of the crosswalk's rows, by key, to be put or deleted.
 
-    Of a large one nearly every file has a row that changes: all are written anew, which takes the
-    workers a quarter of the time that Delta's MERGE does.
+    Of a large one nearly every file has a row that changes: all are written anew, by the workers.
     """
     if here.few(tables.CROSSWALK):
         here.write(changes, tables.CROSSWALK, Changes(), sequence)
@@ -150,9 +149,10 @@ def _write(here: Index, changes: pa.Table, sequence: int) -> None:
     def still(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
         for rows in tables_of(batches):
             concerned = pc.is_in(rows["record_id"], value_set=ids)
-            yield rows.filter(pc.invert(concerned))
             some = rows.filter(concerned)
-            yield some.filter(pc.invert(pc.is_in(_keys(some), value_set=keys)))
+            kept = some.filter(pc.invert(pc.is_in(_keys(some), value_set=keys)))
+            # As one, or a file would have twice as many row groups after each run.
+            yield pa.concat_tables([rows.filter(pc.invert(concerned)), kept])
 
     put = changes.filter(pc.equal(changes[scd2.OPERATION], "put")).select(names)
     here.write(Made(sent, still, put), tables.CROSSWALK, Overwrite(), sequence)
