@@ -4,51 +4,60 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from concord import showing, tracking
-from concord.deployment import load_deployment
+from concord.deployment import Deployment, load_deployment
 from concord.lake import catalog as lake_catalog
 from concord.lake import run as runs
 from concord.lake.lineage import lineage as trace
 from concord.lake.session import start, stop
+from concord.lake.tables import Lake
 from concord.options import DEFAULT_SETTINGS, LakeOption, LandingOption, SettingsOption
 
 # Spark confs whose values are not shown.
 SECRET = re.compile(r"(?i)secret|password|passphrase|token|key")
 
+TableArgument = Annotated[str, typer.Argument(help="A table as the catalog names it.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
+
 app = typer.Typer()
+
+
+@contextmanager
+def _open(command: str, settings: Path, lake: str | None) -> Iterator[tuple[Deployment, Lake]]:
+    """A deployment and its lake, as long as a session takes to look."""
+    deployment = load_deployment(settings, lake=lake)
+    spark = start(deployment.settings, application=f"concord {command}")
+    try:
+        yield deployment, runs.lake_of(deployment.settings, command, spark)
+    finally:
+        stop(spark)
 
 
 @app.command()
 def catalog(
     settings: SettingsOption = DEFAULT_SETTINGS,
     lake: LakeOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON, for programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List every table: zone, rows, version, agreement, expiry, classification."""
-    deployment = load_deployment(settings, lake=lake)
-    spark = start(deployment.settings, application="concord catalog")
-    try:
-        registry = deployment.registry
-        entries = lake_catalog.entries(runs.lake_of(deployment.settings, "catalog", spark))
-        if deployment.settings.catalog and not as_json:
-            lake_catalog.register(
-                spark, deployment.settings.lake, registry, deployment.settings.catalog
-            )
-    finally:
-        stop(spark)
+    with _open("catalog", settings, lake) as (deployment, there):
+        entries = lake_catalog.entries(there)
+        kept = deployment.settings
+        if kept.catalog and not as_json:
+            lake_catalog.register(there.spark, kept.lake, deployment.registry, kept.catalog)
     if as_json:
         print(json.dumps([asdict(entry) for entry in entries], default=str))
         return
-    showing.catalog(Console(), deployment.settings.lake, entries)
-
-
-TableArgument = Annotated[str, typer.Argument(help="A table as the catalog names it.")]
+    showing.catalog(Console(), kept.lake, entries)
 
 
 @app.command()
@@ -57,17 +66,11 @@ def show(
     settings: SettingsOption = DEFAULT_SETTINGS,
     lake: LakeOption = None,
     rows: Annotated[int, typer.Option(help="Rows to show, of products and ops only.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON, for programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show a table: its labels and columns; rows only where they are of no person."""
-    deployment = load_deployment(settings, lake=lake)
-    spark = start(deployment.settings, application="concord show")
-    try:
-        shown = lake_catalog.shown(
-            runs.lake_of(deployment.settings, "show", spark), table, rows=rows
-        )
-    finally:
-        stop(spark)
+    with _open("show", settings, lake) as (_, there):
+        shown = lake_catalog.shown(there, table, rows=rows)
     if as_json:
         print(json.dumps(asdict(shown), default=str))
     else:
@@ -79,15 +82,11 @@ def lineage(
     table: TableArgument,
     settings: SettingsOption = DEFAULT_SETTINGS,
     lake: LakeOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON, for programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Tell which deliveries, runs and agreements a table came from."""
-    deployment = load_deployment(settings, lake=lake)
-    spark = start(deployment.settings, application="concord lineage")
-    try:
-        origin = trace(runs.lake_of(deployment.settings, "lineage", spark), table)
-    finally:
-        stop(spark)
+    with _open("lineage", settings, lake) as (_, there):
+        origin = trace(there, table)
     if as_json:
         print(json.dumps(origin.as_dict(), default=str))
     else:

@@ -78,7 +78,7 @@ class Made:
 
 
 def stored(rows: pa.Table, folder: Path, table: Table) -> list[File]:
-    """Rows that the driver holds as files in a local folder. Where one fails none is left."""
+    """Rows that the driver holds as files in a local folder."""
     schema = table.arrow_schema
 
     def store(begin: int) -> File:
