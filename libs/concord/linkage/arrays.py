@@ -1,4 +1,4 @@
-"""Numbers told apart and looked up, by the million. Pure numpy; workers import this module."""
+"""Numbers and texts told apart and looked up, by the million. Pure; workers import this module."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 Integers = npt.NDArray[np.int64]
 
@@ -56,6 +58,20 @@ def places(known: npt.NDArray[Any], sought: npt.NDArray[Any]) -> Integers:
     found = np.empty(len(sought), dtype=np.int64)
     found[order] = place
     return found
+
+
+def places_of_few(few: pa.Array, known: pa.Array) -> Integers:
+    """Where each of a few texts is in `known`, whose many texts are distinct; -1 where it is not.
+
+    The few are hashed and the many looked up among them: the other way round, as Arrow does it, a
+    look for one text costs as much as for all.
+    """
+    encoded = few.dictionary_encode()
+    which = pc.index_in(known, value_set=encoded.dictionary)
+    there = np.flatnonzero(which.is_valid().to_numpy(zero_copy_only=False))
+    place = np.full(len(encoded.dictionary) + 1, -1, dtype=np.int64)  # the last one for NULL
+    place[which.take(pa.array(there)).to_numpy()] = there
+    return place[encoded.indices.fill_null(-1).to_numpy()]
 
 
 def _counted(numbers: npt.NDArray[Any], looked_up: int) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
@@ -71,11 +70,11 @@ def _open(crosswalk: DataFrame) -> pa.Table:
     return files.collected(crosswalk, names, still, plain=names)
 
 
-def record(here: Index, present: Present, events: pa.Table) -> Present:
+def record(here: Index, present: Present, events: pa.Table) -> None:
     """Writes a run's events (as identity.EVENTS) and lets the crosswalk follow. Nothing is written
     if there are none."""
     if not events.num_rows:
-        return present
+        return
     run, sequence = here.run, present.sequence + 1
     # Some at a time: as objects they are many times as large.
     ids = [
@@ -90,10 +89,7 @@ def record(here: Index, present: Present, events: pa.Table) -> Present:
         rows = rows.append_column(name, pa.repeat(pa.scalar(value), rows.num_rows))
     reach("index.decided")
     here.write(rows, tables.EVENTS, Append(), sequence)
-    fresh = events.filter(pc.equal(events["kind"], "minted"))["person_id"]
-    born = pa.table({"person_id": fresh, "sequence": pa.repeat(np.int64(sequence), len(fresh))})
-    after = replace(present, minted=pa.concat_tables([present.minted, born]), sequence=sequence)
-    return _follow(here, after, events, sequence, on=run.as_of, run_id=run.run_id)
+    _follow(here, present, events, sequence, on=run.as_of, run_id=run.run_id)
 
 
 def told(here: Index) -> Mapping[str, int]:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from concord.lake.run import digest
-from concord.linkage.arrays import distinct
+from concord.linkage.arrays import distinct, places_of_few
 from concord.linkage.decisions import Decision
 from concord.linkage.patterns import Integers
 from concord.privacy.hashing import Key
@@ -253,6 +253,19 @@ def aligned(record_ids: pa.Array, present: pa.Table) -> tuple[pa.Array, pa.Table
     return persons.take(at), rows.filter(pa.array(is_gone))
 
 
+def followed(record_ids: pa.Array, before: pa.Array, events: pa.Table) -> pa.Array:
+    """The person of each of `record_ids` after the events, of those who had `before`."""
+    said = moves(events)
+    at = places_of_few(_flat(said["record_id"]), record_ids)
+    there = pa.array(at >= 0)
+    place = np.zeros(len(record_ids), dtype=bool)
+    place[at[at >= 0]] = True
+    # What is put in place of others is taken in their order.
+    order = pa.array(np.argsort(at[at >= 0]))
+    after = _flat(said["person_id"]).filter(there).take(order)
+    return pc.replace_with_mask(before, pa.array(place), after)
+
+
 def decide_arrays(
     record_ids: pa.Array,
     cluster: Integers,
@@ -443,9 +456,9 @@ def changed_rows(
     """
     said = moves(events)
     day = pa.scalar(on, pa.date32())
-    at = pc.index_in(said["record_id"].combine_chunks(), value_set=_flat(present["record_id"]))
-    had = present.take(at.drop_null())
-    follows = pc.is_valid(said["person_id"].filter(pc.is_valid(at)))
+    at = places_of_few(_flat(said["record_id"]), _flat(present["record_id"]))
+    had = present.take(pa.array(at[at >= 0]))
+    follows = pc.is_valid(said["person_id"].filter(pa.array(at >= 0)))
     begun_today = pc.equal(had["valid_from"], day)
     ended = had.filter(pc.invert(begun_today))
     ended = ended.set_column(

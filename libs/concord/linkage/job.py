@@ -51,6 +51,7 @@ from concord.linkage import (
     review,
     tables,
 )
+from concord.linkage.arrays import places_of_few
 from concord.linkage.clusters import Clusters, clusters
 from concord.linkage.decisions import Decision
 from concord.linkage.estimate import Fit, Labels
@@ -215,9 +216,10 @@ def _index(here: Index, how: How, digest: str) -> Outcome:
         _check_limits(here.model, [*found, *report.changes(counted, before=persons)])
         progress.step("persons decided on")
         if not run.dry_run:
-            after = history.record(here, present, events)
+            history.record(here, present, events)
             progress.step("crosswalk written")
-            queue = _waiting(here, extension, after, taken)
+            persons_now = identity.followed(ids, before, events)
+            queue = _waiting(here, extension, persons_now, taken)
             here.remake(queue, tables.REVIEW_QUEUE)
             weights = link_weights.link_weights(origin, grouped.of, as_of=run.as_of)
             here.remake(weights, tables.LINK_WEIGHTS)
@@ -321,8 +323,8 @@ def _check_churn(model: PersonIndex, moved: pa.Array, present: Present) -> None:
 
 def _by_feed(moved: pa.Array, origin: pa.Table) -> tuple[tuple[str, int], ...]:
     """Feed -> how many of the records are its."""
-    place = pc.index_in(moved, value_set=origin["record_id"].combine_chunks()).drop_null()
-    feeds = origin["feed"].combine_chunks().take(place)
+    place = places_of_few(moved, origin["record_id"].combine_chunks())
+    feeds = origin["feed"].combine_chunks().take(pa.array(place[place >= 0]))
     return tuple(sorted(Counter(feeds.to_pylist()).items()))
 
 
@@ -419,22 +421,22 @@ def _events(
 
 
 def _waiting(
-    here: Index, extension: Extension, after: Present, taken: Sequence[Decision]
+    here: Index, extension: Extension, persons: pa.Array, taken: Sequence[Decision]
 ) -> pa.Table:
-    """The review queue of the persons as they are now."""
+    """The review queue of the persons as they are now, each record's."""
     spark, run, origin = here.lake.spark, here.run, extension.origin
     ids = origin["record_id"].combine_chunks()
-    persons, _ = identity.aligned(ids, after.open)
+    encoded = persons.dictionary_encode()
     people = pa.table(
         {
             "record_id": ids,
-            "person_id": persons,
+            "person_id": encoded,
             "feed": origin["feed"],
             "alone": inputs.sources(here.found, origin),
         }
     )
     # What a conflict can be about: the driver sees no others' values.
-    number = persons.dictionary_encode().indices.to_numpy().astype("int64")
+    number = encoded.indices.to_numpy().astype("int64")
     torn = pa.table({"record_id": ids.filter(pa.array(groups.torn(origin, number)))})
     concerned = extension.records.join(
         F.broadcast(spark.createDataFrame(torn)), "record_id", "left_semi"

@@ -19,7 +19,7 @@ from pydantic import Field as Setting
 
 from concord.lake.run import digest
 from concord.linkage import compare
-from concord.linkage.arrays import distinct
+from concord.linkage.arrays import distinct, places_of_few
 from concord.linkage.compare import Simple
 from concord.linkage.decisions import Pair
 from concord.linkage.explain import explain
@@ -354,7 +354,7 @@ def _rivals(people: _People, pairs: _Pairs, model: PersonIndex, review: Review) 
 
 def _conflicts(people: _People, pairs: _Pairs, records: pa.Table, model: PersonIndex) -> _Found:
     """Of each person whose records contradict each other the two that do so most."""
-    number = _numbers(records["record_id"], people.ids, absent=-1)
+    number = places_of_few(_flat(records["record_id"]), people.ids)
     rows = np.flatnonzero(number >= 0)
     rows = rows[_suspicious(people, records, number, rows)]
     rows = rows[np.lexsort((number[rows], people.person[number[rows]]))]
@@ -653,22 +653,16 @@ def _keys(left: Integers, right: Integers, people: _People) -> Integers:
 def _keys_of(pairs: Iterable[Pair], people: _People) -> Integers:
     given = list(pairs)
     sides = [
-        _numbers(pa.array([pair[n] for pair in given], pa.string()), people.ids, absent=-1)
+        places_of_few(pa.array([pair[n] for pair in given], pa.string()), people.ids)
         for n in (0, 1)
     ]
     here = (sides[0] >= 0) & (sides[1] >= 0)
     return _keys(sides[0][here], sides[1][here], people)
 
 
-def _numbers(
-    values: pa.Array | pa.ChunkedArray, known: pa.Array, *, absent: int | None = None
-) -> Integers:
-    """Where each value stands in `known`. Raises ValueError for one that does not, unless there is
-    a number for it."""
-    found = _flat(pc.index_in(values, value_set=known))
-    if absent is None and found.null_count:
-        raise ValueError(f"{found.null_count} ids of pairs have no row in the clusters")
-    return found.fill_null(-1 if absent is None else absent).to_numpy().astype(np.int64)
+def _numbers(values: pa.ChunkedArray, known: pa.Array) -> Integers:
+    """Where each value stands in `known`, which has them all."""
+    return _flat(pc.index_in(values, value_set=known)).to_numpy().astype(np.int64)
 
 
 def _as_text(rows: pa.Table) -> pa.Table:

@@ -6,12 +6,13 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from concord.linkage import arrays
-from concord.linkage.arrays import distinct, grouped, in_order, places
+from concord.linkage.arrays import distinct, grouped, in_order, places, places_of_few
 
 # Small ones, for which there is an array of all that there can be; and others.
 NUMBERS = st.lists(st.integers(0, 40) | st.integers(-3, 1 << 62), max_size=30)
@@ -37,6 +38,17 @@ def test_a_number_is_found_where_it_stands_or_nowhere(known: list[int], sought: 
     there = sorted(set(known))
     found = places(np.array(there, dtype=np.int64), np.array(sought, dtype=np.int64))
     assert found.tolist() == [there.index(each) if each in there else -1 for each in sought]
+
+
+@given(
+    st.lists(st.text("ab", max_size=2), unique=True),
+    st.lists(st.text("ab", max_size=2) | st.none()),
+)
+def test_a_text_is_found_where_it_stands_or_nowhere(
+    known: list[str], few: list[str | None]
+) -> None:
+    found = places_of_few(pa.array(few, pa.string()), pa.array(known, pa.string()))
+    assert found.tolist() == [known.index(each) if each in known else -1 for each in few]
 
 
 @given(

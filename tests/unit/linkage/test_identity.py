@@ -34,6 +34,7 @@ from concord.linkage.identity import (
     changed_rows,
     decide,
     decide_arrays,
+    followed,
     mint_ids,
     moved,
     replay,
@@ -115,10 +116,22 @@ class Past:
             del self.rows[row.record_id, row.valid_from]
         for row in put:
             self.rows[row.record_id, row.valid_from] = row
+        assert self.followed(clusters, before, events) == {
+            record: row.person_id for record, row in self.present.items()
+        }
         self.minted |= {e.person_id: number for e in events if e.kind == "minted"}
         self.runs.append(events)
         self.days.append(on)
         return events
+
+    def followed(
+        self, clusters: list[list[str]], before: Mapping[str, str], events: Sequence[Event]
+    ) -> dict[str, str]:
+        """What `followed` says of the clusters' records."""
+        records = [record for cluster in clusters for record in cluster]
+        had = pa.array([before.get(record) for record in records], pa.string())
+        after = followed(pa.array(records, pa.string()), had, as_table(events))
+        return dict(zip(records, after.to_pylist(), strict=True))
 
     def changed_rows(
         self, events: Sequence[Event], on: date, run_id: str
