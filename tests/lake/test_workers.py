@@ -167,6 +167,8 @@ def test_many_rows_that_the_driver_holds_are_stored_without_a_query(
     assert persons(lake) == ["p5", "p6", "p7", "p8", "p9"]
     table = deltalake.DeltaTable(lake.path(PEOPLE))
     assert {each.get("engineInfo") for each in table.history()} == {STAMP.engine}
-    spread = made(spark, [[1]])
-    frame = replace(spread, more=replace(spread, more=held([2]))).rows(PEOPLE)
-    assert sorted(frame.toArrow()["person"].to_pylist()) == ["p1", "p1", "p2"]
+    one = made(spark, [[1]])
+    spread = replace(one, more=replace(one, more=held([2])))
+    assert sorted(spread.rows(PEOPLE).toArrow()["person"].to_pylist()) == ["p1", "p1", "p2"]
+    write(lake, spread, Overwrite(), 4)
+    assert persons(lake) == ["p1", "p1", "p2"]

@@ -39,42 +39,49 @@ class Made:
 
     def rows(self, table: Table) -> DataFrame:
         """The same as rows of Spark's."""
-        make, schema = self.make, table.arrow_schema
+        schema = table.arrow_schema
 
-        def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            for made in make(batches):
-                yield from made.select(schema.names).cast(schema).to_batches()
+        def told(made: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
+            for some in made:
+                yield from some.select(schema.names).cast(schema).to_batches()
 
-        named = ", ".join(f"{column.name} {column.type}" for column in table.columns)
-        mine = self.frame.mapInArrow(work, named)
-        if isinstance(self.more, Made):
-            return mine.unionByName(self.more.rows(table))
-        if self.more is None or not self.more.num_rows:
+        mine = self.told(told, ", ".join(f"{each.name} {each.type}" for each in table.columns))
+        held = self.held
+        if held is None or not held.num_rows:
             return mine
-        more = self.more.select(schema.names).cast(schema)
+        more = held.select(schema.names).cast(schema)
         return mine.unionByName(self.frame.sparkSession.createDataFrame(more))
+
+    @property
+    def held(self) -> pa.Table | None:
+        """The rows among them that the driver holds."""
+        return self.more.held if isinstance(self.more, Made) else self.more
+
+    def told(
+        self, tell: Callable[[Iterator[pa.Table]], Iterator[pa.RecordBatch]], schema: str
+    ) -> DataFrame:
+        """What a worker tells of what it makes, as rows of `schema`; nothing of what the driver
+        holds."""
+        make = self.make
+        mine = self.frame.mapInArrow(lambda batches: tell(make(batches)), schema)
+        more = self.more
+        return mine.unionByName(more.told(tell, schema)) if isinstance(more, Made) else mine
 
     def stored(self, folder: Path, table: Table) -> list[File]:
         """The rows as files in a local folder, one for each task that has any."""
-        told = self._storing(str(folder), table.arrow_schema).toArrow().sort_by("name")
-        files = [_file(folder, each["name"], each["rows"]) for each in told.to_pylist()]
-        return files + (stored(self.more, folder, table) if isinstance(self.more, pa.Table) else [])
+        place, schema = str(folder), table.arrow_schema
 
-    def _storing(self, place: str, schema: pa.Schema) -> DataFrame:
-        make = self.make
-
-        def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        def store(made: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
             context: Any = TaskContext.get()
             name = f"part-{context.partitionId():05d}-{uuid.uuid4()}-c000.snappy.parquet"
-            rows = _stored(f"{place}/{name}", make(batches), schema)
+            rows = _stored(f"{place}/{name}", made, schema)
             if rows:
                 told = {"name": [name], "rows": [rows]}
                 yield pa.record_batch({key: pa.array(value) for key, value in told.items()})
 
-        mine = self.frame.mapInArrow(work, "name string, rows bigint")
-        if isinstance(self.more, Made):
-            return mine.unionByName(self.more._storing(place, schema))
-        return mine
+        told = self.told(store, "name string, rows bigint").toArrow().sort_by("name")
+        files = [_file(folder, each["name"], each["rows"]) for each in told.to_pylist()]
+        return files + (stored(self.held, folder, table) if self.held is not None else [])
 
 
 def stored(rows: pa.Table, folder: Path, table: Table) -> list[File]:

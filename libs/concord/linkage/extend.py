@@ -50,13 +50,14 @@ class Extended:
     """What became of the pairs.
 
     `ids`: records whose pairs were made anew, those that are gone too. `before`, `after`: rule,
-    pattern, pairs: their pairs of rows as they were, and as they are. `found`: blocking.FOUND of
-    those that are, persisted. `apart`: of all records as they are.
+    pattern, pairs: their pairs of rows as they were, and as they are. `lost`, `found`:
+    blocking.FOUND of those, persisted. `apart`: of all records as they are.
     """
 
     ids: pa.Array
     before: pa.Table
     after: pa.Table
+    lost: DataFrame
     found: DataFrame
     apart: Apart
 
@@ -91,7 +92,7 @@ def extended(
             near.unpersist()
             near = _near(stable, model, changed)
 
-        def pairs(mine: Encoded, apart: Apart, *, kept: bool) -> DataFrame:
+        def pairs(mine: Encoded, apart: Apart) -> DataFrame:
             blobs = near.union(mine.blobs.select("blob"))
             had = keys.keys_had(
                 blobs if otherwise else mine.blobs, rules, used=apart.refused, ids=ids
@@ -100,17 +101,17 @@ def extended(
                 rules,
                 model.compiled,
                 model.weights,
-                model.keep_weight if kept else np.inf,
-                conflict if kept else np.inf,
+                model.keep_weight,
+                conflict,
                 apart.common,
                 apart.refused,
                 Anew(ids, had),
             )
-            return engine.candidates(spark, replace(stable, blobs=blobs), model, how)
+            made = engine.candidates(spark, replace(stable, blobs=blobs), model, how)
+            return made.persist(StorageLevel.MEMORY_AND_DISK)
 
-        before = engine.tallied(pairs(old, was, kept=False))
-        found = pairs(new, now, kept=True).persist(StorageLevel.MEMORY_AND_DISK)
-        return Extended(ids, before, engine.tallied(found), found, now)
+        lost, found = pairs(old, was), pairs(new, now)
+        return Extended(ids, engine.tallied(lost), engine.tallied(found), lost, found, now)
     finally:
         near.unpersist()
 

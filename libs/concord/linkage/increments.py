@@ -8,7 +8,7 @@ another model), or where more changed than `increment_limit`, everything is made
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -184,21 +184,15 @@ def extended(here: Index, since: Base, change: Delivered) -> Extension:
         found = extend.extended(
             spark, stable, old, new, was, model, ids=change.ids, conflict=model.link_weight
         )
-        held.append(found.found)
+        held += [found.lost, found.found]
         told = _patterns(since.rows(lake, tables.PATTERNS).toArrow(), found, here)
-        past = pairs.stored(since.rows(lake, tables.PAIRS), model, without=found.ids)
-        made = pairs.found(found.found, model, new.shares(spark))
-        for frame in (past, made):
-            held.append(frame.persist(StorageLevel.MEMORY_AND_DISK))
-        whole = past.select("blob").unionByName(made)
+        past = pairs.stored(since.rows(lake, tables.PAIRS), without=found.ids)
+        whole = replace(past, more=pairs.found(found.found, model, new.shares(spark)))
         compared = pairs.written(here, told, whole, found.apart, origin)
-        touching = [
-            read(blob.as_buffer())
-            for rows in (past.select("lost"), made)
-            for blob in rows.toArrow()[0]
-        ]
+        kept = found.lost.unionByName(found.found).where("pairs IS NOT NULL").select("pairs")
+        touching = [read(blob.as_buffer()) for blob in kept.toArrow()["pairs"]]
         touched = pa.concat_arrays(
-            [found.ids, *(chunk for t in touching for s in pairs.SIDES for chunk in t[s].chunks)]
+            [found.ids, *(chunk for t in touching for s in pairs.ENDS for chunk in t[s].chunks)]
         )
         return Extension(records, origin, compared, change.placeholders, touched, len(found.ids))
     finally:

@@ -16,7 +16,7 @@ from concord.lake.registry import Table
 from concord.lake.workers import Made
 from concord.linkage import engine, extend, files, tables
 from concord.linkage.arrays import distinct, places
-from concord.linkage.blobs import CUT, blobs_of, cut_by, read, together
+from concord.linkage.blobs import CUT, cut_by, read, together
 from concord.linkage.blobs import written as written_blob
 from concord.linkage.engine import Blocked
 from concord.linkage.extend import Apart
@@ -51,18 +51,16 @@ def compared(here: Index, records: DataFrame, origin: pa.Table) -> Compared:
         # The first query finds them all.
         counts = engine.tallied(made)
         pairs = found(made, model, encoded.shares(spark))
-        held.append(pairs.persist(StorageLevel.MEMORY_AND_DISK))
-        apart = Apart(blocked.refused, blocked.common)
-        return written(here, counts, pairs, apart, origin)
+        return written(here, counts, pairs, Apart(blocked.refused, blocked.common), origin)
     finally:
         for frame in held:
             frame.unpersist()
 
 
-def found(made: DataFrame, model: PersonIndex, shares: int) -> DataFrame:
-    """blocking.FOUND -> pairs of records as blobs (PACKED), each pair once, with the pattern and
-    rule of its heaviest rows."""
-    weights = model.weights
+def found(made: DataFrame, model: PersonIndex, shares: int) -> Made:
+    """blocking.FOUND -> rows of vault/linkage_pairs: pairs of records, each once, with the pattern
+    and rule of its heaviest rows."""
+    weights, names = model.weights, _rules(model)
 
     def send(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -72,11 +70,11 @@ def found(made: DataFrame, model: PersonIndex, shares: int) -> DataFrame:
                 named = [*(rows[end] for end in ENDS), rows["pattern"], rules]
                 yield from cut_by(pa.table(named, names=PACKED), _codes(rows, ENDS), shares)
 
-    def choose(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def choose(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
         for rows in together(batches):
             codes = np.sort(_codes(rows, SIDES))
             if not np.any(codes[1:] == codes[:-1]):
-                yield _blob(rows)
+                yield named(rows)
                 continue
             one, other = (numbers(rows[side]) for side in SIDES)
             pattern, rule = rows["pattern"].to_numpy(), rows["rule"].to_numpy()
@@ -84,10 +82,13 @@ def found(made: DataFrame, model: PersonIndex, shares: int) -> DataFrame:
             first = np.ones(len(order), dtype=bool)
             one, other = one[order], other[order]
             first[1:] = (one[1:] != one[:-1]) | (other[1:] != other[:-1])
-            yield _blob(rows.take(pa.array(order[first])))
+            yield named(rows.take(pa.array(order[first])))
+
+    def named(rows: pa.Table) -> pa.Table:
+        return rows.set_column(3, "rule", names.take(rows["rule"].combine_chunks()))
 
     sent = made.where("pairs IS NOT NULL").select("rule", "pairs").mapInArrow(send, CUT)
-    return sent.repartitionById(shares, "target").mapInArrow(choose, "blob binary")
+    return Made(sent.repartitionById(shares, "target"), choose)
 
 
 def _codes(rows: pa.Table, sides: tuple[str, str]) -> Hashes:
@@ -96,41 +97,37 @@ def _codes(rows: pa.Table, sides: tuple[str, str]) -> Hashes:
     return mixed(mixed(one) ^ other)
 
 
-def stored(rows: DataFrame, model: PersonIndex, *, without: pa.Array | None = None) -> DataFrame:
-    """Rows of vault/linkage_pairs -> `blob`, as PACKED, those without one of some records; and
-    `lost`: a blob of the others' SIDES."""
-    names = pa.array([rule.name for rule in model.rules], pa.string())
+def stored(rows: DataFrame, *, without: pa.Array | None = None) -> Made:
+    """Rows of vault/linkage_pairs, those without one of some records."""
+    sent, tables_of = files.tables_of(rows, ("pattern", "rule"), plain=SIDES)
+    if without is None:
+        return Made(sent, tables_of)
 
-    def work(table: pa.Table) -> Iterator[pa.RecordBatch]:
-        rule = pc.index_in(plain(table["rule"]), value_set=names)
-        rows = pa.table([*(table[side] for side in SIDES), table["pattern"], rule], names=PACKED)
-        lost = rows.slice(0, 0)
-        if without is not None:
-            ends = [pc.is_in(rows[side], value_set=without) for side in SIDES]
-            gone = pc.or_(*ends)
-            rows, lost = rows.filter(pc.invert(gone)), rows.filter(gone)
-        blobs = (written_blob(rows), written_blob(lost.select(SIDES)))
-        yield pa.record_batch([pa.array([blob], pa.binary()) for blob in blobs], ["blob", "lost"])
+    def still(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+        for table in tables_of(batches):
+            gone = pc.or_(*(pc.is_in(table[side], value_set=without) for side in SIDES))
+            yield table.filter(pc.invert(gone))
 
-    columns = ("pattern", "rule")
-    return files.mapped(rows, columns, work, "blob binary, lost binary", plain=SIDES)
+    return Made(sent, still)
 
 
-def _blob(rows: pa.Table) -> pa.RecordBatch:
-    return pa.record_batch({"blob": pa.array([written_blob(rows)], pa.binary())})
+def _rules(model: PersonIndex) -> pa.Array:
+    """The rules' names, by number."""
+    return pa.array([rule.name for rule in model.rules], pa.string())
 
 
-def written(
-    here: Index, counts: pa.Table, pairs: DataFrame, apart: Apart, origin: pa.Table
-) -> Compared:
+def written(here: Index, counts: pa.Table, pairs: Made, apart: Apart, origin: pa.Table) -> Compared:
     """Writes keys, patterns, pairs and links, unless the run is dry, and brings the pairs to the
-    driver. `counts`: as engine.tallied, of all pairs; `pairs`: all that are kept, as PACKED."""
+    driver. `counts`: as engine.tallied, of all pairs; `pairs`: all that are kept, as rows of
+    vault/linkage_pairs."""
     model = here.model
     told = _counts(counts, model)
     if here.run.dry_run:
         return Compared(told, on_driver(pairs, origin, model), apart.refused)
+    # Made once: what follows reads them as they are written.
+    stands = here.remake(pairs, tables.PAIRS)
+    pairs = stored(here.lake.read(tables.PAIRS, version=stands.version))
     writes: tuple[tuple[Rows, Table], ...] = (
-        (_rows(pairs, model), tables.PAIRS),
         (_links(pairs, model), tables.LINKS),
         (extend.rows_of(apart, model), tables.KEYS),
         (told, tables.PATTERNS),
@@ -168,7 +165,7 @@ def rescored(here: Index, origin: pa.Table) -> Compared:
             f"--rescore: {count:,} pairs that weigh keep_weight or more by the new weights were "
             "not kept by the last run; run concord index"
         )
-    pairs = stored(lake.read(tables.PAIRS), model)
+    pairs = stored(lake.read(tables.PAIRS))
     if not here.run.dry_run:
         here.remake(_links(pairs, model), tables.LINKS)
     return Compared(told, on_driver(pairs, origin, model), Refused())
@@ -178,7 +175,7 @@ def _counts(counts: pa.Table, model: PersonIndex) -> pa.Table:
     """Rows of vault/linkage_patterns."""
     how = engine.matching(model, Blocked((), Refused()), conflict=model.link_weight)
     kept = how.worth(counts["pattern"].to_numpy())
-    names = pa.array([rule.name for rule in model.rules], pa.string())
+    names = _rules(model)
     return pa.table(
         {
             "rule": names.take(counts["rule"].combine_chunks()),
@@ -190,31 +187,18 @@ def _counts(counts: pa.Table, model: PersonIndex) -> pa.Table:
     )
 
 
-def _rows(pairs: DataFrame, model: PersonIndex) -> Made:
-    """PACKED -> rows of vault/linkage_pairs."""
-    names = pa.array([rule.name for rule in model.rules], pa.string())
-
-    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-        for blob in blobs_of(batches):
-            rows = read(blob)
-            yield rows.set_column(3, "rule", names.take(rows["rule"]))
-
-    return Made(pairs.select("blob"), work)
-
-
-def _links(pairs: DataFrame, model: PersonIndex) -> Made:
-    """PACKED -> rows of index/links."""
-    names = pa.array([rule.name for rule in model.rules], pa.string())
+def _links(pairs: Made, model: PersonIndex) -> Made:
+    """Rows of vault/linkage_pairs, as stored -> of index/links."""
     weights, prior, least, version = (
         model.weights,
         model.prior_bits,
         model.link_weight,
         model.model_version,
     )
+    pairs_of = pairs.make
 
     def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-        for blob in blobs_of(batches):
-            rows = read(blob)
+        for rows in pairs_of(batches):
             weight = weights.of(rows["pattern"].to_numpy())
             some = np.flatnonzero(weight >= least)
             rows, weight = rows.take(pa.array(some)), weight[some]
@@ -222,36 +206,37 @@ def _links(pairs: DataFrame, model: PersonIndex) -> Made:
                 **{side: rows[side] for side in SIDES},
                 "weight": weight,
                 "probability": probability(weight, prior),
-                "rule": names.take(rows["rule"]),
+                "rule": rows["rule"],
                 "model_version": pa.repeat(version, len(some)),
             }
             yield pa.table(links)
 
-    return Made(pairs.select("blob"), work)
+    return Made(pairs.frame, work)
 
 
-def on_driver(pairs: DataFrame, origin: pa.Table, model: PersonIndex) -> pa.Table:
-    """PACKED -> left, right (places in `origin`), pattern, rule (its name) and weight (bits), in
-    the order of the places.
+def on_driver(pairs: Made, origin: pa.Table, model: PersonIndex) -> pa.Table:
+    """Rows of vault/linkage_pairs -> left, right (places in `origin`), pattern, rule (its name) and
+    weight (bits), in the order of the places.
 
     `origin`: as groups.facts; has all records.
     """
+    names = _rules(model)
 
-    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for blob in blobs_of(batches):
-            rows = read(blob)
+    def tell(tables_: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
+        for rows in tables_:
             ends = {end: numbers(rows[side]) for end, side in zip(ENDS, SIDES, strict=True)}
             order = np.argsort(ends["left"])
-            told = {**ends, "pattern": rows["pattern"], "rule": rows["rule"].cast(pa.int8())}
-            yield _blob(pa.table(told).take(pa.array(order)))
+            rule = pc.index_in(plain(rows["rule"]), value_set=names).cast(pa.int8())
+            told = pa.table({**ends, "pattern": rows["pattern"], "rule": rule})
+            blob = written_blob(told.take(pa.array(order)))
+            yield pa.record_batch({"blob": pa.array([blob], pa.binary())})
 
-    sent = pairs.select("blob").mapInArrow(work, "blob binary").toArrow()["blob"]
+    sent = pairs.told(tell, "blob binary").toArrow()["blob"]
     told = pa.concat_tables([NUMBERED.empty_table(), *(read(one.as_buffer()) for one in sent)])
     known = numbers(origin["record_id"])
     left, right = (places(known, told[end].to_numpy()) for end in ENDS)
     order = np.argsort(left * len(known) + right, kind="stable")
     patterns, place = distinct(told["pattern"].to_numpy()[order])
-    names = pa.array([rule.name for rule in model.rules], pa.string())
     return pa.table(
         {
             "left": left[order],
