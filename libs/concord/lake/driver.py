@@ -36,6 +36,7 @@ from concord.lake.log import (
     place,
     state,
 )
+from concord.lake.statistics import COLUMNS, bounds, named
 from concord.lake.storage import Storage, join
 
 # More than these is Spark's to write. Up to here it takes 2 s to append, and 2.5 to 7.4 to merge,
@@ -48,7 +49,7 @@ MOST_HELD, MOST_HELD_BYTES = 300_000, 64_000_000
 # Properties that ask nothing of a writer; a table with others is made by Delta.
 PLAIN = frozenset(
     {
-        "delta.dataSkippingStatsColumns",
+        COLUMNS,
         "delta.logRetentionDuration",
         "delta.deletedFileRetentionDuration",
         CHANGE_FEED,
@@ -144,7 +145,7 @@ def make(
         protocol["writerFeatures"] = sorted(PLAIN_FEATURES)
     first: list[dict[str, Any]] = [{"protocol": protocol}, {"metaData": metadata}]
     files = _Files("CREATE TABLE AS SELECT", shares, blind=not commit.replaces)
-    return _commit(storage, path, 0, commit, files, first)
+    return _commit(storage, path, 0, commit, files, named(properties), first)
 
 
 def write(
@@ -406,7 +407,7 @@ def _next(
     storage: Storage, path: str, held: State, commit: Commit, files: _Files,
     checkpoint: Callable[[], None],
 ) -> bool:  # fmt: skip
-    done = _commit(storage, path, held.version + 1, commit, files)
+    done = _commit(storage, path, held.version + 1, commit, files, named(held.properties))
     if done and (held.version + 1) % CHECKPOINT_EVERY == 0:
         checkpoint()
     return done
@@ -437,13 +438,15 @@ def _shares(rows: pa.Table, partitions: Sequence[str]) -> list[Share] | None:
 
 def _commit(
     storage: Storage, path: str, version: int, commit: Commit, files: _Files,
-    first: Sequence[Mapping[str, Any]] = (),
+    statistics: Sequence[str], first: Sequence[Mapping[str, Any]] = (),
 ) -> bool:  # fmt: skip
     """The rows' files, and then the commit, made by the LogStore that Delta's are made by: of two
-    writers of one version one fails. False when somebody else was first."""
+    writers of one version one fails. `statistics`: the columns of which the log tells bounds. False
+    when somebody else was first."""
     now = int(time.time() * 1000)
-    added = [*files.stored, *(_stored(storage, path, share) for share in files.added)]
-    changes = [_stored(storage, path, share, CHANGES) for share in files.changes]
+    made = (_stored(storage, path, share, statistics=statistics) for share in files.added)
+    added = [*files.stored, *made]
+    changes = [_stored(storage, path, share, folder=CHANGES) for share in files.changes]
     metrics = {
         "numFiles": len(added),
         "numOutputRows": sum(file.rows or 0 for file in added),
@@ -469,7 +472,7 @@ def _commit(
     whole += [{"remove": {**_named(file), **gone}} for file in files.removed]
     whole += [
         {"add": {**_named(file), "modificationTime": now, "dataChange": True,
-                 "stats": json.dumps({"numRecords": file.rows})}}
+                 "stats": json.dumps({"numRecords": file.rows, **file.told})}}
         for file in added
     ]  # fmt: skip
     whole += [{"cdc": {**_named(file), "dataChange": False}} for file in changes]
@@ -484,7 +487,9 @@ def _commit(
     return False
 
 
-def _stored(storage: Storage, path: str, share: Share, folder: str = "") -> File:
+def _stored(
+    storage: Storage, path: str, share: Share, *, folder: str = "", statistics: Sequence[str] = ()
+) -> File:
     partition, rows = share
     content = io.BytesIO()
     pq.write_table(rows, content, compression="snappy", store_schema=False)
@@ -492,7 +497,8 @@ def _stored(storage: Storage, path: str, share: Share, folder: str = "") -> File
     kind = "cdc" if folder.startswith(CHANGES) else "part"
     name = f"{folder}{kind}-00000-{uuid.uuid4()}-c000.snappy.parquet"
     storage.write(join(path, name), content.getvalue())
-    return File(name, rows.num_rows, content.tell(), partition)
+    told = bounds(pq.read_metadata(content), statistics) if statistics else {}
+    return File(name, rows.num_rows, len(content.getbuffer()), partition, told)
 
 
 def _named(file: File) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
@@ -50,12 +50,14 @@ MOST_NAMED = 32
 
 @dataclass(frozen=True)
 class File:
-    """A file of a table, by the name that the log has for it."""
+    """A file of a table, by the name that the log has for it. `told`: what a commit that adds it
+    is to tell of its columns, as `statistics.bounds`."""
 
     name: str
     rows: int | None
     bytes: int
     partition: Mapping[str, str | None]
+    told: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import DataType, StructField, StructType
 
+from concord.lake.statistics import COLUMNS
 from concord.settings import Zone
 
 ZONES: tuple[str, ...] = get_args(Zone)
@@ -83,6 +84,11 @@ class Table:
         ]
         if unsafe:
             raise ValueError(f"{self.name}: identifying columns get no statistics: {unsafe}")
+        # Of them Delta counts the nulls alone, which delta-rs takes to be all there is.
+        kinds = {column.name: column.type for column in self.columns}
+        lost = [name for name in self.statistics if kinds[name] == "boolean"]
+        if lost:
+            raise ValueError(f"{self.name}: by statistics of booleans readers lose rows: {lost}")
 
     @property
     def zone(self) -> str:
@@ -121,7 +127,7 @@ class Table:
         """Explicit properties, so that a cluster's defaults cannot flip them."""
         return {
             **READER_SAFE,
-            "delta.dataSkippingStatsColumns": ",".join(self.statistics),
+            COLUMNS: ",".join(self.statistics),
             "delta.logRetentionDuration": f"interval {self.retention_days} days",
             "delta.deletedFileRetentionDuration": f"interval {self.retention_days} days",
             **self.properties,

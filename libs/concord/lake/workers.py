@@ -23,6 +23,7 @@ from pyspark.sql import DataFrame
 
 from concord.lake.log import File
 from concord.lake.registry import Table
+from concord.lake.statistics import bounds
 
 # Of rows that the driver holds: in one file, and how many files are written side by side.
 IN_A_FILE, AT_ONCE = 500_000, 2
@@ -74,13 +75,11 @@ class Made:
         def store(made: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
             context: Any = TaskContext.get()
             name = f"part-{context.partitionId():05d}-{uuid.uuid4()}-c000.snappy.parquet"
-            rows = _stored(f"{place}/{name}", made, schema)
-            if rows:
-                told = {"name": [name], "rows": [rows]}
-                yield pa.record_batch({key: pa.array(value) for key, value in told.items()})
+            if _stored(f"{place}/{name}", made, schema):
+                yield pa.record_batch({"name": pa.array([name])})
 
-        told = self.told(store, "name string, rows bigint").toArrow().sort_by("name")
-        files = [_file(folder, each["name"], each["rows"]) for each in told.to_pylist()]
+        told = self.told(store, "name string").toArrow().sort_by("name")
+        files = [_file(folder, each["name"], table) for each in told.to_pylist()]
         return files + (stored(self.held, folder, table) if self.held is not None else [])
 
 
@@ -91,19 +90,22 @@ def stored(rows: pa.Table, folder: Path, table: Table) -> list[File]:
     def store(begin: int) -> File:
         name = f"part-{begin // IN_A_FILE:05d}-{uuid.uuid4()}-c000.snappy.parquet"
         some = rows.slice(begin, IN_A_FILE)
-        return _file(folder, name, _stored(f"{folder}/{name}", iter([some]), schema))
+        _stored(f"{folder}/{name}", iter([some]), schema)
+        return _file(folder, name, table)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return [*pool.map(store, range(0, rows.num_rows, IN_A_FILE))]
 
 
-def _file(folder: Path, name: str, rows: int) -> File:
-    return File(name, rows, (folder / name).stat().st_size, {})
+def _file(folder: Path, name: str, table: Table) -> File:
+    held = pq.read_metadata(folder / name)
+    told = bounds(held, table.statistics)
+    return File(name, held.num_rows, (folder / name).stat().st_size, {}, told)
 
 
-def _stored(path: str, made: Iterator[pa.Table], schema: pa.Schema) -> int:
-    """Writes a file of tables one after the other, none of no rows; how many rows it has."""
-    writer, rows = None, 0
+def _stored(path: str, made: Iterator[pa.Table], schema: pa.Schema) -> bool:
+    """Writes a file of tables one after the other; none, and False, of no rows."""
+    writer = None
     try:
         for table in made:
             if table.num_rows:
@@ -111,10 +113,9 @@ def _stored(path: str, made: Iterator[pa.Table], schema: pa.Schema) -> int:
                     path, schema, compression="snappy", store_schema=False
                 )
                 writer.write_table(table.select(schema.names).cast(schema))
-                rows += table.num_rows
         if writer:
             writer.close()
     except BaseException:
         Path(path).unlink(missing_ok=True)
         raise
-    return rows
+    return writer is not None
