@@ -32,6 +32,8 @@ from concord.linkage.blobs import read as opened_table
 SLICE = 500_000
 # Rows for which a task of its own pays: of a table in many partitions most files have few.
 TASK = 50_000
+# Rows up to which the driver reads them itself: a query takes it longer.
+FEW = 100_000
 LOCAL = re.compile(r"file:(?://)?(/.*)")
 SCHEDULED = "path string, group int, begin bigint, rows bigint, partition map<string, string>"
 FS_RELATION = "org.apache.spark.sql.execution.datasources.HadoopFsRelation"
@@ -154,7 +156,8 @@ def collected(
     *,
     plain: Sequence[str] = (),
 ) -> pa.Table:
-    """What `work` makes of some columns of the records, as `mapped`, on the driver."""
+    """What `work` makes of some columns of the records, as `mapped`, on the driver; of few it does
+    the work too."""
     parts = collected_each([(records, work)], columns, plain=plain)
     if parts:
         return pa.concat_tables(parts)
@@ -171,6 +174,15 @@ def collected_each(
     """As `collected`, of several records, each with a `work` of its own, in one query: what was
     made of their rows, some at a time; nothing of no rows."""
 
+    given = list(records)
+    here = _of_few([each for each, _ in given], tuple(dict.fromkeys((*plain, *columns))))
+    if here is not None:
+        return [
+            work(read(piece, plain, columns))
+            for (_, work), found in zip(given, here, strict=True)
+            for piece in found
+        ]
+
     def telling(
         work: Callable[[pa.Table], pa.Table],
     ) -> Callable[[pa.Table], Iterator[pa.RecordBatch]]:
@@ -180,12 +192,22 @@ def collected_each(
         return told
 
     sent = [
-        mapped(each, columns, telling(work), "blob binary", plain=plain) for each, work in records
+        mapped(each, columns, telling(work), "blob binary", plain=plain) for each, work in given
     ]
-    if not sent:
-        return []
     blobs = reduce(DataFrame.unionByName, sent).toArrow()["blob"]
     return [opened_table(blob.as_buffer()) for blob in blobs]
+
+
+def _of_few(records: Sequence[DataFrame], columns: Sequence[str]) -> list[list[Piece]] | None:
+    """The pieces of each, if they are all in files, and few."""
+    found = []
+    for each in records:
+        mine = pieces(each, columns, lists=True)
+        if mine is None:
+            return None
+        found.append(mine)
+    few = sum(piece.rows for some in found for piece in some) <= FEW
+    return found if few else None
 
 
 def _plain(field: pa.Field, lists: bool) -> bool:

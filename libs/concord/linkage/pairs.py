@@ -126,15 +126,15 @@ def written(here: Index, counts: pa.Table, pairs: Made, apart: Apart, origin: pa
         return Compared(told, on_driver(pairs, origin, model), apart.refused)
     # Made once: what follows reads them as they are written.
     stands = here.remake(pairs, tables.PAIRS)
-    pairs = stored(here.lake.read(tables.PAIRS, version=stands.version))
+    rows = here.lake.read(tables.PAIRS, version=stands.version)
     writes: tuple[tuple[Rows, Table], ...] = (
-        (_links(pairs, model), tables.LINKS),
+        (_links(stored(rows), model), tables.LINKS),
         (extend.rows_of(apart, model), tables.KEYS),
         (told, tables.PATTERNS),
     )
     with ThreadPoolExecutor(max_workers=len(writes)) as pool:
         done = [pool.submit(here.aside().remake, *write) for write in writes]
-        found = on_driver(pairs, origin, model)
+        found = on_driver(rows, origin, model)
         for future in done:
             future.result()
     return Compared(told, found, apart.refused)
@@ -165,10 +165,10 @@ def rescored(here: Index, origin: pa.Table) -> Compared:
             f"--rescore: {count:,} pairs that weigh keep_weight or more by the new weights were "
             "not kept by the last run; run concord index"
         )
-    pairs = stored(lake.read(tables.PAIRS))
+    rows = lake.read(tables.PAIRS)
     if not here.run.dry_run:
-        here.remake(_links(pairs, model), tables.LINKS)
-    return Compared(told, on_driver(pairs, origin, model), Refused())
+        here.remake(_links(stored(rows), model), tables.LINKS)
+    return Compared(told, on_driver(rows, origin, model), Refused())
 
 
 def _counts(counts: pa.Table, model: PersonIndex) -> pa.Table:
@@ -214,25 +214,32 @@ def _links(pairs: Made, model: PersonIndex) -> Made:
     return Made(pairs.frame, work)
 
 
-def on_driver(pairs: Made, origin: pa.Table, model: PersonIndex) -> pa.Table:
-    """Rows of vault/linkage_pairs -> left, right (places in `origin`), pattern, rule (its name) and
-    weight (bits), in the order of the places.
+def on_driver(pairs: Made | DataFrame, origin: pa.Table, model: PersonIndex) -> pa.Table:
+    """Rows of vault/linkage_pairs, made or stored -> left, right (places in `origin`), pattern,
+    rule (its name) and weight (bits), in the order of the places.
 
     `origin`: as groups.facts; has all records.
     """
     names = _rules(model)
 
-    def tell(tables_: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
-        for rows in tables_:
-            ends = {end: numbers(rows[side]) for end, side in zip(ENDS, SIDES, strict=True)}
-            order = np.argsort(ends["left"])
-            rule = pc.index_in(plain(rows["rule"]), value_set=names).cast(pa.int8())
-            told = pa.table({**ends, "pattern": rows["pattern"], "rule": rule})
-            blob = written_blob(told.take(pa.array(order)))
+    def numbered(rows: pa.Table) -> pa.Table:
+        ends = {end: numbers(rows[side]) for end, side in zip(ENDS, SIDES, strict=True)}
+        order = np.argsort(ends["left"])
+        rule = pc.index_in(plain(rows["rule"]), value_set=names).cast(pa.int8())
+        told = pa.table({**ends, "pattern": rows["pattern"], "rule": rule})
+        return told.take(pa.array(order))
+
+    def tell(made: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
+        for rows in made:
+            blob = written_blob(numbered(rows))
             yield pa.record_batch({"blob": pa.array([blob], pa.binary())})
 
-    sent = pairs.told(tell, "blob binary").toArrow()["blob"]
-    told = pa.concat_tables([NUMBERED.empty_table(), *(read(one.as_buffer()) for one in sent)])
+    if isinstance(pairs, Made):
+        sent = pairs.told(tell, "blob binary").toArrow()["blob"]
+        each = [read(one.as_buffer()) for one in sent]
+    else:
+        each = files.collected_each([(pairs, numbered)], ("pattern", "rule"), plain=SIDES)
+    told = pa.concat_tables([NUMBERED.empty_table(), *each])
     known = numbers(origin["record_id"])
     left, right = (places(known, told[end].to_numpy()) for end in ENDS)
     order = np.argsort(left * len(known) + right, kind="stable")
