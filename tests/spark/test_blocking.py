@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterator
 from datetime import date, timedelta
 from itertools import combinations, product
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow as pa
 import pytest
@@ -23,6 +25,14 @@ from concord.linkage.standardise import SOURCES
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.spark
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _as_many() -> Iterator[None]:
+    """Records meet in several partitions, few as they are."""
+    with patch.object(engine, "FEW", 0):
+        yield
+
 
 # Every pair is kept: it weighs nothing.
 EVEN = {"m": 0.5, "u": 0.5}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from concord.lake.session import interpret
+from concord.linkage import engine, files, pairs, tables
 from concord.linkage import index as index_of_few
-from concord.linkage import pairs, tables
 from concord.linkage.person_index import load_person_index
 from concord.linkage.placeholders import Search
 from tests.archive import FEEDS, Archive
@@ -36,9 +37,12 @@ START = date(2025, 1, 1)
 @pytest.fixture(scope="module", autouse=True)
 def _interpreted(spark: SparkSession) -> Iterator[None]:
     """A handful of rows: to compile the queries would cost more than to run them. But they are
-    written as many are, by the workers that make them."""
+    read, compared and written as many are, by several workers."""
     interpret(spark, True)
-    with patch.object(index_of_few, "FEW", 0), patch.object(index_of_few, "ONE_FILE", 0):
+    few = [(index_of_few, "FEW"), (index_of_few, "ONE_FILE"), (engine, "FEW"), (files, "FEW")]
+    with ExitStack() as as_many:
+        for module, name in few:
+            as_many.enter_context(patch.object(module, name, 0))
         yield
     interpret(spark, False)
 

@@ -296,8 +296,7 @@ def candidates(
                 )
 
     sent = blobs.select("blob").mapInArrow(send, CUT)
-    # mapInArrow asks for no distribution: what must meet is brought together right before it.
-    return sent.repartitionById(shares * len(placed), "target").mapInArrow(find, FOUND)
+    return files.meeting(sent, shares * len(placed) if shares > 1 else 1).mapInArrow(find, FOUND)
 
 
 def _maybe(table: pa.Table | None) -> pa.Array:

@@ -36,6 +36,8 @@ from concord.linkage.values import Common, Part, Records, hashed
 SAMPLE = 100_000  # rows of which random pairs are drawn
 # Rows that meet in one partition, more or less: what a worker can hold many times.
 ROWS_TOGETHER = 400_000
+# Rows that one worker compares in less time than it takes to hand tasks to several. A guess.
+FEW = 5_000
 # Bits of the odds, by provisional weights and as if there were as many people as records: generous,
 # for neither is known yet.
 UNFIT_KEEP = -15.0
@@ -54,7 +56,9 @@ class Encoded:
     samples: Sequence[pa.Buffer]
 
     def shares(self, spark: SparkSession) -> int:
-        """In how many partitions the records of a placement meet."""
+        """In how many partitions the records of a placement meet; few all meet in one."""
+        if self.rows < FEW:
+            return 1
         return max(spark.sparkContext.defaultParallelism, math.ceil(self.rows / ROWS_TOGETHER))
 
 

@@ -175,12 +175,13 @@ def collected_each(
     made of their rows, some at a time; nothing of no rows."""
 
     given = list(records)
-    here = _of_few([each for each, _ in given], tuple(dict.fromkeys((*plain, *columns))))
+    here = _of_few([each for each, _ in given], plain, columns)
     if here is not None:
         return [
-            work(read(piece, plain, columns))
-            for (_, work), found in zip(given, here, strict=True)
-            for piece in found
+            work(rows)
+            for (_, work), held in zip(given, here, strict=True)
+            for rows in held
+            if rows.num_rows
         ]
 
     def telling(
@@ -198,16 +199,33 @@ def collected_each(
     return [opened_table(blob.as_buffer()) for blob in blobs]
 
 
-def _of_few(records: Sequence[DataFrame], columns: Sequence[str]) -> list[list[Piece]] | None:
-    """The pieces of each, if they are all in files, and few."""
-    found = []
+def meeting(sent: DataFrame, partitions: int, by: str = "target") -> DataFrame:
+    """Rows brought together, each in the partition that its column `by` says. To be mapped right
+    after it: mapInArrow asks for no distribution. For one partition nothing travels."""
+    return sent.repartitionById(partitions, by) if partitions > 1 else sent.coalesce(1)
+
+
+def _of_few(
+    records: Sequence[DataFrame], plain: Sequence[str], columns: Sequence[str]
+) -> list[list[pa.Table]] | None:
+    """Columns of each, as `tables_of` gives them, if they are all in files or on the driver, and
+    few."""
+    names = tuple(dict.fromkeys((*plain, *columns)))
+    waiting, rows = [], 0
     for each in records:
-        mine = pieces(each, columns, lists=True)
-        if mine is None:
+        found = pieces(each, names, lists=True)
+        if found is None and _plan(each).getClass().getSimpleName() != "LocalRelation":
             return None
-        found.append(mine)
-    few = sum(piece.rows for some in found for piece in some) <= FEW
-    return found if few else None
+        rows += sum(piece.rows for piece in found or ())
+        waiting.append((each, found))
+    if rows > FEW:
+        return None
+    return [
+        [each.select(*names).toArrow()]
+        if found is None
+        else [read(piece, plain, columns) for piece in found]
+        for each, found in waiting
+    ]
 
 
 def _plain(field: pa.Field, lists: bool) -> bool:
@@ -223,8 +241,7 @@ def _paths(records: DataFrame) -> dict[str, Mapping[str, str | None]] | None:
     frame: Any = records
     if not frame.sparkSession.sparkContext._jsc.sc().isLocal():
         return None
-    # Not the optimised plan: of a table with partitions Delta would make jobs for it.
-    plan = frame._jdf.queryExecution().withCachedData()
+    plan = _plan(frame)
     if plan.getClass().getSimpleName() != "LogicalRelation":
         return None
     relation = plan.relation()
@@ -244,6 +261,11 @@ def _paths(records: DataFrame) -> dict[str, Mapping[str, str | None]] | None:
     if not all(local.values()):
         return None
     return {each[1]: places[place] for place, each in local.items() if each}
+
+
+def _plan(frame: Any) -> Any:
+    # Not the optimised plan: of a table with partitions Delta would make jobs for it.
+    return frame._jdf.queryExecution().withCachedData()
 
 
 def _of_log(frame: Any, location: Any) -> dict[str, Mapping[str, str | None]] | None:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from concord.linkage import files
 from concord.linkage.arrays import in_order
 from concord.linkage.blobs import ID, Packed, blobs_of, opened, read, written
 from concord.linkage.values import (
@@ -321,7 +322,7 @@ def counted(
 
     sent = blobs.select("blob").mapInArrow(send, "share int, kind int, keys binary")
     told = (
-        sent.repartitionById(shares, "share")
+        files.meeting(sent, shares, "share")
         .mapInArrow(
             count,
             "kind int, size array<bigint>, keys array<bigint>, large binary, "

@@ -88,7 +88,7 @@ def found(made: DataFrame, model: PersonIndex, shares: int) -> Made:
         return rows.set_column(3, "rule", names.take(rows["rule"].combine_chunks()))
 
     sent = made.where("pairs IS NOT NULL").select("rule", "pairs").mapInArrow(send, CUT)
-    return Made(sent.repartitionById(shares, "target"), choose)
+    return Made(files.meeting(sent, shares), choose)
 
 
 def _codes(rows: pa.Table, sides: tuple[str, str]) -> Hashes:

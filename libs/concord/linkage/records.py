@@ -84,8 +84,7 @@ def forms(
     texts = columns if some is None else ("record_id",)
     sent = [files.mapped(rows, columns, cut(feed), CUT, plain=texts) for feed, rows in feeds]
     whole = reduce(DataFrame.unionByName, sent)
-    # mapInArrow asks for no distribution: what must meet is brought together right before it.
-    return whole.repartitionById(partitions, "target").mapInArrow(make, "blob binary")
+    return files.meeting(whole, partitions).mapInArrow(make, "blob binary")
 
 
 def standardised(made: DataFrame, found: pa.Table) -> Made:
