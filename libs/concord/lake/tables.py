@@ -201,13 +201,14 @@ class Lake:
     def exists(self, table: Table) -> bool:
         return log.is_table(self.storage, self.path(table))
 
-    def read(self, table: Table, *, version: int | None = None) -> DataFrame:
-        """The table's rows, at a version or the latest; an empty frame if it was never written."""
+    def read(self, table: Table, *, version: int | None = None, stored: bool = False) -> DataFrame:
+        """The table's rows, at a version or the latest; an empty frame if it was never written.
+        `stored`: as its files, however few rows there are."""
         if not self.exists(table):
             return self.spark.createDataFrame([], table.schema)
-        return self.frame(table.name, version=version)
+        return self.frame(table.name, version=version, stored=stored)
 
-    def frame(self, name: str, *, version: int | None = None) -> DataFrame:
+    def frame(self, name: str, *, version: int | None = None, stored: bool = False) -> DataFrame:
         """The rows of a table that is there."""
         path, held = self.path(name), None
         # Spark judges a version that is not to be had.
@@ -217,7 +218,7 @@ class Lake:
             # Of a version that is new to it Delta makes three jobs before Spark reads a row.
             schema = StructType.fromJson({"type": "struct", "fields": list(held.columns)})
             texts = all(schema[column].dataType == StringType() for column in held.partitions)
-            if texts and log.small(held):
+            if texts and log.small(held) and not stored:
                 types = to_arrow_schema(schema, timezone="UTC")
                 # What cannot be read here Spark shall judge.
                 with suppress(pa.ArrowException, InfrastructureError):

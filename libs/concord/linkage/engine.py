@@ -37,7 +37,7 @@ SAMPLE = 100_000  # rows of which random pairs are drawn
 # Rows that meet in one partition, more or less: what a worker can hold many times.
 ROWS_TOGETHER = 400_000
 # Rows that one worker compares in less time than it takes to hand tasks to several. A guess.
-FEW = 5_000
+FEW = 20_000
 # Bits of the odds, by provisional weights and as if there were as many people as records: generous,
 # for neither is known yet.
 UNFIT_KEEP = -15.0

@@ -9,6 +9,7 @@ budget now uses otherwise, or with a value that is now more or less common.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from concord.errors import QualityError
 from concord.linkage import engine, keys
@@ -92,8 +94,10 @@ def extended(
             near.unpersist()
             near = _near(stable, model, changed)
 
+        nearby = near.agg(F.sum("records")).collect()[0][0] or 0
+
         def pairs(mine: Encoded, apart: Apart) -> DataFrame:
-            blobs = near.union(mine.blobs.select("blob"))
+            blobs = near.select("blob").union(mine.blobs.select("blob"))
             had = keys.keys_had(
                 blobs if otherwise else mine.blobs, rules, used=apart.refused, ids=ids
             )
@@ -107,11 +111,14 @@ def extended(
                 apart.refused,
                 Anew(ids, had),
             )
-            made = engine.candidates(spark, replace(stable, blobs=blobs), model, how)
+            those = replace(stable, blobs=blobs, rows=nearby + mine.rows)
+            made = engine.candidates(spark, those, model, how)
             return made.persist(StorageLevel.MEMORY_AND_DISK)
 
         lost, found = pairs(old, was), pairs(new, now)
-        return Extended(ids, engine.tallied(lost), engine.tallied(found), lost, found, now)
+        with ThreadPoolExecutor(2) as pool:  # each has tasks that are soon done
+            before, after = pool.map(engine.tallied, (lost, found))
+        return Extended(ids, before, after, lost, found, now)
     finally:
         near.unpersist()
 
@@ -135,7 +142,7 @@ def _apart(
     of no other did the number of rows change."""
     rows, shares, mine = stable.rows + new.rows, stable.shares(spark), new.blobs.select("blob")
     limit, frequent = keys.largest_block(model.pair_budget), model.frequent
-    present = near.union(mine)
+    present = near.select("blob").union(mine)
     kinds = [(rule.on, limit) for rule in model.rules]
     of_rules = keys.counted(present, kinds, shares=shares, within=changed)
     # How common a value is hangs on all records.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import reduce
 from typing import Any
 from urllib.parse import unquote
@@ -35,7 +35,9 @@ TASK = 50_000
 # Rows up to which the driver reads them itself: a query takes it longer.
 FEW = 100_000
 LOCAL = re.compile(r"file:(?://)?(/.*)")
-SCHEDULED = "path string, group int, begin bigint, rows bigint, partition map<string, string>"
+SCHEDULED = (
+    "path string, group int, begin bigint, rows bigint, partition map<string, string>, of int"
+)
 FS_RELATION = "org.apache.spark.sql.execution.datasources.HadoopFsRelation"
 FORMATS = ("ParquetFileFormat", "DeltaParquetFileFormat")
 
@@ -43,13 +45,14 @@ FORMATS = ("ParquetFileFormat", "DeltaParquetFileFormat")
 @dataclass(frozen=True)
 class Piece:
     """Some rows of one row group of one file; `partition`: columns that are not in the file, of
-    which all its rows have one value."""
+    which all its rows have one value; `of`: of which of several records."""
 
     path: str
     group: int
     begin: int
     rows: int
     partition: Mapping[str, str | None]
+    of: int = 0
 
 
 def pieces(
@@ -130,23 +133,41 @@ def tables_of(
     return scheduled(records, found), read_all
 
 
-def mapped(
-    records: DataFrame,
+def mapped_each(
+    records: Sequence[tuple[DataFrame, Callable[[pa.Table], Iterable[pa.RecordBatch]]]],
     columns: Sequence[str],
-    work: Callable[[pa.Table], Iterable[pa.RecordBatch]],
     schema: str,
     *,
     plain: Sequence[str] = (),
 ) -> DataFrame:
-    """What `work` makes of some columns of the records, as `tables_of` gives them: rows of
-    `schema`."""
-    sent, tables = tables_of(records, columns, plain=plain)
+    """What is made of some columns of each of the records, as `tables_of` gives them, by a `work`
+    of its own: rows of `schema`. All that lies in files is scheduled together."""
+    columns = tuple(dict.fromkeys((*plain, *columns)))
+    works = [work for _, work in records]
+    found = [pieces(each, columns, lists=True) for each, _ in records]
+    stored = [replace(piece, of=n) for n, some in enumerate(found) for piece in some or ()]
 
-    def work_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for table in tables(batches):
-            yield from work(table)
+    def of_files(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for piece in of_rows(batches):
+            yield from works[piece.of](read(piece, plain, columns))
 
-    return sent.mapInArrow(work_all, schema)
+    def of_frame(
+        work: Callable[[pa.Table], Iterable[pa.RecordBatch]],
+    ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+        def made(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for table in gathered(batches, SLICE):
+                yield from work(table)
+
+        return made
+
+    sent = [
+        each.select(*columns).mapInArrow(of_frame(work), schema)
+        for (each, work), some in zip(records, found, strict=True)
+        if some is None
+    ]
+    if stored or not sent:
+        sent.append(scheduled(records[0][0], stored).mapInArrow(of_files, schema))
+    return reduce(DataFrame.unionByName, sent)
 
 
 def collected(
@@ -156,8 +177,8 @@ def collected(
     *,
     plain: Sequence[str] = (),
 ) -> pa.Table:
-    """What `work` makes of some columns of the records, as `mapped`, on the driver; of few it does
-    the work too."""
+    """What `work` makes of some columns of the records, as `tables_of` gives them, on the driver;
+    of few it does the work too."""
     parts = collected_each([(records, work)], columns, plain=plain)
     if parts:
         return pa.concat_tables(parts)
@@ -192,10 +213,8 @@ def collected_each(
 
         return told
 
-    sent = [
-        mapped(each, columns, telling(work), "blob binary", plain=plain) for each, work in given
-    ]
-    blobs = reduce(DataFrame.unionByName, sent).toArrow()["blob"]
+    sent = [(each, telling(work)) for each, work in given]
+    blobs = mapped_each(sent, columns, "blob binary", plain=plain).toArrow()["blob"]
     return [opened_table(blob.as_buffer()) for blob in blobs]
 
 

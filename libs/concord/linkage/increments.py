@@ -8,7 +8,9 @@ another model), or where more changed than `increment_limit`, everything is made
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -175,9 +177,14 @@ def extended(here: Index, since: Base, change: Delivered) -> Extension:
         written = here.remake(now, tables.RECORDS)
         records = lake.read(tables.RECORDS, version=written.version)
     origin = groups.facts(records)
-    stable = engine.encode(before, model, id="record_id", without=change.ids)
-    old = engine.encode(before, model, id="record_id", within=change.ids)
-    new = engine.encode(change.fresh, model, id="record_id")
+    encode = partial(engine.encode, model=model, id="record_id")
+    with ThreadPoolExecutor(3) as pool:  # two of them have little to do
+        made = [
+            pool.submit(encode, before, without=change.ids),
+            pool.submit(encode, before, within=change.ids),
+            pool.submit(encode, change.fresh),
+        ]
+        stable, old, new = (each.result() for each in made)
     held = [change.fresh, stable.blobs, old.blobs, new.blobs]
     try:
         was = extend.apart_of(since.rows(lake, tables.KEYS).toArrow(), model)

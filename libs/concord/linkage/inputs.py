@@ -174,7 +174,9 @@ def demographics(lake: Lake, found: Iterable[Input]) -> pa.Table | None:
     read from the vault's identifiers, which the terms let the hub hold for matching.
     """
     said = [
-        (lake.read(one.table, version=readable(lake, one)), one.codes) for one in found if one.codes
+        (lake.read(one.table, version=readable(lake, one), stored=True), one.codes)
+        for one in found
+        if one.codes
     ]
     return standard(said) if said else None
 
@@ -222,7 +224,9 @@ def _largest(rows: pa.Table) -> pa.Table:
 
 def identifiers(lake: Lake, found: Iterable[Input]) -> list[tuple[str, DataFrame]]:
     """Each feed and the rows of its identifiers, those of kinds that are not persons too."""
-    return [(one.feed, lake.read(one.table, version=readable(lake, one))) for one in found]
+    return [
+        (one.feed, lake.read(one.table, version=readable(lake, one), stored=True)) for one in found
+    ]
 
 
 def readable(lake: Lake, one: Input) -> int:

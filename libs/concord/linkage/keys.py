@@ -452,7 +452,7 @@ def keys_had(
 
 def with_keys(blobs: DataFrame, rules: Sequence[Rule], wanted: Mapping[int, Hashes]) -> DataFrame:
     """Blobs of the rows that have one of some keys (by number of the rule, sorted), as the rules
-    say and whatever the budget makes of them."""
+    say and whatever the budget makes of them; and `records`, how many rows each has."""
     rules, wanted = tuple(rules), dict(wanted)
 
     def choose(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -464,9 +464,10 @@ def with_keys(blobs: DataFrame, rules: Sequence[Rule], wanted: Mapping[int, Hash
                 mine[_with_one(records, rules[number].on, some)] = True
             if mine.any():
                 chosen = Packed.of(rows).blob(np.flatnonzero(mine))
-                yield pa.record_batch({"blob": pa.array([chosen], pa.binary())})
+                told = {"records": pa.array([int(mine.sum())]), "blob": pa.array([chosen])}
+                yield pa.record_batch(told)
 
-    return blobs.select("blob").mapInArrow(choose, "blob binary")
+    return blobs.select("blob").mapInArrow(choose, "records bigint, blob binary")
 
 
 def _with_one(records: Records, on: Sequence[str], some: Hashes) -> Integers:

@@ -4,7 +4,6 @@ which of them changed."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import reduce
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +21,8 @@ from concord.privacy.records import SEPARATOR
 # Of a record id: half of its 128 bits. Two of 100 million records share them with a chance of 3 in
 # 10,000; groups.facts, through which every run goes, refuses such two.
 DIGITS = 16
+# Records that one worker brings into comparable form.
+FEW = 5_000
 LOW, ONES = np.uint64(0x0F0F0F0F0F0F0F0F), np.uint64(0x0101010101010101)
 NINE, SIX = np.uint64(9), np.uint64(6)
 
@@ -82,9 +83,12 @@ def forms(
     columns = ("record_id", "kind", "role", *SOURCES)
     # Of few, texts are cheaper to read as they are encoded.
     texts = columns if some is None else ("record_id",)
-    sent = [files.mapped(rows, columns, cut(feed), CUT, plain=texts) for feed, rows in feeds]
-    whole = reduce(DataFrame.unionByName, sent)
-    return files.meeting(whole, partitions).mapInArrow(make, "blob binary")
+    sent = files.mapped_each([(rows, cut(feed)) for feed, rows in feeds], columns, CUT, plain=texts)
+    if some is None:
+        return files.meeting(sent, partitions).mapInArrow(make, "blob binary")
+    # Many are read, few are left.
+    few = 1 if len(some) < FEW else partitions
+    return sent.repartitionById(partitions, "target").coalesce(few).mapInArrow(make, "blob binary")
 
 
 def standardised(made: DataFrame, found: pa.Table) -> Made:
