@@ -149,7 +149,10 @@ def _fit_and_log(
         tracking.SOURCE: "concord train",
     }
     name = f"{spec.name} as of {run.as_of}"
-    with mlflow.start_run(experiment_id=experiment, run_name=name, tags=tags) as active:
+    with (
+        ThreadPoolExecutor(max_workers=1) as pool,
+        mlflow.start_run(experiment_id=experiment, run_name=name, tags=tags) as active,
+    ):
         run_id = active.info.run_id
         with timed(seconds, "log"):
             studies.log_inputs(run, held, store, "training")
@@ -159,6 +162,8 @@ def _fit_and_log(
             trial_runs.record(store, experiment, run_id, inputs, trial)
             reach(f"train.trial.{trial.number}")
 
+        # It waits for no search, and leaves a core idle that trials use.
+        logistic = pool.submit(fitting.logistic, slices.train_frame, spec, slices.imputation)
         with timed(seconds, "search"):
             searched = search(
                 spark, parts[cohort.TRAIN], parts[cohort.VALIDATION], spec,
@@ -182,7 +187,7 @@ def _fit_and_log(
         reach("train.searched")
         with timed(seconds, "fit"):
             candidates = {
-                LOGISTIC: fitting.logistic(slices.train_frame, spec, slices.imputation),
+                LOGISTIC: logistic.result(),
                 TREES: fitting.boosted(
                     slices.train_frame,
                     spec,
