@@ -65,12 +65,13 @@ def test_of_two_drivers_on_one_feed_the_second_is_refused_and_told_of_the_first(
     send(site)
 
     first = site.begin("--feed", "tiny", "--run-id", "first")
-    # With its content: the file is there a moment before it says whose it is.
-    lock = site.lock(CURATED)
-    eventually(
-        lambda: (lock.exists() and lock.stat().st_size > 0) or first.process.poll() is not None,
-        "a lock",
-    )
+
+    def held() -> bool:
+        """Its file is there a moment before it says whose it is."""
+        lock = site.lock(CURATED)
+        return lock.exists() and lock.stat().st_size > 0
+
+    eventually(lambda: held() or first.process.poll() is not None, "a lock")
     first.process.send_signal(signal.SIGSTOP)
     second = site.ingest("--feed", "tiny", "--run-id", "second")
     first.process.send_signal(signal.SIGCONT)
