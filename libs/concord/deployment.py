@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -20,6 +22,7 @@ from concord.errors import ConfigError
 from concord.ingest import tables
 from concord.lake import run as runs
 from concord.lake.registry import Registry
+from concord.lake.session import start, stop
 from concord.lake.tables import Lake
 from concord.linkage import tables as index_tables
 from concord.linkage.person_index import FILE as PERSON_INDEX
@@ -122,3 +125,14 @@ def load_deployment(path: Path, **overrides: Any) -> Deployment:
         errors.append(error)
     gather(errors)
     return Deployment(settings, contracts, mous, person_index, dulas, profiles, products)
+
+
+@contextmanager
+def opened(command: str, settings: Path, lake: str | None) -> Iterator[tuple[Deployment, Lake]]:
+    """A deployment and its lake, for a command that only looks: as long as its session takes."""
+    deployment = load_deployment(settings, lake=lake)
+    spark = start(deployment.settings, application=f"concord {command}")
+    try:
+        yield deployment, runs.lake_of(deployment.settings, command, spark)
+    finally:
+        stop(spark)

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from concord import showing, tracking
-from concord.deployment import Deployment, load_deployment
+from concord.deployment import load_deployment, opened
 from concord.lake import catalog as lake_catalog
-from concord.lake import run as runs
 from concord.lake.lineage import lineage as trace
-from concord.lake.session import start, stop
-from concord.lake.tables import Lake
 from concord.options import DEFAULT_SETTINGS, LakeOption, LandingOption, SettingsOption
 
 # Spark confs whose values are not shown.
@@ -31,17 +25,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
 app = typer.Typer()
 
 
-@contextmanager
-def _open(command: str, settings: Path, lake: str | None) -> Iterator[tuple[Deployment, Lake]]:
-    """A deployment and its lake, as long as a session takes to look."""
-    deployment = load_deployment(settings, lake=lake)
-    spark = start(deployment.settings, application=f"concord {command}")
-    try:
-        yield deployment, runs.lake_of(deployment.settings, command, spark)
-    finally:
-        stop(spark)
-
-
 @app.command()
 def catalog(
     settings: SettingsOption = DEFAULT_SETTINGS,
@@ -49,7 +32,7 @@ def catalog(
     as_json: JsonOption = False,
 ) -> None:
     """List every table: zone, rows, version, agreement, expiry, classification."""
-    with _open("catalog", settings, lake) as (deployment, there):
+    with opened("catalog", settings, lake) as (deployment, there):
         entries = lake_catalog.entries(there)
         kept = deployment.settings
         if kept.catalog and not as_json:
@@ -69,7 +52,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show a table: its labels and columns; rows only where they are of no person."""
-    with _open("show", settings, lake) as (_, there):
+    with opened("show", settings, lake) as (_, there):
         shown = lake_catalog.shown(there, table, rows=rows)
     if as_json:
         print(json.dumps(asdict(shown), default=str))
@@ -85,7 +68,7 @@ def lineage(
     as_json: JsonOption = False,
 ) -> None:
     """Tell which deliveries, runs and agreements a table came from."""
-    with _open("lineage", settings, lake) as (_, there):
+    with opened("lineage", settings, lake) as (_, there):
         origin = trace(there, table)
     if as_json:
         print(json.dumps(origin.as_dict(), default=str))

@@ -5,10 +5,8 @@ Nothing is changed by it."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,11 +18,9 @@ from concord.agreements.access_log import ACCESS_LOG
 from concord.agreements.agencies import load_agencies
 from concord.agreements.commands import DayOption
 from concord.agreements.commands import app as agreement_app
-from concord.deployment import Deployment, load_deployment
+from concord.deployment import load_deployment, opened
 from concord.errors import AuditError, UsageError
 from concord.lake import run as runs
-from concord.lake.session import start, stop
-from concord.lake.tables import Lake
 from concord.options import DEFAULT_SETTINGS, LakeOption, SettingsOption
 from concord.reporting import Reporter
 
@@ -45,7 +41,7 @@ def verify(
 ) -> None:
     """Check that no row of the access log or of the agreements' events was changed, taken out or
     put in, and that every anchor still holds (else exit 16)."""
-    with _there(settings, lake, "audit") as (_, there):
+    with opened("audit", settings, lake) as (_, there):
         found = audit.verify(there, expect=expect)
     _audited("audit verify", found)
 
@@ -53,7 +49,7 @@ def verify(
 @audit_app.command()
 def anchor(settings: SettingsOption = DEFAULT_SETTINGS, lake: LakeOption = None) -> None:
     """Verify, and write today's anchor: keep a copy of ops/_anchors outside the lake."""
-    with _there(settings, lake, "audit") as (_, there):
+    with opened("audit", settings, lake) as (_, there):
         found = audit.anchor(there, runs.real_clock().date())
     _audited("audit anchor", found)
 
@@ -76,7 +72,7 @@ def used(
     lake: LakeOption = None,
 ) -> None:
     """Who used my data: every decision and read that spoke of an agency's tables, as JSON lines."""
-    with _there(settings, lake, "audit") as (deployment, there):
+    with opened("audit", settings, lake) as (deployment, there):
         rows = chain.read(there, ACCESS_LOG)
     _lines(audit.used(rows, deployment.contracts, agency))
 
@@ -91,7 +87,7 @@ def reads(
     """What a person, or a run, asked for and read, as JSON lines."""
     if (actor is None) == (run is None):
         raise UsageError("say --actor or --run")
-    with _there(settings, lake, "audit") as (_, there):
+    with opened("audit", settings, lake) as (_, there):
         rows = chain.read(there, ACCESS_LOG)
     _lines(audit.done_by(rows, actor=actor, run_id=run))
 
@@ -99,7 +95,7 @@ def reads(
 @audit_app.command()
 def disclosures(settings: SettingsOption = DEFAULT_SETTINGS, lake: LakeOption = None) -> None:
     """The record of disclosures that M.G.L. c. 66A s. 2(f) asks for, as JSON lines."""
-    with _there(settings, lake, "audit") as (deployment, there):
+    with opened("audit", settings, lake) as (deployment, there):
         rows, register = chain.read(there, ACCESS_LOG), deployment.register(there)
     _lines(audit.disclosures(rows, register))
 
@@ -117,17 +113,6 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> None:
         print(json.dumps(row))
 
 
-@contextmanager
-def _there(settings: Path, lake: str | None, job_name: str) -> Iterator[tuple[Deployment, Lake]]:
-    """The deployment and its lake, for commands that only look."""
-    deployment = load_deployment(settings, lake=lake)
-    spark = start(deployment.settings, application=f"concord {job_name}")
-    try:
-        yield deployment, runs.lake_of(deployment.settings, job_name, spark)
-    finally:
-        stop(spark)
-
-
 @labels_app.command(name="verify")
 def verify_labels(
     settings: SettingsOption = DEFAULT_SETTINGS,
@@ -135,7 +120,7 @@ def verify_labels(
     as_json: Annotated[bool, typer.Option("--json", help="JSON, for programs.")] = False,
 ) -> None:
     """Check that every table's labels are those of its signed agreement (else exit 16)."""
-    with _there(settings, lake, "labels") as (deployment, there):
+    with opened("labels", settings, lake) as (deployment, there):
         today = runs.real_clock().date()
         checked = labelling.verify(there, deployment, deployment.register(there), today)
     for finding in checked.findings:
@@ -160,7 +145,7 @@ def dcat(
     if schema:
         print(json.dumps(dcat_export.SCHEMA, indent=2))
         return
-    with _there(settings, lake, "agreement") as (deployment, there):
+    with opened("agreement", settings, lake) as (deployment, there):
         register = deployment.register(there)
     known = dcat_export.Known(
         load_agencies(deployment.settings.conf / "agencies.yaml"),

@@ -14,6 +14,7 @@ from typing import Any
 import deltalake
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from pyspark.sql import functions as F
 
 from concord.lake import driver
 from concord.lake.registry import Column, Table
+from concord.lake.statistics import bounds
 from concord.lake.tables import Append, Lake, Transaction
 from tests.feeds import LABELS
 from tests.lake.test_driver import STAMP, lake_at
@@ -164,3 +166,19 @@ def test_a_table_names_no_column_of_which_bounds_do_harm(column: str, why: str) 
     columns = (*CALLS.columns, Column("open", "boolean"))
     with pytest.raises(ValueError, match=why):
         replace(CALLS, columns=columns, statistics=(column,))
+
+
+@pytest.mark.parametrize("at", [datetime.max, datetime(9999, 12, 31, 23, 59, 59, 999000)])
+def test_the_last_moment_there_is_breaks_no_write(at: datetime) -> None:
+    content = pa.BufferOutputStream()
+    pq.write_table(pa.table({"at": pa.array([at], pa.timestamp("us", "UTC"))}), content)
+    held = pq.read_metadata(pa.BufferReader(content.getvalue()))
+    told = bounds(held, ["at"])
+    assert told.get("maxValues", {}) in ({}, {"at": "9999-12-31T23:59:59.999Z"})
+    assert bool(told) == (at != datetime.max), "what is after it cannot be told"
+
+
+def test_a_day_beyond_the_calendar_breaks_no_write() -> None:
+    content = pa.BufferOutputStream()
+    pq.write_table(pa.table({"day": pa.array([2_932_897], pa.int32()).cast(pa.date32())}), content)
+    assert bounds(pq.read_metadata(pa.BufferReader(content.getvalue())), ["day"]) == {}

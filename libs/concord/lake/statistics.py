@@ -48,7 +48,7 @@ def bounds(file: pq.FileMetaData, columns: Sequence[str]) -> dict[str, dict[str,
                 if nulls < file.num_rows:
                     found["minValues"][name] = _told(least, up=False)
                     found["maxValues"][name] = _told(greatest, up=True)
-    except _Untold:
+    except (_Untold, OverflowError, ValueError):  # some have days that Python has no date for
         return {}
     return found if found["nullCount"] else {}
 
