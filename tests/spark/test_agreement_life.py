@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from concord import jobs, oversight
+from concord import deployment, jobs
 from concord.agreements import chain, life_commands
 from concord.agreements.access_log import ACCESS_LOG
 from concord.agreements.events import AGREEMENT_EVENTS
@@ -64,7 +64,7 @@ class Town:
 def one_session(spark: SparkSession) -> Iterator[None]:
     """The commands use the tests' session, and leave it running."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (life_commands, oversight, jobs):
+        for module in (life_commands, deployment, jobs):
             patch.setattr(module, "start", lambda settings, application: spark)
             patch.setattr(module, "stop", lambda session: None)
         interpret(spark, True)
