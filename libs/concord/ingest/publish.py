@@ -22,7 +22,7 @@ from concord.ingest import rules, tables
 from concord.ingest.ledger import FeedState
 from concord.ingest.manifest import first_day
 from concord.ingest.stage import Stage
-from concord.lake import scd2, session
+from concord.lake import scd2, session, sql
 from concord.lake.driver import FEW
 from concord.lake.points import reach
 from concord.lake.registry import Table
@@ -37,6 +37,7 @@ from concord.lake.tables import (
     Stamp,
     Transaction,
     Written,
+    isin,
 )
 from concord.privacy.records import source_key
 
@@ -109,7 +110,7 @@ class Target:
     def present(self, lake: Lake) -> DataFrame:
         """What the target holds of the source table."""
         rows = lake.read(self.table)
-        return rows.where(F.col("source_table") == self.source.name) if self.vault else rows
+        return rows.where(isin("source_table", [self.source.name])) if self.vault else rows
 
     def where(self, column: str, values: Sequence[str]) -> ReplaceWhere:
         own = {"source_table": (self.source.name,)} if self.vault else {}
@@ -128,7 +129,7 @@ def publish(
         periods = sorted(period for name, period in contents if name == source.name)
         if not periods or source.name not in staged.tables:
             continue
-        rows = staged.good(source.name).where(F.col("_period").isin(periods))
+        rows = staged.good(source.name).where(isin("_period", periods))
         if source.policy == "upsert" and len(periods) > 1:
             rows = _newest(rows, source.key)
         rows = originated(rules.with_derived(rows, source), to.delivery_id, to.sequence)
@@ -195,8 +196,8 @@ def withdraw(
 
 def originated(rows: DataFrame, delivery_id: str, sequence: int) -> DataFrame:
     """Adds the columns that say which delivery a row came with."""
-    return rows.withColumn("_delivery_id", F.lit(delivery_id)).withColumn(
-        "_sequence", F.lit(sequence).cast("bigint")
+    return rows.selectExpr(
+        "*", f"{sql.literal(delivery_id)} AS _delivery_id", f"{sequence}L AS _sequence"
     )
 
 
@@ -207,13 +208,13 @@ def identified(source: Source, rows: DataFrame) -> DataFrame:
         if subject.identifiers is None:
             continue
         parts.append(
-            rows.where(F.col(subject.record_id).isNotNull()).select(
-                F.col(subject.record_id).alias("record_id"),
-                F.lit(subject.role).alias("role"),
-                F.lit(subject.kind).alias("kind"),
-                source_key([F.col(name) for name in subject.key]).alias("source_key"),
-                F.lit(source.name).alias("source_table"),
-                source_key([F.col(name) for name in source.key]).alias("source_row"),
+            rows.where(f"{sql.name(subject.record_id)} IS NOT NULL").selectExpr(
+                f"{sql.name(subject.record_id)} AS record_id",
+                f"{sql.literal(subject.role)} AS role",
+                f"{sql.literal(subject.kind)} AS kind",
+                f"{source_key(subject.key)} AS source_key",
+                f"{sql.literal(source.name)} AS source_table",
+                f"{source_key(source.key)} AS source_row",
                 *[_identifier(name, subject.identifiers.get(name)) for name in IDENTIFIERS],
                 "_period",
                 "_delivery_id",
@@ -321,16 +322,15 @@ def _newest(rows: DataFrame, key: Sequence[str]) -> DataFrame:
     return rows.withColumn("_rank", F.row_number().over(ranked)).where("_rank = 1").drop("_rank")
 
 
-def _identifier(name: str, columns: str | tuple[str, ...] | None) -> Column:
+def _identifier(name: str, columns: str | tuple[str, ...] | None) -> str:
     if name in MULTI_VALUED:
         given = (columns,) if isinstance(columns, str) else columns or ()
-        values = F.array_distinct(
-            F.array_compact(F.array(*[F.col(column).cast("string") for column in given]))
-        ).cast("array<string>")
-        return F.when(F.size(values) > 0, values).alias(name)
+        texts = ", ".join(f"cast({sql.name(column)} AS string)" for column in given)
+        values = f"cast(array_distinct(array_compact(array({texts}))) AS array<string>)"
+        return f"CASE WHEN size({values}) > 0 THEN {values} END AS {name}"
     kind = "date" if name == "birth_date" else "string"
-    value = F.col(columns) if isinstance(columns, str) else F.lit(None)
-    return value.cast(kind).alias(name)
+    value = sql.name(columns) if isinstance(columns, str) else "NULL"
+    return f"cast({value} AS {kind}) AS {name}"
 
 
 def _quarantined(to: Publication, staged: Stage, name: str) -> DataFrame:
@@ -340,18 +340,17 @@ def _quarantined(to: Publication, staged: Stage, name: str) -> DataFrame:
         if file.table == name and file.quarantined
         for block, offset in file.offsets.items()
     ]
-    known = F.create_map(*[F.lit(x) for pair in offsets for x in pair]).cast("map<string,bigint>")
-    offset = known[F.concat_ws("/", "_file", F.col("_block").cast("string"))]
-    return staged.bad(name).select(
-        F.lit(to.delivery_id).alias("delivery_id"),
-        F.lit(name).alias("source_table"),
-        F.col("_period").alias("period"),
-        F.col("_file").alias("file"),
-        (F.col("_index") + offset).alias("row_number"),
-        F.col("_raw").alias("raw"),
-        F.col("_violations").alias("violations"),
-        F.lit(to.contract.version).alias("contract_version"),
-        F.lit(None).cast("string").alias("released_by"),
+    known = f"cast({sql.mapped(offsets)} AS map<string,bigint>)"
+    return staged.bad(name).selectExpr(
+        f"{sql.literal(to.delivery_id)} AS delivery_id",
+        f"{sql.literal(name)} AS source_table",
+        "_period AS period",
+        "_file AS file",
+        f"_index + {known}[concat_ws('/', _file, cast(_block AS string))] AS row_number",
+        "_raw AS raw",
+        "_violations AS violations",
+        f"{sql.literal(to.contract.version)} AS contract_version",
+        "cast(NULL AS string) AS released_by",
     )
 
 

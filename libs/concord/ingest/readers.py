@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import TypeAlias
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
@@ -30,10 +30,13 @@ from concord.contracts.model import (
     Xml,
 )
 from concord.errors import DeliveryError
+from concord.lake import sql
 
 # A byte-order mark, as Spark's text reader leaves it at the start of the first line.
 BOM = "\ufeff"
 CORRUPT = "_corrupt"
+# What every reader gives beside the fields.
+PLACED = ("_file", "_block", "_index", "_raw", "_malformed")
 UNFIT = "the row has not the header's number of fields"
 # These two say that the file, not the row, is wrong: they reject the delivery.
 ENCODING = "the bytes are not text of the declared encoding"
@@ -84,7 +87,7 @@ def read(spark: SparkSession, table: Table, files: Sequence[SourceFile]) -> Data
 
 def standard_columns(table: Table) -> list[str]:
     """The columns that every reader gives, in order."""
-    return ["_file", "_block", "_index", "_raw", "_malformed", *(f.name for f in table.fields)]
+    return [*PLACED, *(field.name for field in table.fields)]
 
 
 # --- delimited text ------------------------------------------------------------------------------
@@ -116,17 +119,15 @@ def _csv(
     for header, group in _by_header(files).items():
         lines = text_lines(spark, group, csv_format.encoding)
         heads = sorted({file.header_line for file in group})
-        is_header = (F.col("_block") == 0) & F.col("_raw").isin(heads)
         names = [f"c{i}" for i in range(len(header))]
         schema = ", ".join(f"{name} string" for name in [*names, CORRUPT])
-        parsed = F.from_csv("_raw", schema, _options(csv_format))
-        rows = (
-            lines.where(~is_header & (F.col("_raw") != ""))
-            .withColumn("_row", parsed)
-            .withColumn("_malformed", _or_malformed(F.col(f"_row.{CORRUPT}").isNotNull(), UNFIT))
-        )
+        options = sql.mapped(_options(csv_format).items())
+        rows = lines.where(
+            f"NOT (_block = 0 AND _raw IN ({sql.listed(heads)})) AND _raw != ''"
+        ).selectExpr("*", f"from_csv(_raw, {sql.literal(schema)}, {options}) AS _row")
         place = {column: f"_row.c{i}" for i, column in enumerate(header)}
-        parts.append(_named(rows, table, place))
+        unfit = _or_malformed(f"_row.{CORRUPT} IS NOT NULL", UNFIT)
+        parts.append(_named(rows, table, place, unfit))
     return _union(parts)
 
 
@@ -147,17 +148,15 @@ def _csv_with_newlines(
             else csv_format.encoding,
         }
         rows = spark.read.schema(schema).options(**options).csv([file.path for file in group])
-        whole = F.to_csv(F.struct(*names), {"sep": csv_format.delimiter})
-        rows = (
-            _with_place(rows, group)
-            .withColumn("_raw", F.coalesce(F.col(CORRUPT), whole))
-            .withColumn("_malformed", F.when(F.col(CORRUPT).isNotNull(), F.lit(UNFIT)))
-        )
+        separated = f"map('sep', {sql.literal(csv_format.delimiter)})"
+        whole = f"coalesce({CORRUPT}, to_csv(struct({', '.join(names)}), {separated}))"
+        unfit = f"CASE WHEN {CORRUPT} IS NOT NULL THEN {sql.literal(UNFIT)} END"
+        moved = "{}"
         if csv_format.encoding == "windows-1252":
-            for name in [*names, "_raw"]:
-                rows = rows.withColumn(name, F.translate(name, CP1252_FROM, CP1252_TO))
-        place = {column: f"c{i}" for i, column in enumerate(header)}
-        parts.append(_named(rows, table, place))
+            moved = f"translate({{}}, {sql.literal(CP1252_FROM)}, {sql.literal(CP1252_TO)})"
+        rows = rows.selectExpr("*", *_place(group), f"{moved.format(whole)} AS _raw")
+        place = {column: moved.format(f"c{i}") for i, column in enumerate(header)}
+        parts.append(_named(rows, table, place, unfit))
     return _union(parts)
 
 
@@ -188,36 +187,29 @@ def _by_header(files: Sequence[SourceFile]) -> dict[tuple[str, ...], list[Source
 def _fixed_width(
     spark: SparkSession, table: Table, fixed: FixedWidth, files: Sequence[SourceFile]
 ) -> DataFrame:
-    lines = text_lines(spark, files, fixed.encoding).where(F.col("_raw") != "")
+    lines = text_lines(spark, files, fixed.encoding).where("_raw != ''")
     for layout in (fixed.header, fixed.trailer):
         if layout:
-            lines = lines.where(~F.col("_raw").startswith(layout.prefix))
-    fits = F.length("_raw") == fixed.record_length
-    known = F.col("_raw").startswith(fixed.detail_prefix) if fixed.detail_prefix else F.lit(True)
-    rows = lines.withColumn(
-        "_malformed",
-        _or_malformed(
-            ~(fits & known),
-            f"not a detail record of {fixed.record_length} characters"
-            + (f" that begins with {fixed.detail_prefix!r}" if fixed.detail_prefix else ""),
-        ),
-    )
-    for field in table.fields:
-        if field.position is not None:
-            start, length = field.position
-            rows = rows.withColumn(f"_{field.name}", F.trim(F.substring("_raw", start, length)))
-    return rows.select(
-        "_file",
-        "_block",
-        "_index",
-        "_raw",
-        "_malformed",
-        *[F.col(f"_{field.name}").alias(field.name) for field in table.fields],
-    )
+            lines = lines.where(f"NOT startswith(_raw, {sql.literal(layout.prefix)})")
+    fits = f"length(_raw) = {fixed.record_length}"
+    kind = f"not a detail record of {fixed.record_length} characters"
+    if fixed.detail_prefix:
+        fits += f" AND startswith(_raw, {sql.literal(fixed.detail_prefix)})"
+        kind += f" that begins with {fixed.detail_prefix!r}"
+    return lines.selectExpr(
+        "_file", "_block", "_index", "_raw",
+        f"{_or_malformed(f'NOT ({fits})', kind)} AS _malformed",
+        *[
+            f"trim(substring(_raw, {start}, {length})) AS {sql.name(field.name)}"
+            for field in table.fields
+            if field.position is not None
+            for start, length in [field.position]
+        ],
+    )  # fmt: skip
 
 
 def _json_lines(spark: SparkSession, table: Table, files: Sequence[SourceFile]) -> DataFrame:
-    lines = text_lines(spark, files, "utf-8").where(F.trim("_raw") != "")
+    lines = text_lines(spark, files, "utf-8").where("trim(_raw) != ''")
     schema = _nested_schema([field.source for field in table.fields], corrupt=CORRUPT)
     options = {
         "mode": "PERMISSIVE",
@@ -225,14 +217,15 @@ def _json_lines(spark: SparkSession, table: Table, files: Sequence[SourceFile]) 
         "primitivesAsString": "true",
     }
     tops = sorted({field.source.split(".")[0] for field in table.fields})
-    known = F.array(*[F.lit(name) for name in tops])
-    extra = F.array_except(F.json_object_keys("_raw"), known)
-    drift = F.when(F.size(extra) > 0, F.concat(F.lit(DRIFT), F.array_join(extra, ", ")))
-    rows = lines.withColumn("_row", F.from_json("_raw", schema, options)).withColumn(
-        "_malformed",
-        F.coalesce(_or_malformed(F.col(f"_row.{CORRUPT}").isNotNull(), "not a JSON object"), drift),
+    extra = f"array_except(json_object_keys(_raw), array({sql.listed(tops)}))"
+    drift = (
+        f"CASE WHEN size({extra}) > 0 "
+        f"THEN concat({sql.literal(DRIFT)}, array_join({extra}, ', ')) END"
     )
-    return _named(rows, table, {f.source: f"_row.{_ticks(f.source)}" for f in table.fields})
+    unfit = _or_malformed(f"_row.{CORRUPT} IS NOT NULL", "not a JSON object")
+    rows = lines.select("*", F.from_json("_raw", schema, options).alias("_row"))
+    place = {field.source: f"_row.{_ticks(field.source)}" for field in table.fields}
+    return _named(rows, table, place, f"coalesce({unfit}, {drift})")
 
 
 # --- XML, Excel, Parquet -------------------------------------------------------------------------
@@ -247,12 +240,10 @@ def _xml(spark: SparkSession, table: Table, xml: Xml, files: Sequence[SourceFile
         .load([file.path for file in files])
     )
     tops = list(dict.fromkeys(field.source.split(".")[0] for field in table.fields))
-    rows = (
-        _with_place(rows, files)
-        .withColumn("_raw", F.coalesce(F.col(CORRUPT), F.to_json(F.struct(*tops))))
-        .withColumn("_malformed", F.when(F.col(CORRUPT).isNotNull(), F.lit("not well-formed XML")))
-    )
-    return _named(rows, table, {f.source: _ticks(f.source) for f in table.fields})
+    whole = f"to_json(struct({', '.join(map(sql.name, tops))}))"
+    rows = rows.selectExpr("*", *_place(files), f"coalesce({CORRUPT}, {whole}) AS _raw")
+    unfit = f"CASE WHEN {CORRUPT} IS NOT NULL THEN 'not well-formed XML' END"
+    return _named(rows, table, {f.source: _ticks(f.source) for f in table.fields}, unfit)
 
 
 def xml_elements(spark: SparkSession, xml: Xml, files: Sequence[SourceFile]) -> tuple[str, ...]:
@@ -278,13 +269,13 @@ def _excel(
             values = [cells[place[f.source]] if f.source in place else None for f in table.fields]
             records.append((file.name, "\t".join(cell or "" for cell in cells), *values))
     frame = spark.createDataFrame(records, schema)
-    return frame.select(
+    return frame.selectExpr(
         "_file",
-        F.lit(0).cast("bigint").alias("_block"),
-        F.monotonically_increasing_id().alias("_index"),
+        "0L AS _block",
+        "monotonically_increasing_id() AS _index",
         "_raw",
-        F.lit(None).cast("string").alias("_malformed"),
-        *fields,
+        "cast(NULL AS string) AS _malformed",
+        *map(sql.name, fields),
     )
 
 
@@ -328,11 +319,12 @@ def _cell(value: object) -> str | None:
 def _parquet(spark: SparkSession, table: Table, files: Sequence[SourceFile]) -> DataFrame:
     rows = spark.read.parquet(*[file.path for file in files])
     columns = list(rows.columns)
-    rows = _with_place(rows, files)
-    rows = rows.withColumn("_raw", F.to_json(F.struct(*[F.col(_ticks(c)) for c in columns])))
-    rows = rows.withColumn("_malformed", F.lit(None).cast("string"))
-    have = {column: f"`{column}`" for column in columns}
-    return _named(rows, table, have)
+    rows = rows.selectExpr(
+        "*",
+        *_place(files),
+        f"to_json(struct({', '.join(map(sql.name, columns))})) AS _raw",
+    )
+    return _named(rows, table, {column: sql.name(column) for column in columns}, "NULL")
 
 
 def parquet_columns(spark: SparkSession, file: SourceFile) -> tuple[str, ...]:
@@ -346,85 +338,80 @@ def parquet_columns(spark: SparkSession, file: SourceFile) -> tuple[str, ...]:
 def text_lines(spark: SparkSession, files: Sequence[SourceFile], encoding: str) -> DataFrame:
     """Lines of text files, decoded: `_file`, `_block`, `_index`, `_raw`, `_malformed`."""
     lines = spark.read.text([file.path for file in files])
-    return _with_place(lines, files).select(
-        "_file",
-        "_block",
-        "_index",
-        decoded("value", encoding).alias("_raw"),
-        F.when(undecodable("value", encoding), F.lit(ENCODING)).alias("_malformed"),
+    return lines.selectExpr(
+        *_place(files),
+        f"{decoded('value', encoding)} AS _raw",
+        f"CASE WHEN {undecodable('value', encoding)} THEN {sql.literal(ENCODING)} END "
+        "AS _malformed",
     )
 
 
-def _or_malformed(condition: Column, message: str) -> Column:
+def _or_malformed(condition: str, message: str) -> str:
     """Why a row is malformed: what the line already is, else `message` if the condition holds."""
-    return F.coalesce(F.col("_malformed"), F.when(condition, F.lit(message)))
+    return f"coalesce(_malformed, CASE WHEN {condition} THEN {sql.literal(message)} END)"
 
 
-def decoded(column: str, encoding: str) -> Column:
-    """Text of a column that holds a line's raw bytes.
+def decoded(column: str, encoding: str) -> str:
+    """SQL: the text of a column that holds a line's raw bytes.
 
     Spark decodes only a few charsets; windows-1252 is ISO-8859-1 with 27 characters moved.
     """
-    raw = F.col(column).cast("binary")
+    one_byte = f"decode(cast({column} AS binary), 'ISO-8859-1')"
     if encoding == "windows-1252":
-        return F.translate(F.decode(raw, "ISO-8859-1"), CP1252_FROM, CP1252_TO)
+        return f"translate({one_byte}, {sql.literal(CP1252_FROM)}, {sql.literal(CP1252_TO)})"
     if encoding == "iso-8859-1":
-        return F.decode(raw, "ISO-8859-1")
-    return F.regexp_replace(column, f"^{BOM}", "")
+        return one_byte
+    return f"regexp_replace({column}, {sql.literal(f'^{BOM}')}, '')"
 
 
-def undecodable(column: str, encoding: str) -> Column:
-    """Whether a line's raw bytes are not text of the declared encoding.
+def undecodable(column: str, encoding: str) -> str:
+    """SQL: whether a line's raw bytes are not text of the declared encoding.
 
     Text of a one-byte encoding is never wrong by its bytes alone, but bytes beyond ASCII that are
     valid UTF-8 practically never are windows-1252 by intention.
     """
-    ascii_only = F.octet_length(column) == F.length(column)
-    valid = F.is_valid_utf8(column)
+    ascii_only = f"octet_length({column}) = length({column})"
+    valid = f"is_valid_utf8({column})"
     if encoding == "utf-8":
-        return ~valid
+        return f"NOT {valid}"
     if encoding == "us-ascii":
-        return ~(valid & ascii_only)
-    one_byte = F.decode(F.col(column).cast("binary"), "ISO-8859-1")
-    undefined = F.length(one_byte) != F.length(F.translate(one_byte, CP1252_UNDEFINED, ""))
-    looks_utf8 = valid & ~ascii_only
-    return looks_utf8 | undefined if encoding == "windows-1252" else looks_utf8
+        return f"NOT ({valid} AND {ascii_only})"
+    looks_utf8 = f"{valid} AND NOT {ascii_only}"
+    if encoding != "windows-1252":
+        return looks_utf8
+    one_byte = decoded(column, "iso-8859-1")
+    defined = f"translate({one_byte}, {sql.literal(CP1252_UNDEFINED)}, '')"
+    return f"({looks_utf8}) OR length({one_byte}) != length({defined})"
 
 
 def has_undecodable(spark: SparkSession, files: Sequence[SourceFile], encoding: str) -> list[str]:
     """Names of the files with such a line; for formats whose readers do not see raw lines."""
-    lines = _with_place(spark.read.text([file.path for file in files]), files)
+    lines = spark.read.text([file.path for file in files]).selectExpr("value", *_place(files))
     bad = lines.where(undecodable("value", encoding)).select("_file").distinct().collect()
     return sorted(row["_file"] for row in bad)
 
 
-def _with_place(rows: DataFrame, files: Sequence[SourceFile]) -> DataFrame:
-    """Adds `_file`, and `_block` and `_index`, which order a file's rows without a shuffle.
+def _place(files: Sequence[SourceFile]) -> list[str]:
+    """SQL: `_file`, and `_block` and `_index`, which order a file's rows without a shuffle.
 
     A row's number is counted from them later, where one is needed (`FileCount.offsets`).
     """
-    names = F.create_map(
-        *[F.lit(x) for file in files for x in (file.path.rsplit("/", 1)[-1], file.name)]
-    )
-    return rows.select(
-        "*",
-        names[F.col("_metadata.file_name")].alias("_file"),
-        F.col("_metadata.file_block_start").alias("_block"),
-        F.monotonically_increasing_id().alias("_index"),
-    )
+    names = sql.mapped((file.path.rsplit("/", 1)[-1], file.name) for file in files)
+    return [
+        f"{names}[_metadata.file_name] AS _file",
+        "_metadata.file_block_start AS _block",
+        "monotonically_increasing_id() AS _index",
+    ]
 
 
-def _named(rows: DataFrame, table: Table, place: Mapping[str, str]) -> DataFrame:
-    """The standard columns, each field taken from where its source column stands, or NULL."""
+def _named(rows: DataFrame, table: Table, place: Mapping[str, str], malformed: str) -> DataFrame:
+    """The standard columns, in SQL each field from where its source column stands, or NULL."""
     fields = [
-        (
-            F.col(place[field.source]).cast("string")
-            if field.source in place
-            else F.lit(None).cast("string")
-        ).alias(field.name)
+        f"cast({place.get(field.source, 'NULL')} AS string) AS {sql.name(field.name)}"
         for field in table.fields
     ]
-    return rows.select("_file", "_block", "_index", "_raw", "_malformed", *fields)
+    known = [column for column in PLACED if column != "_malformed"]
+    return rows.selectExpr(*known, f"cast({malformed} AS string) AS _malformed", *fields)
 
 
 def _union(parts: Sequence[DataFrame]) -> DataFrame:
@@ -466,7 +453,7 @@ def _leaves(schema: StructType, prefix: str = "") -> list[str]:
 
 
 def _ticks(path: str) -> str:
-    return ".".join(f"`{step}`" for step in path.split("."))
+    return ".".join(map(sql.name, path.split(".")))
 
 
 def implied(text: str, decimals: int) -> Decimal | None:

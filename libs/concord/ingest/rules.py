@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from concord.contracts.model import Contract, Derived, Field, Table
+from concord.contracts.model import Contract, Derived, Field, Harmonise, Table
 from concord.ingest.tables import VIOLATION_TYPE
+from concord.lake import sql
 
 TEXT = "_text_"
+# Whether a row rule holds, by its number.
+HELD = "_held_"
+KEPT = ("_file", "_block", "_index", "_raw")
 # Wide enough for any amount in a file; what does not fit the contract's type is a violation.
 WIDE_DECIMAL = "decimal(38,10)"
 
@@ -38,76 +42,70 @@ def typed(rows: DataFrame, table: Table) -> DataFrame:
     value cannot be read), `_violations`, `_broken` (there is one) and `_rejected` (one keeps the
     row out of the tables).
     """
-    nulls = [token for token in table.format.null_values if token]
-    texts = rows.select(
-        "_file",
-        "_block",
-        "_index",
-        "_raw",
+    nulls = ["", *(token for token in table.format.null_values if token)]
+    texts = rows.selectExpr(
+        *KEPT,
         "_malformed",
-        *[_text(field.name, nulls).alias(TEXT + field.name) for field in table.fields],
+        *[f"{_text(field.name, nulls)} AS {_given(field)}" for field in table.fields],
     )
-    values = texts.select("*", *[_typed(field).alias(field.name) for field in table.fields])
+    values = texts.selectExpr(
+        "*", *[f"{_typed(field)} AS {sql.name(field.name)}" for field in table.fields]
+    )
+    if table.row_rules:
+        # Each in a text of its own: what is wrong in one is not the others'.
+        held = [F.expr(r.condition).alias(f"{HELD}{n}") for n, r in enumerate(table.row_rules)]
+        values = values.select("*", *held)
     checks = [check for field in table.fields for check in _field_checks(field)]
-    checks += [
-        Check(
-            ~F.expr(rule.condition),
-            _violation(rule.name, ",".join(rule.columns), F.lit(rule.message), rule.severity),
-            rule.severity,
-        )
-        for rule in table.row_rules
-    ]
+    for number, rule in enumerate(table.row_rules):
+        columns, message = ",".join(rule.columns), sql.literal(rule.message)
+        violation = _violation(rule.name, columns, message, rule.severity)
+        checks.append(Check(f"NOT {HELD}{number}", violation, rule.severity))
     # Whether, before what: nearly all rows are good and need no list made.
-    malformed = F.col("_malformed").isNotNull()
-    judged = values.select(
+    malformed = "_malformed IS NOT NULL"
+    judged = values.selectExpr(
         "*",
-        _any([malformed, *[check.broken for check in checks]]).alias("_broken"),
-        _any([malformed, *[c.broken for c in checks if c.severity == "error"]]).alias("_rejected"),
+        f"{_any([malformed, *[c.broken for c in checks]])} AS _broken",
+        f"{_any([malformed, *[c.broken for c in checks if c.severity == 'error']])} AS _rejected",
     )
-    listed = F.array_compact(F.array(*[F.when(c.broken, c.violation) for c in checks]))
-    violations = F.when(
-        malformed, F.array(_violation("malformed", "", F.col("_malformed"), "error"))
-    ).when(F.col("_broken"), listed if checks else F.array())
-    return judged.select(
-        "_file",
-        "_block",
-        "_index",
-        "_raw",
-        F.coalesce(violations, F.array()).cast(f"array<{VIOLATION_TYPE}>").alias("_violations"),
+    listed = ", ".join(f"CASE WHEN {check.broken} THEN {check.violation} END" for check in checks)
+    unfit = _violation("malformed", "", "_malformed", "error")
+    return judged.selectExpr(
+        *KEPT,
+        f"cast(CASE WHEN {malformed} THEN array({unfit}) WHEN _broken "
+        f"THEN array_compact(array({listed})) ELSE array() END AS array<{VIOLATION_TYPE}>) "
+        "AS _violations",
         "_broken",
         "_rejected",
-        *[field.name for field in table.fields],
+        *[sql.name(field.name) for field in table.fields],
     )
 
 
-def _any(conditions: Sequence[Column]) -> Column:
+def _any(conditions: Sequence[str]) -> str:
     """Whether one of the conditions holds; one that is NULL does not."""
-    held = conditions[0]
-    for condition in conditions[1:]:
-        held = held | condition
-    return F.coalesce(held, F.lit(False))
+    return f"coalesce({' OR '.join(f'({condition})' for condition in conditions)}, false)"
 
 
 def with_derived(rows: DataFrame, table: Table) -> DataFrame:
     """Adds the harmonised and the derived columns."""
     harmonised = [
-        _harmonised(field).alias(field.harmonise.column)
+        f"{_harmonised(field.name, field.harmonise)} AS {sql.name(field.harmonise.column)}"
         for field in table.fields
         if field.harmonise
     ]
-    rows = rows.select("*", *harmonised) if harmonised else rows
+    rows = rows.selectExpr("*", *harmonised) if harmonised else rows
     derived = [_derived(column).alias(column.name) for column in table.derived]
     return rows.select("*", *derived) if derived else rows
 
 
 def has_errors(violations: str) -> Column:
     """Whether one of a column's violations keeps a row out of the tables."""
-    return F.exists(violations, lambda violation: violation["severity"] == "error")
+    return F.expr(f"exists({violations}, v -> v.severity = 'error')")
 
 
-def late_violation(rule: str, column: str, message: str, severity: str) -> Column:
+def late_violation(rule: str, column: str, message: str, severity: str) -> str:
     """A violation found after staging, by comparing rows."""
-    return _violation(rule, column, F.lit(message), severity).cast(VIOLATION_TYPE)
+    violation = _violation(rule, column, sql.literal(message), severity)
+    return f"cast({violation} AS {VIOLATION_TYPE})"
 
 
 def declared_rules(contract: Contract) -> int:
@@ -119,86 +117,89 @@ def declared_rules(contract: Contract) -> int:
     return count
 
 
-def _text(name: str, nulls: list[str]) -> Column:
-    trimmed = F.trim(F.col(name))
-    empty = trimmed == ""
-    return F.when(empty | trimmed.isin(nulls) if nulls else empty, None).otherwise(trimmed)
+def _given(field: Field) -> str:
+    """The column that has a field's text."""
+    return sql.name(TEXT + field.name)
 
 
-def _typed(field: Field) -> Column:
-    text = F.col(TEXT + field.name)
+def _text(name: str, nulls: Sequence[str]) -> str:
+    trimmed = f"trim({sql.name(name)})"
+    return f"CASE WHEN {trimmed} IN ({sql.listed(nulls)}) THEN NULL ELSE {trimmed} END"
+
+
+def _typed(field: Field) -> str:
+    text = _given(field)
     kind = field.type.split("(")[0]
     if kind == "string":
         return text
     if kind in {"date", "timestamp"} and field.date_formats:
-        if kind == "date":
-            return F.coalesce(*[F.try_to_date(text, fmt) for fmt in field.date_formats])
-        return F.coalesce(*[F.try_to_timestamp(text, F.lit(fmt)) for fmt in field.date_formats])
+        read = f"try_to_{kind}"
+        tried = [f"{read}({text}, {sql.literal(form)})" for form in field.date_formats]
+        return f"coalesce({', '.join(tried)})"
     if kind == "boolean" and field.booleans:
-        pairs = [F.lit(x) for pair in field.booleans.items() for x in pair]
-        return F.try_element_at(F.create_map(*pairs), text)
+        return f"try_element_at({sql.mapped(field.booleans.items())}, {text})"
     if kind == "decimal":
         wide = _wide(field)
-        return F.when(wide == wide.try_cast(field.type), wide.try_cast(field.type))
-    return text.try_cast(field.type)
+        exact = f"try_cast({wide} AS {field.type})"
+        return f"CASE WHEN {wide} = {exact} THEN {exact} END"
+    return f"try_cast({text} AS {field.type})"
 
 
-def _wide(field: Field) -> Column:
-    text = F.col(TEXT + field.name)
-    if not field.implied_decimals:
-        return text.try_cast(WIDE_DECIMAL)
-    return (text.try_cast("decimal(28,0)") / F.lit(10**field.implied_decimals)).try_cast(
-        WIDE_DECIMAL
-    )
+def _wide(field: Field) -> str:
+    text = _given(field)
+    if field.implied_decimals:
+        text = f"try_cast({text} AS decimal(28,0)) / {10**field.implied_decimals}"
+    return f"try_cast({text} AS {WIDE_DECIMAL})"
 
 
 @dataclass(frozen=True)
 class Check:
     """A rule of a row: when it is broken, and what is said then."""
 
-    broken: Column
-    violation: Column
+    broken: str
+    violation: str
     severity: str = "error"
 
 
 def _field_checks(field: Field) -> list[Check]:
-    text, value = F.col(TEXT + field.name), F.col(field.name)
-    given = text.isNotNull()
+    text, value = _given(field), sql.name(field.name)
 
-    def broken(condition: Column, why: str) -> Check:
-        quoted = (
-            F.concat(F.lit("'"), F.substring(text, 1, 60), F.lit(f"' {why}"))
-            if field.identifier_role == "none"
-            else F.lit(f"a value {why}")
-        )
+    def broken(condition: str, why: str) -> Check:
+        quoted = sql.literal(f"a value {why}")
+        if field.identifier_role == "none":
+            quote, rest = sql.literal("'"), sql.literal(f"' {why}")
+            quoted = f"concat({quote}, substring({text}, 1, 60), {rest})"
         return Check(condition, _violation("invalidValues", field.name, quoted, "error"))
+
+    def limit(bound: object) -> str:
+        return f"cast({sql.literal(str(bound))} AS {field.type})"
 
     checks = []
     if field.required:
-        missing = _violation("nullValues", field.name, F.lit("is required and missing"), "error")
-        checks.append(Check(text.isNull(), missing))
+        missing = _violation("nullValues", field.name, "'is required and missing'", "error")
+        checks.append(Check(f"{text} IS NULL", missing))
     if field.type != "string":
         shape = f" in the form {' or '.join(field.date_formats)}" if field.date_formats else ""
-        checks.append(broken(given & value.isNull(), f"is not a {field.type}{shape}"))
+        unread = f"{text} IS NOT NULL AND {value} IS NULL"
+        checks.append(broken(unread, f"is not a {field.type}{shape}"))
     if field.pattern is not None:
-        fits = text.rlike(rf"\A(?:{field.pattern})\z")
-        checks.append(broken(given & ~fits, f"does not match {field.pattern}"))
+        whole = sql.literal(rf"\A(?:{field.pattern})\z")
+        checks.append(broken(f"NOT {text} RLIKE {whole}", f"does not match {field.pattern}"))
     if field.allowed:
-        checks.append(broken(given & ~text.isin(list(field.allowed)), "is not an allowed code"))
+        other = f"{text} NOT IN ({sql.listed(field.allowed)})"
+        checks.append(broken(other, "is not an allowed code"))
     if field.harmonise and field.harmonise.otherwise is None and not field.allowed:
-        codes = list(field.harmonise.map)
-        checks.append(broken(given & ~text.isin(codes), "is a code without a standard code"))
+        other = f"{text} NOT IN ({sql.listed(field.harmonise.map)})"
+        checks.append(broken(other, "is a code without a standard code"))
     if field.minimum is not None:
-        low = F.lit(str(field.minimum)).cast(field.type)
-        checks.append(broken(value < low, f"is below {field.minimum}"))
+        checks.append(broken(f"{value} < {limit(field.minimum)}", f"is below {field.minimum}"))
     if field.maximum is not None:
-        high = F.lit(str(field.maximum)).cast(field.type)
-        checks.append(broken(value > high, f"is above {field.maximum}"))
+        checks.append(broken(f"{value} > {limit(field.maximum)}", f"is above {field.maximum}"))
     if field.min_length is not None:
-        short = F.length(text) < field.min_length
+        short = f"length({text}) < {field.min_length}"
         checks.append(broken(short, f"is shorter than {field.min_length} characters"))
     if field.max_length is not None:
-        long = F.length(text) > field.max_length
+        long = f"length({text}) > {field.max_length}"
         checks.append(broken(long, f"is longer than {field.max_length} characters"))
     return checks
 
@@ -218,24 +219,20 @@ def _field_checks_names(field: Field) -> list[str]:
     return [name for name, there in named.items() if there]
 
 
-def _violation(rule: str, column: str, message: Column, severity: str) -> Column:
-    return F.struct(
-        F.lit(rule).alias("rule"),
-        F.lit(column).alias("column"),
-        message.alias("message"),
-        F.lit(severity).alias("severity"),
+def _violation(rule: str, column: str, message: str, severity: str) -> str:
+    """A violation as SQL; `message` is SQL already."""
+    return (
+        f"named_struct('rule', {sql.literal(rule)}, 'column', {sql.literal(column)}, "
+        f"'message', {message}, 'severity', {sql.literal(severity)})"
     )
 
 
-def _harmonised(field: Field) -> Column:
-    harmonise = field.harmonise
-    if harmonise is None:
-        raise ValueError(f"{field.name} is not harmonised")
-    pairs = [F.lit(x) for pair in harmonise.map.items() for x in pair]
-    standard = F.try_element_at(F.create_map(*pairs), F.col(field.name).cast("string"))
+def _harmonised(name: str, harmonise: Harmonise) -> str:
+    codes = sql.mapped(harmonise.map.items())
+    standard = f"try_element_at({codes}, cast({sql.name(name)} AS string))"
     if harmonise.otherwise is None:
         return standard
-    return F.coalesce(standard, F.lit(harmonise.otherwise))
+    return f"coalesce({standard}, {sql.literal(harmonise.otherwise)})"
 
 
 def _derived(column: Derived) -> Column:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from concord.contracts.model import Contract, Table
@@ -20,6 +20,7 @@ from concord.ingest import readers, rules
 from concord.ingest.manifest import Manifest
 from concord.ingest.readers import SourceFile
 from concord.ingest.rules import Violation
+from concord.lake import sql
 from concord.lake.storage import join
 from concord.privacy.hashing import Key
 from concord.privacy.records import record_id, source_key
@@ -76,7 +77,7 @@ class Stage:
 
     def good(self, table: str) -> DataFrame:
         """The rows that go on: no violation of severity `error`, staged or late."""
-        rows = self.tables[table].where(~F.col("_rejected"))
+        rows = self.tables[table].where("NOT _rejected")
         if self.late is None:
             return rows
         out = self.late.where(
@@ -120,28 +121,31 @@ def stage(
     def one(name: str) -> DataFrame:
         group, table = files[name], contract.table(name)
         rows = rules.typed(readers.read(spark, table, group), table)
-        rows = _keyed(rows, contract, table, key)
-        period = F.create_map(*[F.lit(x) for f in group for x in (f.name, periods[f.name])])
-        rows = rows.withColumn("_period", period[F.col("_file")])
-        rows.write.mode("overwrite").option("compression", "lz4").parquet(join(folder, name))
-        return spark.read.schema(rows.schema).parquet(join(folder, name))
+        period = sql.mapped((file.name, periods[file.name]) for file in group)
+        rows = rows.select("*", *_ids(contract, table, key), F.expr(f"{period}[_file] AS _period"))
+        return _kept(rows, join(folder, name))
 
     with ThreadPoolExecutor(max_workers=parallel) as pool:
         tables = dict(zip(files, pool.map(one, files), strict=True))
     return _audit(contract, manifest, tables, _late(contract, tables, large), join(folder, "_late"))
 
 
-def _keyed(rows: DataFrame, contract: Contract, table: Table, key: Key | None) -> DataFrame:
-    """Adds the record ids; without a key (a dry run) there are none."""
+def _kept(rows: DataFrame, folder: str) -> DataFrame:
+    """Rows made once, to be read several times."""
+    rows.write.mode("overwrite").option("compression", "lz4").parquet(folder)
+    return rows.sparkSession.read.schema(rows.schema).parquet(folder)
+
+
+def _ids(contract: Contract, table: Table, key: Key | None) -> list[Column]:
+    """The record ids; without a key (a dry run) there are none."""
     if key is None:
-        return rows
-    ids = [
+        return []
+    return [
         record_id(key, feed=contract.feed, role=subject.role)(
-            source_key([F.col(name) for name in subject.key])
+            F.expr(source_key(subject.key))
         ).alias(subject.record_id)
         for subject in table.subjects
     ]
-    return rows.select("*", *ids) if ids else rows
 
 
 def _late(contract: Contract, tables: Mapping[str, DataFrame], large: bool) -> DataFrame | None:
@@ -160,32 +164,31 @@ def _late(contract: Contract, tables: Mapping[str, DataFrame], large: bool) -> D
 
 def _repeated(rows: DataFrame, table: Table) -> DataFrame:
     """The primary keys that more than one good row of a period has."""
-    good = rows.where(~F.col("_rejected"))
-    return good.groupBy("_period", *table.key).agg(F.count("*").alias("_times")).where("_times > 1")
+    good = rows.where("NOT _rejected")
+    return good.groupBy("_period", *table.key).agg(F.expr("count(*) AS _times")).where("_times > 1")
 
 
 def _duplicates(rows: DataFrame, table: Table) -> DataFrame:
     """Every good row of a period whose primary key an earlier row of it already has."""
-    key = ["_period", *table.key]
-    good = rows.where(~F.col("_rejected")).select(*key, *PLACE)
+    place = ", ".join(PLACE)
+    good = rows.where("NOT _rejected").selectExpr("_period", *map(sql.name, table.key), *PLACE)
     repeated = (
-        good.groupBy(*key)
-        .agg(F.count("*").alias("_times"), F.min(F.struct(*PLACE)).alias("_first"))
+        good.groupBy("_period", *table.key)
+        .agg(F.expr("count(*) AS _times"), F.expr(f"min(struct({place})) AS _first"))
         .where("_times > 1")
     )
-    later = good.join(repeated, key).where(F.struct(*PLACE) != F.col("_first"))
+    later = good.join(repeated, ["_period", *table.key]).where(f"struct({place}) != _first")
     message = "an earlier row of the delivery has this primary key"
     return _finding(later, table, "duplicateValues", ",".join(table.key), message, "error")
 
 
 def _dangling(rows: DataFrame, parents: DataFrame, table: Table, reference: Any) -> DataFrame:
     """Good rows that refer to a row which the delivery does not bring for that period."""
-    good = rows.where(~F.col("_rejected"))
-    for column in reference.columns:
-        good = good.where(F.col(column).isNotNull())
-    target = parents.select(
-        "_period",
-        *[F.col(b).alias(a) for a, b in zip(reference.columns, reference.to_columns, strict=True)],
+    given = [f"{sql.name(column)} IS NOT NULL" for column in reference.columns]
+    good = rows.where(" AND ".join(["NOT _rejected", *given]))
+    pairs = zip(reference.columns, reference.to_columns, strict=True)
+    target = parents.selectExpr(
+        "_period", *[f"{sql.name(there)} AS {sql.name(here)}" for here, there in pairs]
     ).distinct()
     orphans = good.join(target, ["_period", *reference.columns], "left_anti")
     message = f"{reference.to_table} has no such row in this delivery"
@@ -196,10 +199,10 @@ def _dangling(rows: DataFrame, parents: DataFrame, table: Table, reference: Any)
 def _finding(
     rows: DataFrame, table: Table, rule: str, column: str, message: str, severity: str
 ) -> DataFrame:
-    return rows.select(
-        F.lit(table.name).alias("_table"),
+    return rows.selectExpr(
+        f"{sql.literal(table.name)} AS _table",
         *PLACE,
-        rules.late_violation(rule, column, message, severity).alias("_violation"),
+        f"{rules.late_violation(rule, column, message, severity)} AS _violation",
     )
 
 
@@ -217,14 +220,14 @@ def _audit(
     parts = [_counts(contract.table(name), rows) for name, rows in tables.items()]
     parts += [
         _violations(
-            rows.where("_broken").select(
-                F.lit(name).alias("_table"), F.explode("_violations").alias("v")
+            rows.where("_broken").selectExpr(
+                f"{sql.literal(name)} AS _table", "explode(_violations) AS v"
             )
         )
         for name, rows in tables.items()
     ]
     if late is not None:
-        parts.append(_violations(late.select("_table", F.col("_violation").alias("v")), late=True))
+        parts.append(_violations(late.selectExpr("_table", "_violation AS v"), late=True))
     found = _union(parts).collect()
     blocks: dict[tuple[str, str], list[Row]] = {}
     for row in found:
@@ -237,8 +240,7 @@ def _audit(
     ]
     kept, late_errors = None, {}
     if late is not None and any(row["late"] for row in found):
-        late.write.mode("overwrite").parquet(folder)
-        kept = late.sparkSession.read.schema(late.schema).parquet(folder)
+        kept = _kept(late, folder)
         late_errors = _late_errors(kept)
     files = []
     for declared in manifest.files:
@@ -293,37 +295,33 @@ COUNTED = {
 
 def _counts(table: Table, rows: DataFrame) -> DataFrame:
     """Per file and block: first `_index`, rows, bad rows, control totals."""
-    totals = F.create_map(
-        *[
-            x
-            for column in table.control_totals
-            for x in (F.lit(column), F.sum(F.col(column)).cast("decimal(38,10)"))
-        ]
-    ).cast("map<string,decimal(38,10)>")
-    counted = rows.groupBy("_file", "_block").agg(
-        F.min("_index").alias("first"),
-        F.count("*").alias("rows"),
-        F.count_if("_rejected").alias("bad"),
-        totals.alias("totals"),
+    totals = ", ".join(
+        f"{sql.literal(column)}, cast(sum({sql.name(column)}) AS decimal(38,10))"
+        for column in table.control_totals
     )
-    return _counted(counted.withColumn("_table", F.lit(table.name)))
+    counted = rows.groupBy("_file", "_block").agg(
+        F.expr("min(_index) AS first"),
+        F.expr("count(*) AS rows"),
+        F.expr("count_if(_rejected) AS bad"),
+        F.expr(f"cast(map({totals}) AS {COUNTED['totals']}) AS totals"),
+    )
+    had = {c: c for c in ("_file", "_block", "first", "rows", "bad", "totals")}
+    return _counted(counted, had | {"_table": sql.literal(table.name)})
 
 
 def _violations(found: DataFrame, *, late: bool = False) -> DataFrame:
     """How often each rule was broken, from rows of `_table` and a violation `v`."""
     counted = found.groupBy("_table", "v.rule", "v.column", "v.severity").agg(
-        F.count("*").alias("rows")
+        F.expr("count(*) AS rows")
     )
-    return _counted(counted.withColumn("late", F.lit(late)))
+    had = {c: c for c in ("_table", "rule", "column", "severity", "rows")}
+    return _counted(counted, had | {"late": sql.literal(late)})
 
 
-def _counted(rows: DataFrame) -> DataFrame:
-    """The columns of COUNTED, NULL where the rows have none."""
-    return rows.select(
-        *[
-            (F.col(name) if name in rows.columns else F.lit(None)).cast(kind).alias(name)
-            for name, kind in COUNTED.items()
-        ]
+def _counted(rows: DataFrame, given: Mapping[str, str]) -> DataFrame:
+    """The columns of COUNTED, as `given` in SQL, NULL where they are not."""
+    return rows.selectExpr(
+        *[f"cast({given.get(c, 'NULL')} AS {kind}) AS {sql.name(c)}" for c, kind in COUNTED.items()]
     )
 
 

@@ -11,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import date
 
-from pyspark.sql import Column, DataFrame, Window
+import pyarrow as pa
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+
+from concord.lake import sql
 
 VALID_FROM, VALID_TO, IS_CURRENT = "valid_from", "valid_to", "is_current"
 OPERATION = "_operation"
@@ -57,9 +60,9 @@ def change(
     gone = history.join(touched, list(key), "left_semi").join(
         after, [*key, VALID_FROM], "left_anti"
     )
-    columns = history.columns
-    return after.select(*columns, F.lit("put").alias(OPERATION)).unionByName(
-        gone.select(*columns, F.lit("delete").alias(OPERATION))
+    names = [sql.name(column) for column in history.columns]
+    return after.selectExpr(*names, f"'put' AS {OPERATION}").unionByName(
+        gone.selectExpr(*names, f"'delete' AS {OPERATION}")
     )
 
 
@@ -72,30 +75,24 @@ def _touched(
 ) -> DataFrame:
     """Keys for which the history differs from the snapshots, or a version begins at one of them."""
     old = _observations(history, assigned).alias("old")
-    same_row = _all([F.col(f"old.{name}") == F.col(f"new.{name}") for name in [*key, "_date"]])
-    same_state = _all([F.col(f"old.{a}").eqNullSafe(F.col(f"new.{a}")) for a in attributes])
-    present = F.col("old._date").isNotNull() & F.col("new._date").isNotNull()
-    unchanged = present & same_state & (F.col(f"old.{VALID_FROM}") != F.col("old._date"))
+    keys, others = list(map(sql.name, key)), list(map(sql.name, attributes))
+    same_row = " AND ".join(f"old.{name} = new.{name}" for name in [*keys, "_date"])
+    same_state = [f"old.{name} <=> new.{name}" for name in others]
+    present = ["old._date IS NOT NULL", "new._date IS NOT NULL"]
+    unchanged = " AND ".join([*present, *same_state, f"old.{VALID_FROM} != old._date"])
     return (
-        old.join(new.alias("new"), same_row, "full_outer")
-        .where(~unchanged)
-        .select(
-            *[F.coalesce(F.col(f"old.{name}"), F.col(f"new.{name}")).alias(name) for name in key]
-        )
+        old.join(new.alias("new"), F.expr(same_row), "full_outer")
+        .where(f"NOT ({unchanged})")
+        .selectExpr(*[f"coalesce(old.{name}, new.{name}) AS {name}" for name in keys])
         .distinct()
     )
 
 
 def _observations(history: DataFrame, dates: Sequence[date]) -> DataFrame:
     """One row per version and date that it covers, with the date as `_date`."""
-    days = F.array(*[F.lit(day) for day in sorted(dates)]).cast("array<date>")
-    covered = F.filter(
-        days,
-        lambda day: (
-            (day >= F.col(VALID_FROM)) & (F.col(VALID_TO).isNull() | (day < F.col(VALID_TO)))
-        ),
-    )
-    return history.withColumn("_date", F.explode(covered))
+    days = f"cast(array({sql.listed(sorted(dates))}) AS array<date>)"
+    covers = f"day >= {VALID_FROM} AND ({VALID_TO} IS NULL OR day < {VALID_TO})"
+    return history.selectExpr("*", f"explode(filter({days}, day -> {covers})) AS _date")
 
 
 def _versions(
@@ -106,34 +103,29 @@ def _versions(
 ) -> DataFrame:
     """Runs of equal observations on consecutive snapshots, as versions (gaps and islands)."""
     dates = sorted(timeline)
-    ends = dict(zip(dates, [*dates[1:], None], strict=True)) if dates else {}
-    calendar = observations.sparkSession.createDataFrame(
-        [(day, place, ends[day], *timeline[day]) for place, day in enumerate(dates)],
-        f"_date date, _place int, _end date, {STAMPS[0]} string, {STAMPS[1]} bigint",
-    )
-    by_key = Window.partitionBy(*key).orderBy("_date")
-    begins = (
-        F.lag("_place").over(by_key).isNull()
-        | (F.lag("_place").over(by_key) != F.col("_place") - 1)
-        | ~F.lag("_state").over(by_key).eqNullSafe(F.col("_state"))
-    )
-    run = Window.partitionBy(*key, "_run")
+    columns = {
+        "_date": pa.array(dates, pa.date32()),
+        "_place": pa.array(range(len(dates)), pa.int32()),
+        "_end": pa.array([*dates[1:], None] if dates else [], pa.date32()),
+        STAMPS[0]: pa.array([timeline[day][0] for day in dates], pa.string()),
+        STAMPS[1]: pa.array([timeline[day][1] for day in dates], pa.int64()),
+    }
+    # As Arrow it becomes a local relation, which needs no job of its own.
+    calendar = observations.sparkSession.createDataFrame(pa.table(columns))
+    keys, others = list(map(sql.name, key)), list(map(sql.name, attributes))
+    by_key = f"OVER (PARTITION BY {', '.join(keys)} ORDER BY _date)"
+    run = f"OVER (PARTITION BY {', '.join(keys)}, _run)"
+    before = f"lag(_place) {by_key}"
+    begins = f"{before} IS NULL OR {before} != _place - 1 OR NOT (lag(_state) {by_key} <=> _state)"
     return (
         observations.join(F.broadcast(calendar), "_date")
-        .withColumn("_state", F.struct(*attributes) if attributes else F.lit(1))
-        .withColumn("_begins", begins.cast("int"))
-        .withColumn("_run", F.sum("_begins").over(by_key))
-        .withColumn("_last_end", F.max_by("_end", "_date").over(run))
+        .selectExpr("*", f"struct({', '.join(others)}) AS _state" if others else "1 AS _state")
+        .selectExpr("*", f"cast({begins} AS int) AS _begins")
+        .selectExpr("*", f"sum(_begins) {by_key} AS _run")
+        .selectExpr("*", f"max_by(_end, _date) {run} AS _last_end")
         .where("_begins = 1")
-        .withColumn(VALID_FROM, F.col("_date"))
-        .withColumn(VALID_TO, F.col("_last_end"))
-        .withColumn(IS_CURRENT, F.col(VALID_TO).isNull())
-        .select(*key, *attributes, *STAMPS, VALID_FROM, VALID_TO, IS_CURRENT)
-    )
-
-
-def _all(conditions: Sequence[Column]) -> Column:
-    result = F.lit(True)
-    for condition in conditions:
-        result = result & condition
-    return result
+        .selectExpr(
+            *keys, *others, *STAMPS, f"_date AS {VALID_FROM}", f"_last_end AS {VALID_TO}",
+            f"_last_end IS NULL AS {IS_CURRENT}",
+        )
+    )  # fmt: skip

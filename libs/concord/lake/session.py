@@ -20,6 +20,8 @@ BASE_CONFS = {
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.ansi.enabled": "true",
+    # SQL says what it says: no setting and no environment variable takes the place of a `${...}`.
+    "spark.sql.variable.substitute": "false",
     # Feeds run side by side in one application: none waits for the biggest.
     "spark.scheduler.mode": "FAIR",
     # Else each method of a column and of a frame tells Java from which line it was called, in four

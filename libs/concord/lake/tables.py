@@ -29,7 +29,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StringType, StructType
 
 from concord.errors import ConcordError, InfrastructureError
-from concord.lake import driver, log, scd2, workers
+from concord.lake import driver, log, scd2, sql, workers
 from concord.lake.locks import Locks
 from concord.lake.registry import REQUIRED_LABELS, Table
 from concord.lake.storage import Storage, join
@@ -63,7 +63,7 @@ class ReplaceWhere:
     def condition(self) -> str:
         """The same in SQL."""
         parts = [isin(column, values) for column, values in self.values.items()]
-        parts += [f"{column} >= {_literal(least)}" for column, least in self.since.items()]
+        parts += [f"{column} >= {sql.literal(least)}" for column, least in self.since.items()]
         return " AND ".join(parts)
 
     def holds(self, rows: pa.Table) -> pa.Array:
@@ -399,7 +399,7 @@ class Lake:
             added.save(self.path(table))
         changed = {name: value for name, value in wanted.items() if present.get(name) != value}
         if changed:
-            pairs = ", ".join(f"'{name}' = {_literal(value)}" for name, value in changed.items())
+            pairs = ", ".join(f"'{name}' = {sql.literal(value)}" for name, value in changed.items())
             self.spark.sql(f"ALTER TABLE {place} SET TBLPROPERTIES ({pairs})")
 
     def write(
@@ -710,22 +710,13 @@ def _first(rows: Any, how: How) -> Any:
 
 def isin(column: str, values: Sequence[str | int | date]) -> str:
     """A SQL condition: `column` is one of `values`."""
-    return f"{column} in ({', '.join(_literal(value) for value in values)})"
+    return f"{column} in ({sql.listed(values)})"
 
 
 def _later(columns: Sequence[str], depth: int) -> str:
     """One arm of a lexicographic comparison: equal before `depth`, greater at it."""
     equal = [f"s.`{name}` = t.`{name}`" for name in columns[:depth]]
     return "(" + " AND ".join([*equal, f"s.`{columns[depth]}` > t.`{columns[depth]}`"]) + ")"
-
-
-def _literal(value: str | int | date) -> str:
-    if isinstance(value, date):
-        return f"DATE'{value}'"
-    if isinstance(value, int):
-        return str(value)
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def described(error: Exception) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pyspark.sql import Column
-from pyspark.sql import functions as F
 
+from concord.lake import sql
 from concord.privacy.hashing import Key, digest, keyed_hash
 
 # Separates the parts of a message so that ("ab", "c") and ("a", "bc") differ.
@@ -39,11 +39,9 @@ def person_id(key: Key, *, run_id: str, record_id: str, attempt: int = 0) -> str
     return digest(key.fetch(), message)
 
 
-def source_key(columns: list[Column]) -> Column:
-    """The text of a source key from its columns; NULL when one of them is."""
-    texts = [column.cast("string") for column in columns]
-    whole = F.concat_ws(SEPARATOR, *texts)
-    missing = texts[0].isNull()
-    for text in texts[1:]:
-        missing = missing | text.isNull()
-    return F.when(~missing, whole)
+def source_key(columns: Sequence[str]) -> str:
+    """SQL: the text of a source key from its columns; NULL when one of them is."""
+    texts = [f"cast({sql.name(column)} AS string)" for column in columns]
+    given = " AND ".join(f"{text} IS NOT NULL" for text in texts)
+    whole = f"concat_ws({sql.literal(SEPARATOR)}, {', '.join(texts)})"
+    return f"CASE WHEN {given} THEN {whole} END"
