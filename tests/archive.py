@@ -16,7 +16,8 @@ from concord.lake.locks import Locks
 from concord.lake.registry import DELIVERIES
 from concord.lake.registry import Table as LakeTable
 from concord.lake.run import running
-from concord.lake.tables import Lake, Overwrite, Stamp, Transaction
+from concord.lake.tables import Lake
+from concord.lake.writes import Overwrite, Stamp, Transaction
 from concord.lake.zones import Zones
 from concord.linkage import tables
 from concord.linkage.identity import Event, replay

@@ -30,7 +30,7 @@ from concord.lake import run as runs
 from concord.lake.points import reach
 from concord.lake.registry import Table
 from concord.lake.run import Run
-from concord.lake.tables import Written
+from concord.lake.writes import Written
 from concord.tracking import Registered, Store
 from concord_models import scorer as scorers
 from concord_models import studies, training_rows

@@ -16,7 +16,7 @@ from concord.lake.driver import FEW
 from concord.lake.log import commits, decoded
 from concord.lake.registry import VERSIONS_TYPE, Column, Table
 from concord.lake.run import Run
-from concord.lake.tables import ReplaceWhere, Transaction, Written
+from concord.lake.writes import ReplaceWhere, Transaction, Written
 from concord.studies.tables import folder
 from concord_models.churn.cohort import AS_OF, CASE, DUE, LABEL, LABEL_KNOWN
 from concord_models.churn.features import OFFICE

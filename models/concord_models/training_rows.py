@@ -4,6 +4,7 @@ every check-in whose label is mature, cut into slices by time."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 
@@ -140,20 +141,23 @@ def slices(run: Run, spec: ModelSpec, held: Held) -> Slices:
                 f"{spec.name}: the {name} slice has {len(part.label)} check-ins of which "
                 f"{int(part.label.sum())} closed; a model needs both kinds"
             )
-    leaks.refuse(spec.name, leaking(spec, frames, local, parts[cohort.TRAIN]))
-    groups_of = {
-        part: _groups(local[local[cohort.SPLIT] == part], spec.audit) for part in cohort.SLICES
-    }
-    rows_of = parts[cohort.TRAIN].rows
-    filled = learnt(rows_of, spec.features, spec.fills)
-    own = local[local[cohort.SPLIT] == cohort.TRAIN][[*cohort.KEY, cohort.AS_OF, cohort.LABEL]]
-    inputs = pd.DataFrame(
-        filled(rows_of, spec.features), own.index, list(filled.inputs(spec.features))
-    )
-    table = pa.Table.from_pandas(own.join(inputs), preserve_index=False)
-    frame = run.lake.spark.createDataFrame(table)
-    own_rows, next_rows = (_shuffled(parts[n]) for n in (cohort.TRAIN, cohort.VALIDATION))
-    by_chance = leaks.shuffled(own_rows, next_rows, spec.seed)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        # Long a matter of one core.
+        tested = pool.submit(leaking, spec, frames, local, parts[cohort.TRAIN])
+        groups_of = {
+            part: _groups(local[local[cohort.SPLIT] == part], spec.audit) for part in cohort.SLICES
+        }
+        rows_of = parts[cohort.TRAIN].rows
+        filled = learnt(rows_of, spec.features, spec.fills)
+        own = local[local[cohort.SPLIT] == cohort.TRAIN][[*cohort.KEY, cohort.AS_OF, cohort.LABEL]]
+        inputs = pd.DataFrame(
+            filled(rows_of, spec.features), own.index, list(filled.inputs(spec.features))
+        )
+        table = pa.Table.from_pandas(own.join(inputs), preserve_index=False)
+        frame = run.lake.spark.createDataFrame(table)
+        own_rows, next_rows = (_shuffled(parts[n]) for n in (cohort.TRAIN, cohort.VALIDATION))
+        by_chance = leaks.shuffled(own_rows, next_rows, spec.seed)
+        leaks.refuse(spec.name, tested.result())
     return Slices(
         local, frame, parts, groups_of, edges, filled, int(called.sum()), tuple(by_chance)
     )

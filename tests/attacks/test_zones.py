@@ -25,7 +25,8 @@ from concord.errors import RefusedError
 from concord.jobs import Options, job
 from concord.lake.registry import RUNS, Column, Table
 from concord.lake.run import Run, actor, lake_of
-from concord.lake.tables import Append, Lake, Stamp
+from concord.lake.tables import Lake
+from concord.lake.writes import Append, Stamp
 from concord.linkage.person_index import PersonIndex
 from tests import agreed
 from tests.conftest import test_settings

@@ -28,7 +28,8 @@ from concord.agreements.register import Register
 from concord.deployment import Deployment, load_deployment
 from concord.lake.locks import Locks
 from concord.lake.session import start
-from concord.lake.tables import Lake, Overwrite, Stamp
+from concord.lake.tables import Lake
+from concord.lake.writes import Overwrite, Stamp
 from concord.lake.zones import Zones
 from concord.studies.tables import StudyTable, of_agreement
 from tests.agreed import register, sign_lake

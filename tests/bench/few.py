@@ -24,7 +24,8 @@ from concord.lake import driver
 from concord.lake.locks import Locks
 from concord.lake.registry import Column, Table
 from concord.lake.session import start
-from concord.lake.tables import Append, How, Lake, Merge, Stamp, Transaction
+from concord.lake.tables import Lake
+from concord.lake.writes import Append, How, Merge, Stamp, Transaction
 from concord.lake.zones import Zones
 from tests.bench.engine_side import java_of, settings_of
 from tests.bench.options import DOCS, OUT, Docs, Memory, Out

@@ -22,7 +22,8 @@ from concord.lake import driver
 from concord.lake.locks import Locks
 from concord.lake.registry import Column, Table
 from concord.lake.scd2 import OPERATION
-from concord.lake.tables import Append, Changes, How, Lake, Merge, ReplaceWhere, Stamp, Transaction
+from concord.lake.tables import Lake
+from concord.lake.writes import Append, Changes, How, Merge, ReplaceWhere, Stamp, Transaction
 from concord.lake.zones import Zones
 from tests.feeds import LABELS
 

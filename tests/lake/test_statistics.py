@@ -24,7 +24,8 @@ from pyspark.sql import functions as F
 from concord.lake import driver
 from concord.lake.registry import Column, Table
 from concord.lake.statistics import bounds
-from concord.lake.tables import Append, Lake, Transaction
+from concord.lake.tables import Lake
+from concord.lake.writes import Append, Transaction
 from tests.feeds import LABELS
 from tests.lake.test_driver import STAMP, lake_at
 

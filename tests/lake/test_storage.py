@@ -15,7 +15,8 @@ from concord.errors import InfrastructureError, LockedError
 from concord.lake.locks import Locks
 from concord.lake.registry import Column, Table
 from concord.lake.storage import Storage, join
-from concord.lake.tables import Append, Lake, Stamp, Transaction
+from concord.lake.tables import Lake
+from concord.lake.writes import Append, Stamp, Transaction
 from concord.lake.zones import Zones
 from tests.feeds import LABELS
 

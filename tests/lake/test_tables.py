@@ -21,12 +21,11 @@ from concord.lake import log as delta_log
 from concord.lake.locks import Locks
 from concord.lake.registry import READER_SAFE, Column, Table
 from concord.lake.scd2 import OPERATION
-from concord.lake.tables import (
-    MAKING,
+from concord.lake.tables import MAKING, Lake
+from concord.lake.writes import (
     Append,
     Changes,
     How,
-    Lake,
     Merge,
     Overwrite,
     ReplaceWhere,

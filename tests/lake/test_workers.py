@@ -15,8 +15,9 @@ from pyspark.sql import SparkSession
 from concord.errors import InfrastructureError
 from concord.lake import driver, session, workers
 from concord.lake.registry import Column, Table
-from concord.lake.tables import Append, How, Lake, Overwrite, Transaction, Written
+from concord.lake.tables import Lake
 from concord.lake.workers import Made
+from concord.lake.writes import Append, How, Overwrite, Transaction, Written
 from tests.feeds import LABELS
 from tests.lake.test_driver import STAMP, lake_at
 

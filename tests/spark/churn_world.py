@@ -20,7 +20,8 @@ from concord.cli import Deployment, load_deployment
 from concord.ingest import tables as ingested
 from concord.lake.locks import Locks
 from concord.lake.run import Run, Tally
-from concord.lake.tables import Lake, Overwrite, Transaction
+from concord.lake.tables import Lake
+from concord.lake.writes import Overwrite, Transaction
 from concord.lake.zones import Zones
 from concord.privacy import hashing
 from concord.privacy.records import SEPARATOR

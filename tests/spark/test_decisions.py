@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 from concord.lake.registry import RUNS
 from concord.lake.run import actor
 from concord.lake.session import interpret
-from concord.lake.tables import Append, Stamp
+from concord.lake.writes import Append, Stamp
 from concord.linkage import decisions, review_commands, tables
 from concord.linkage.decisions import Decision
 from tests.feeds import LABELS

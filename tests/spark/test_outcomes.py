@@ -25,7 +25,8 @@ from concord.deployment import Deployment, load_deployment
 from concord.errors import RefusedError, UsageError
 from concord.lake.locks import Locks
 from concord.lake.run import Run, Tally
-from concord.lake.tables import Lake, Overwrite, Transaction
+from concord.lake.tables import Lake
+from concord.lake.writes import Overwrite, Transaction
 from concord.lake.zones import Zones
 from concord.reporting import Reporter
 from concord.settings import Keys

@@ -23,7 +23,8 @@ from concord.cli import Deployment, load_deployment
 from concord.errors import UsageError
 from concord.lake import points
 from concord.lake.run import Run, Tally, lake_of
-from concord.lake.tables import Lake, Overwrite, Transaction
+from concord.lake.tables import Lake
+from concord.lake.writes import Overwrite, Transaction
 from concord.products import job as publishing
 from concord.products.populations import PROCEDURAL
 from concord.products.release import ALL, MONTHLY, QUARTERLY, STATE, quarter

@@ -19,7 +19,7 @@ from concord.agreements import access_log, chain
 from concord.lake.registry import RUNS, Table
 from concord.lake.run import actor, real_clock
 from concord.lake.session import interpret
-from concord.lake.tables import Overwrite, Stamp, Transaction
+from concord.lake.writes import Overwrite, Stamp, Transaction
 from concord.linkage import job, review_commands, tables
 from concord.linkage.estimate import Labels
 from concord.linkage.person_index import load_person_index

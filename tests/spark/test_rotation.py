@@ -22,7 +22,7 @@ from concord.errors import AuditError, ConcordError, RefusedError
 from concord.lake import points
 from concord.lake.registry import Column, Registry, Table
 from concord.lake.run import Run, Tally
-from concord.lake.tables import Append
+from concord.lake.writes import Append
 from concord.privacy.wrapping import agreement_key, disable, enable, versions
 from concord.reporting import Reporter
 from concord.settings import Keys, VaultKeys

@@ -20,7 +20,7 @@ from concord.agreements import access_log
 from concord.agreements.dula import Recipient
 from concord.cli import exit_code_of
 from concord.errors import DRIFT_ALARM, RefusedError, UsageError
-from concord.lake.tables import Overwrite, Transaction
+from concord.lake.writes import Overwrite, Transaction
 from concord.studies.tables import of_agreement
 from concord_models import commands, drift, drift_job, planning, studies, training_rows
 from concord_models import score as scoring

@@ -26,7 +26,8 @@ from concord.agreements.dula import Dula
 from concord.errors import LockedError, RefusedError, UsageError
 from concord.lake import log, points, session
 from concord.lake.run import Run, Tally
-from concord.lake.tables import Append, Lake, Stamp, Transaction
+from concord.lake.tables import Lake
+from concord.lake.writes import Append, Stamp, Transaction
 from concord.privacy.hashing import digest as hashed
 from concord.privacy.wrapping import WrappedKey, agreement_key, destroy
 from concord.reporting import Reporter

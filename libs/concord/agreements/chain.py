@@ -15,7 +15,8 @@ from typing import Any
 from concord.agreements.canonical import digest_of
 from concord.errors import AuditError
 from concord.lake.registry import Column, Table
-from concord.lake.tables import Lake, Stamp
+from concord.lake.tables import Lake
+from concord.lake.writes import Stamp
 
 GENESIS = "0" * 64
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

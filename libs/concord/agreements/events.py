@@ -11,7 +11,8 @@ from concord.agreements.register import Register, owed
 from concord.agreements.signing import Signature, load_signers, verdict
 from concord.errors import UsageError
 from concord.lake.registry import Column, Table
-from concord.lake.tables import Lake, Stamp
+from concord.lake.tables import Lake
+from concord.lake.writes import Stamp
 from concord.settings import Settings
 
 AGREEMENT_EVENTS = Table(

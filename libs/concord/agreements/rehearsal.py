@@ -22,7 +22,8 @@ from concord.agreements.register import Register, dula_owed, mou_owed
 from concord.agreements.signing import load_signers, new_key, public_text, read_key, sign
 from concord.errors import UsageError
 from concord.lake.run import actor
-from concord.lake.tables import Lake, Stamp
+from concord.lake.tables import Lake
+from concord.lake.writes import Stamp
 from concord.settings import Settings
 
 

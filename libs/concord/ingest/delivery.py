@@ -36,7 +36,8 @@ from concord.lake import session
 from concord.lake.points import reach
 from concord.lake.registry import DELIVERIES, Table
 from concord.lake.run import Run, versions
-from concord.lake.tables import Lake, Written
+from concord.lake.tables import Lake
+from concord.lake.writes import Written
 from concord.privacy.hashing import Key
 
 # Below this, a delivery's queries are interpreted: to compile many small ones costs more than to

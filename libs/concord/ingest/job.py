@@ -29,7 +29,8 @@ from concord.ingest.delivery import ARCHIVE, WORK, Feed, Outcome, deliver, finis
 from concord.ingest.manifest import Found
 from concord.lake.registry import DELIVERIES
 from concord.lake.run import Run
-from concord.lake.tables import Written, described
+from concord.lake.tables import described
+from concord.lake.writes import Written
 from concord.privacy.hashing import Key
 from concord.privacy.keys import fingerprint, vault_key
 

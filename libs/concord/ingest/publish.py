@@ -27,11 +27,11 @@ from concord.lake.driver import FEW
 from concord.lake.points import reach
 from concord.lake.registry import Table
 from concord.lake.storage import join
-from concord.lake.tables import (
+from concord.lake.tables import Lake
+from concord.lake.writes import (
     Append,
     Changes,
     How,
-    Lake,
     Merge,
     ReplaceWhere,
     Stamp,

@@ -20,7 +20,8 @@ from concord.errors import ConcordError
 from concord.lake.locks import Locks
 from concord.lake.registry import RUNS
 from concord.lake.session import start, stop
-from concord.lake.tables import Lake, Stamp, Written
+from concord.lake.tables import Lake
+from concord.lake.writes import Stamp, Written
 from concord.lake.zones import Zones
 from concord.reporting import Reporter
 from concord.settings import Settings

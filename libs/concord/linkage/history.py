@@ -14,8 +14,8 @@ from pyspark.sql import functions as F
 from concord.errors import UsageError
 from concord.lake import scd2
 from concord.lake.points import reach
-from concord.lake.tables import Append, Changes, Overwrite
 from concord.lake.workers import Made
+from concord.lake.writes import Append, Changes, Overwrite
 from concord.linkage import files, identity, tables
 from concord.linkage.identity import EVENTS
 from concord.linkage.index import Index

@@ -14,8 +14,9 @@ from concord.lake.log import state
 from concord.lake.points import reach
 from concord.lake.registry import Table
 from concord.lake.run import Run
-from concord.lake.tables import How, Lake, Overwrite, Transaction, Written
+from concord.lake.tables import Lake
 from concord.lake.workers import Made
+from concord.lake.writes import How, Overwrite, Transaction, Written
 from concord.linkage.inputs import Input, Permission
 from concord.linkage.person_index import PersonIndex
 from concord.linkage.tables import RECORDS

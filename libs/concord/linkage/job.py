@@ -31,8 +31,9 @@ from concord.contracts.model import Contract
 from concord.errors import InfrastructureError, QualityError, UsageError
 from concord.lake.registry import DELIVERIES
 from concord.lake.run import Run
-from concord.lake.tables import Append, Lake, ReplaceWhere, described
+from concord.lake.tables import Lake, described
 from concord.lake.workers import Made
+from concord.lake.writes import Append, ReplaceWhere
 from concord.linkage import (
     blobs,
     decisions,

@@ -40,7 +40,8 @@ from concord.errors import InfrastructureError, UsageError
 from concord.lake.run import digest, lake_of, real_clock, running
 from concord.lake.session import start, stop
 from concord.lake.storage import join
-from concord.lake.tables import Append, Lake, described
+from concord.lake.tables import Lake, described
+from concord.lake.writes import Append
 from concord.linkage import decisions, inputs, tables
 from concord.linkage.decisions import VERDICTS, Decision, Maker, Proposal, Verdict
 from concord.linkage.explain import explain

@@ -39,7 +39,8 @@ from concord.lake.points import reach
 from concord.lake.registry import Column, Table
 from concord.lake.run import Run
 from concord.lake.storage import join
-from concord.lake.tables import Overwrite, Transaction, Written, described
+from concord.lake.tables import described
+from concord.lake.writes import Overwrite, Transaction, Written
 from concord.products import populations
 from concord.products.release import MEASURES, SHARES, Group, Release, release
 from concord.products.specification import Product

@@ -29,7 +29,8 @@ from concord.lake.log import is_table
 from concord.lake.points import reach
 from concord.lake.run import Run
 from concord.lake.storage import join
-from concord.lake.tables import Lake, Written, described
+from concord.lake.tables import Lake, described
+from concord.lake.writes import Written
 from concord.privacy.wrapping import WrappedKey
 from concord.studies import sources, tables
 from concord.studies.keys import study_key

@@ -17,7 +17,8 @@ from concord.lake import session
 from concord.lake.driver import FEW
 from concord.lake.points import reach
 from concord.lake.run import Run
-from concord.lake.tables import Lake, Overwrite, Transaction
+from concord.lake.tables import Lake
+from concord.lake.writes import Overwrite, Transaction
 from concord.privacy.wrapping import WrappedKey, key_check
 from concord.studies import frames, sources, tables
 from concord.studies.sources import CROSSWALK, Crosswalk, FeedSources

@@ -34,7 +34,8 @@ from concord.lake.points import reach
 from concord.lake.registry import Registry, Table
 from concord.lake.run import Run
 from concord.lake.storage import join
-from concord.lake.tables import Lake, Overwrite, ReplaceWhere, Transaction, described
+from concord.lake.tables import Lake, described
+from concord.lake.writes import Overwrite, ReplaceWhere, Transaction
 from concord.linkage.tables import CROSSWALK
 from concord.privacy import wrapping
 from concord.privacy.wrapping import WrappedKey
