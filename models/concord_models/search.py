@@ -9,9 +9,11 @@ matter.
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +27,7 @@ from concord.errors import InfrastructureError
 from concord_models.fitting import Slice, imputed, quiet
 from concord_models.specification import ModelSpec, Space
 
+# Seconds between two looks at trials that are out.
 PATIENCE = 0.05
 
 
@@ -78,10 +81,9 @@ def search(
     def watch(trials: Any, *_: Any) -> tuple[bool, list[Any]]:
         """hyperopt's hook for early stopping, called as trials end."""
         try:
-            for trial in _ended(trials, space):
-                if trial.number not in told:
-                    told.add(trial.number)
-                    ended(trial)
+            for trial in _ended(trials, space, told):
+                told.add(trial.number)
+                ended(trial)
         except Exception as error:
             # In hyperopt's own thread, where it would be lost and the search never end.
             failure.append(error)
@@ -89,7 +91,7 @@ def search(
 
     trials = _trials(spark, spec, earlier)
     try:
-        with quiet():
+        with quiet(), _looking_often():
             fmin(
                 objective,
                 _hyperopt(space),
@@ -121,6 +123,21 @@ def search(
         raise InfrastructureError("train: every trial of the search was lost; run this again")
     lost = {int(doc["tid"]) for doc in trials._dynamic_trials} - {trial.number for trial in found}
     return Searched(found, tuple(sorted(lost)))
+
+
+@contextmanager
+def _looking_often() -> Iterator[None]:
+    """hyperopt has no setting for how often it looks at its trials: once a second, and once more to
+    send them out. Eight trials of half a second took ten seconds of waiting."""
+    loops = [importlib.import_module(f"hyperopt.{name}") for name in ("fmin", "spark")]
+    often = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, PATIENCE)))
+    try:
+        for loop in loops:
+            loop.time = often  # type: ignore[attr-defined]
+        yield
+    finally:
+        for loop in loops:
+            loop.time = time  # type: ignore[attr-defined]
 
 
 def whole(parameters: Mapping[str, float]) -> dict[str, float]:
@@ -250,12 +267,13 @@ def _trials(spark: SparkSession, spec: ModelSpec, earlier: Sequence[Trial]) -> A
     return trials
 
 
-def _ended(trials: Any, space: Space) -> list[Trial]:
+def _ended(trials: Any, space: Space, known: Collection[int] = ()) -> list[Trial]:
+    """The trials that came to an end, but for those `known`."""
     from hyperopt import JOB_STATE_DONE, space_eval
 
     found = []
     for doc in list(trials._dynamic_trials):
-        if doc["state"] == JOB_STATE_DONE:
+        if doc["state"] == JOB_STATE_DONE and int(doc["tid"]) not in known:
             values = {name: drawn[0] for name, drawn in doc["misc"]["vals"].items()}
             result = doc["result"]
             parameters = whole(space_eval(_hyperopt(space), values))

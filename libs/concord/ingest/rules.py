@@ -67,12 +67,13 @@ def typed(rows: DataFrame, table: Table) -> DataFrame:
         f"{_any([malformed, *[c.broken for c in checks]])} AS _broken",
         f"{_any([malformed, *[c.broken for c in checks if c.severity == 'error']])} AS _rejected",
     )
-    listed = ", ".join(f"CASE WHEN {check.broken} THEN {check.violation} END" for check in checks)
+    each = ", ".join(f"CASE WHEN {check.broken} THEN {check.violation} END" for check in checks)
+    listed = f"array_compact(array({each}))" if checks else "array()"
     unfit = _violation("malformed", "", "_malformed", "error")
     return judged.selectExpr(
         *KEPT,
         f"cast(CASE WHEN {malformed} THEN array({unfit}) WHEN _broken "
-        f"THEN array_compact(array({listed})) ELSE array() END AS array<{VIOLATION_TYPE}>) "
+        f"THEN {listed} ELSE array() END AS array<{VIOLATION_TYPE}>) "
         "AS _violations",
         "_broken",
         "_rejected",
