@@ -39,6 +39,32 @@ def test_a_good_delivery_becomes_curated_rows_and_vault_rows(office: Office) -> 
     assert office.ingest() == []
 
 
+def test_a_file_s_name_and_its_rows_are_taken_as_they_are(office: Office) -> None:
+    """Both come from others and stand in texts of SQL."""
+    office.contracts = {"tiny": feeds.contract()}
+    name = "it's ${spark.app.name} `x` -- {}.csv"
+    broken = client(2, born="${env:HOME}'")
+    deliver(office.landing, 1, File("2025-05", [client(1, town="${env:HOME}"), broken], name=name))
+
+    (outcome,) = office.ingest()
+
+    assert (outcome.status, outcome.rows, outcome.quarantined) == ("loaded", 2, 1)
+    (row,) = office.rows("vault/quarantine_tiny").collect()
+    assert (row["file"], row["row_number"]) == (name, 2)
+    assert "${env:HOME}'" in row["raw"]
+    assert [row["town"] for row in office.rows("curated/tiny_clients").collect()] == ["${env:HOME}"]
+
+
+def test_a_file_that_no_store_can_open_is_the_agency_s_mistake(office: Office) -> None:
+    office.contracts = {"tiny": feeds.contract()}
+    deliver(office.landing, 1, File("2025-05", [client(1)], name="clients 06:00.csv"))
+
+    (outcome,) = office.ingest()
+
+    assert (outcome.status, outcome.exit_code) == ("rejected", 11)
+    assert "colon" in outcome.message
+
+
 def test_a_ledger_that_can_not_be_read_is_worth_a_retry_and_no_bug(office: Office) -> None:
     office.contracts = {"tiny": feeds.contract()}
     deliver(office.landing, 1, File("2025-05", [client(1)]))

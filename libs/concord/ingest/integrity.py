@@ -6,6 +6,7 @@ Everything found wrong is collected; a delivery is rejected with all its reasons
 from __future__ import annotations
 
 import hashlib
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ from concord.ingest.readers import SourceFile
 from concord.lake.storage import Storage, join
 
 HEADER_BYTES = 1 << 16
+SUFFIX = re.compile(r"\.\w+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,10 @@ def _against_contract(manifest: Manifest, found: Found, contract: Contract) -> l
 
 
 def archived_name(index: int, name: str) -> str:
-    """The file's name in the archive: a number and the suffixes, nothing the agency typed."""
-    return f"{index:05d}{''.join(PurePosixPath(name).suffixes[-2:])}"
+    """The file's name in the archive: a number, and the suffixes that are words. Of all that an
+    agency can type, Spark would take a bracket for a pattern and find no file."""
+    suffixes = [each for each in PurePosixPath(name).suffixes[-2:] if SUFFIX.fullmatch(each)]
+    return f"{index:05d}{''.join(suffixes)}"
 
 
 def archive(storage: Storage, folder: str, opened: Opened) -> None:

@@ -46,6 +46,9 @@ class ManifestFile(Typed):
     def _beside_the_manifest(cls, name: str) -> str:
         if "/" in name or "\\" in name or name.startswith(".") or not name:
             raise ValueError("a file stands beside its manifest: a plain name without a path")
+        if ":" in name:
+            # Hadoop takes what stands before it for the scheme of an address, and opens nothing.
+            raise ValueError("no store keeps a file with a colon in its name: name it without")
         return name
 
     @field_validator("sha256")
