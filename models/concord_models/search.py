@@ -133,11 +133,11 @@ def _looking_often() -> Iterator[None]:
     often = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, PATIENCE)))
     try:
         for loop in loops:
-            loop.time = often  # type: ignore[attr-defined]
+            loop.time = often  # type: ignore[attr-defined]  # a module's own import
         yield
     finally:
         for loop in loops:
-            loop.time = time  # type: ignore[attr-defined]
+            loop.time = time  # type: ignore[attr-defined]  # as it was
 
 
 def whole(parameters: Mapping[str, float]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Texts of Spark SQL.
 
-Where a query has many columns it is written as text: a Column of PySpark is some ten calls to Java
+Where a query has many columns it is written as text: a Column of PySpark is several calls to Java
 for each function in it, and a text is one for all.
 """
 
