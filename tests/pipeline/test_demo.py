@@ -181,7 +181,7 @@ def test_the_notebooks_run_and_tell_of_nobody(demo: Demo) -> None:
         texts = [text for each in outputs for text in said(each)]
         assert sum(map(len, texts)) > 500, name
         assert not re.search(
-            r"Traceback|Warning|\bWARN\b|\d{20,}|0x[0-9a-f]{6,}", "".join(texts)
+            r"Traceback|Warning|\bWARN\b|\b\d{20,}\b|0x[0-9a-f]{6,}", "".join(texts)
         ), name
         spoken = {word for text in texts for word in words_of(text.encode(), f"{name}.txt")}
         assert not spoken & needles, f"{name} says {len(spoken & needles)} identifying words"
