@@ -15,7 +15,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from concord.lake.session import interpret
-from concord.linkage import engine, files, pairs, tables
+from concord.linkage import files, pairs, tables
 from concord.linkage import index as index_of_few
 from concord.linkage.person_index import load_person_index
 from concord.linkage.placeholders import Search
@@ -39,7 +39,7 @@ def _interpreted(spark: SparkSession) -> Iterator[None]:
     """A handful of rows: to compile the queries would cost more than to run them. But they are
     read, compared and written as many are, by several workers."""
     interpret(spark, True)
-    few = [(index_of_few, "FEW"), (index_of_few, "ONE_FILE"), (engine, "FEW"), (files, "FEW")]
+    few = [(index_of_few, "FEW"), (index_of_few, "ONE_FILE"), (files, "FEW")]
     with ExitStack() as as_many:
         for module, name in few:
             as_many.enter_context(patch.object(module, name, 0))
@@ -50,7 +50,7 @@ def _interpreted(spark: SparkSession) -> Iterator[None]:
 class World:
     """People of a few names, birth dates and homes: many share keys, and the large ones break."""
 
-    def __init__(self, spark: SparkSession, folder: Path, seed: int) -> None:
+    def __init__(self, spark: SparkSession, folder: Path, seed: int, *, frequent: bool) -> None:
         model = load_person_index(ROOT / "conf/person_index.yaml")
         given = model.comparisons["given"]
         exact = given.levels["exact"]
@@ -64,7 +64,7 @@ class World:
         counted = given.model_copy(update={"levels": {**given.levels, "exact": often}})
         model = model.model_copy(
             update={
-                "comparisons": {**model.comparisons, "given": counted},
+                "comparisons": {**model.comparisons, "given": counted if frequent else given},
                 "placeholders": model.placeholders.model_copy(update={"search": Search()}),
                 "pair_budget": 6,
                 "increment_limit": 0.9,
@@ -124,8 +124,16 @@ class World:
         }
 
 
-def test_an_increment_leaves_what_a_whole_run_does(spark: SparkSession, tmp_path: Path) -> None:
-    world = World(spark, tmp_path, seed=3)
+@pytest.mark.parametrize(
+    ("by", "frequent"), [("workers", True), ("driver", True), ("driver", False)]
+)
+def test_an_increment_leaves_what_a_whole_run_does(
+    by: str, frequent: bool, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever compares what changed, and whether there are values that count as frequent."""
+    if by == "workers":
+        monkeypatch.setattr(files, "HELD", 0)
+    world = World(spark, tmp_path, seed=3, frequent=frequent)
     for people in world.people.values():
         for number in range(40):
             people[f"p{number}"] = world.person(f"p{number}")

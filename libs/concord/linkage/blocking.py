@@ -10,9 +10,10 @@ keys records have, and which are too large, is in `keys`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +36,7 @@ from concord.linkage.blobs import (
     written,
 )
 from concord.linkage.compare import Comparison, patterns, space
+from concord.linkage.files import Rows
 from concord.linkage.keys import Effective, Refused, Rule, among_sorted, effective_keys, keys_of
 from concord.linkage.patterns import Floats, Integers, Weights
 from concord.linkage.standardise import SEPARATOR
@@ -116,33 +118,41 @@ class Matching:
 # --- encoding -------------------------------------------------------------------------------------
 
 
+Choice: TypeAlias = Callable[[pa.Table], Flags]
+
+
 def encoded(
-    records: DataFrame,
+    records: Rows,
     *,
     id: str,
     columns: Sequence[str],
     parts: Sequence[str],
-    without: pa.Array | None = None,
-    within: pa.Array | None = None,
-) -> DataFrame:
+    choose: Choice | None = None,
+    sampled: int = SAMPLED,
+) -> Rows:
     """Records -> ENCODED: blobs of their ids and columns, as texts; of lists, as `_joined` writes
     them.
 
     `tops`: for each of `parts` how many of a blob's records have its commonest value. `sample`: a
-    blob of at most SAMPLED of its rows. A row of `records` is a row to compare; rows with one id
-    are variants of one record; rows with an id of `without`, or none of `within`, are left out. To
-    be persisted: it is
-    read for counting and again for pairs.
+    blob of at most `sampled` of its rows. A row of `records` is a row to compare; rows with one id
+    are variants of one record. `choose`: of some rows (ID and columns) those that are taken; None:
+    all. Where they are read several times, to be persisted.
     """
     columns, parts = tuple(columns), tuple(parts)
+
+    def encode(table: pa.Table) -> pa.RecordBatch:
+        named = {name: _text(table[name]) for name in columns}
+        whole = pa.table({ID: table[id if id in table.column_names else ID], **named})
+        return _encoded(whole, parts, choose, sampled)
+
+    if isinstance(records, pa.Table):
+        return pa.Table.from_batches([encode(records)])
     found = files.pieces(records, (id, *columns))
     if found is not None:
 
         def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for piece in files.of_rows(batches):
-                table = _less(files.read(piece, (id,), columns), id, without, within)
-                named = {name: _text(table[name]) for name in columns}
-                yield _encoded(pa.table({ID: table[id], **named}), parts)
+                yield encode(files.read(piece, (id,), columns))
 
         return files.scheduled(records, found).mapInArrow(read, ENCODED)
 
@@ -155,17 +165,11 @@ def encoded(
         ],
     )
 
-    def encode(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def gather(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for table in gathered(batches, TOGETHER):
-            yield _encoded(_less(table, ID, without, within), parts)
+            yield encode(table)
 
-    return texts.mapInArrow(encode, ENCODED)
-
-
-def _less(table: pa.Table, id: str, without: pa.Array | None, within: pa.Array | None) -> pa.Table:
-    if without is not None and len(without):
-        table = table.filter(pc.invert(pc.is_in(table[id], value_set=without)))
-    return table if within is None else table.filter(pc.is_in(table[id], value_set=within))
+    return texts.mapInArrow(gather, ENCODED)
 
 
 def _joined(name: str) -> Column:
@@ -181,26 +185,36 @@ def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column if known else column.cast(pa.string())
 
 
-def _encoded(table: pa.Table, parts: Sequence[str]) -> pa.RecordBatch:
+def _encoded(
+    table: pa.Table, parts: Sequence[str], choose: Choice | None, sampled: int
+) -> pa.RecordBatch:
     """A row of ENCODED from a table of ID and texts."""
     packed = Packed.of(table)
     records = Records(_table(packed))
-    each = (records.values(part).codes for part in parts)
-    tops = [int(np.bincount(codes[codes >= 0]).max(initial=0)) for codes in each]
+    rows = None if choose is None else np.flatnonzero(choose(records.rows))
+    tops = []
+    for part in parts:
+        codes = records.values(part).codes
+        codes = codes if rows is None else codes[rows]
+        tops.append(int(np.bincount(codes[codes >= 0]).max(initial=0)))
+    some = _sample(packed.ids, rows, sampled)
     return pa.record_batch(
         {
-            "records": pa.array([len(packed.ids)], pa.int64()),
+            "records": pa.array([len(packed.ids) if rows is None else len(rows)], pa.int64()),
             "tops": pa.array([tops], pa.list_(pa.int64())),
-            "sample": pa.array([packed.blob(_sample(packed.ids))], pa.binary()),
-            "blob": pa.array([packed.blob()], pa.binary()),
+            "sample": pa.array([packed.blob(some) if sampled else None], pa.binary()),
+            "blob": pa.array([packed.blob(rows)], pa.binary()),
         }
     )
 
 
-def _sample(ids: pa.Array) -> Integers:
+def _sample(ids: pa.Array, rows: Integers | None, most: int) -> Integers:
     """Rows with the smallest hashes of their ids: of the same records the same ones each time."""
-    order = np.argsort(hashed(ids.cast(pa.string())), kind="stable")
-    return np.sort(order[:SAMPLED])
+    rows = np.arange(len(ids)) if rows is None else rows
+    if not most:
+        return rows[:0]
+    order = np.argsort(hashed(ids.take(pa.array(rows)).cast(pa.string())), kind="stable")
+    return np.sort(rows[order[:most]])
 
 
 def _table(packed: Packed) -> pa.Table:
@@ -268,8 +282,8 @@ def _follows(part: str, other: str) -> bool:
 
 
 def candidates(
-    blobs: DataFrame, matching: Matching, placed: Sequence[Placement], *, shares: int
-) -> DataFrame:
+    blobs: Rows, matching: Matching, placed: Sequence[Placement], *, shares: int
+) -> Rows:
     """ENCODED -> FOUND: pairs worth keeping, and counts, as blobs.
 
     `pairs`: a blob of `left`, `right` (ids, left < right) and `pattern`, a row for each pair of
@@ -295,8 +309,9 @@ def candidates(
                     }
                 )
 
-    sent = blobs.select("blob").mapInArrow(send, CUT)
-    return files.meeting(sent, shares * len(placed) if shares > 1 else 1).mapInArrow(find, FOUND)
+    sent = files.mapped(blobs.select(["blob"]), send, CUT)
+    met = files.meeting(sent, shares * len(placed) if shares > 1 else 1)
+    return files.mapped(met, find, FOUND)
 
 
 def _maybe(table: pa.Table | None) -> pa.Array:
@@ -308,10 +323,25 @@ def pairs_of(found: DataFrame, id_type: str) -> DataFrame:
     return _rows_of(found, "pairs", f"left {id_type}, right {id_type}, pattern bigint, rule int")
 
 
-def counts_of(found: DataFrame) -> DataFrame:
-    """FOUND -> rule (its number), pattern, pairs: all pairs of rows that were compared."""
-    each = _rows_of(found, "counts", "pattern bigint, pairs bigint, rule int")
-    return each.groupBy("rule", "pattern").agg(F.sum("pairs").alias("pairs"))
+def counts_of(found: Rows) -> pa.Table:
+    """FOUND -> rule (its number), pattern, pairs: all pairs of rows that were compared; sorted, on
+    the driver."""
+    none = pa.schema({"rule": pa.int32(), "pattern": pa.int64(), "pairs": pa.int64()})
+    each = [none.empty_table()]
+    for row in blobs_in(found, "counts").to_pylist():
+        counts = read(row["counts"])
+        rules = pa.array(np.full(counts.num_rows, row["rule"]), pa.int32())
+        each.append(counts.add_column(0, "rule", rules))
+    by = pa.concat_tables(each).group_by(["rule", "pattern"], use_threads=False)
+    whole = by.aggregate([("pairs", "sum")]).rename_columns(none.names)
+    return whole.sort_by([("rule", "ascending"), ("pattern", "ascending")])
+
+
+def blobs_in(found: Rows, column: str) -> pa.Table:
+    """FOUND -> rule and a column of blobs, where there are some, on the driver."""
+    if isinstance(found, pa.Table):
+        return found.filter(pc.is_valid(found[column])).select(["rule", column])
+    return found.where(F.col(column).isNotNull()).select("rule", column).toArrow()
 
 
 def _rows_of(found: DataFrame, blobs: str, schema: str) -> DataFrame:

@@ -13,21 +13,22 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from concord.errors import QualityError, UsageError
-from concord.linkage import blocking, estimate, keys
+from concord.linkage import blocking, estimate, files, keys
 from concord.linkage.arrays import in_order, places
 from concord.linkage.blobs import ID, opened
-from concord.linkage.blocking import Matching, Placement
+from concord.linkage.blocking import Choice, Matching, Placement
 from concord.linkage.clusters import ABSENT, clusters
 from concord.linkage.estimate import Fit
+from concord.linkage.files import Rows
 from concord.linkage.keys import Counted, Refused, Sizes
 from concord.linkage.model import Model
 from concord.linkage.patterns import Integers, probability
@@ -36,8 +37,6 @@ from concord.linkage.values import Common, Part, Records, hashed
 SAMPLE = 100_000  # rows of which random pairs are drawn
 # Rows that meet in one partition, more or less: what a worker can hold many times.
 ROWS_TOGETHER = 400_000
-# Rows that one worker compares in less time than it takes to hand tasks to several. A guess.
-FEW = 20_000
 # Bits of the odds, by provisional weights and as if there were as many people as records: generous,
 # for neither is known yet.
 UNFIT_KEEP = -15.0
@@ -47,17 +46,33 @@ BROADCAST = 20_000_000
 
 @dataclass(frozen=True)
 class Encoded:
-    """Records as blobs, persisted: read by every step, and released in the end."""
+    """Records as blobs, read by every step, and released in the end."""
 
-    blobs: DataFrame
+    blobs: Rows
     rows: int
     id_type: str
     tops: Mapping[str, float]
     samples: Sequence[pa.Buffer]
 
+    def here(self) -> Encoded:
+        """The same few, held by the driver."""
+        blobs = files.here(self.blobs)
+        files.release(self.blobs)
+        return replace(self, blobs=blobs)
+
+    def beside(self, other: Encoded) -> Encoded:
+        """These records and others."""
+        rows = self.rows + other.rows
+        tops = {
+            part: (top * self.rows + other.tops[part] * other.rows) / max(rows, 1)
+            for part, top in self.tops.items()
+        }
+        blobs = files.both(*(each.blobs.select(["blob"]) for each in (self, other)))
+        return replace(self, blobs=blobs, rows=rows, tops=tops)
+
     def shares(self, spark: SparkSession) -> int:
         """In how many partitions the records of a placement meet; few all meet in one."""
-        if self.rows < FEW:
+        if self.rows < files.HELD:
             return 1
         return max(spark.sparkContext.defaultParallelism, math.ceil(self.rows / ROWS_TOGETHER))
 
@@ -81,16 +96,18 @@ class Blocked:
 
 
 def encode(
-    records: DataFrame,
+    records: Rows,
     model: Model,
     *,
     id: str,
-    without: pa.Array | None = None,
-    within: pa.Array | None = None,
+    choose: Choice | None = None,
+    sampled: bool = False,
+    held: bool = False,
 ) -> Encoded:
-    """`without`: ids whose rows are left out; `within`: those whose rows alone are taken. Raises
-    UsageError (exit 2) for columns that the records lack."""
-    absent = [name for name in (id, *model.columns) if name not in records.columns]
+    """`choose`: as in blocking.encoded. `sampled`: for `sample`. `held`: they are few, and the
+    driver shall hold them. Raises UsageError (exit 2) for columns that the records lack."""
+    there = records.columns if isinstance(records, DataFrame) else records.column_names
+    absent = [name for name in (id, *model.columns) if name not in there]
     if absent:
         raise UsageError(f"the records lack {', '.join(absent)}; the model reads them")
     parts = tuple(
@@ -99,15 +116,17 @@ def encode(
         if not Part.of(part).lists
     )
     blobs = blocking.encoded(
-        records, id=id, columns=model.columns, parts=parts, without=without, within=within
-    )
-    blobs = blobs.persist(StorageLevel.MEMORY_AND_DISK)
-    told = blobs.select("records", "tops", "sample").toArrow()
+        records, id=id, columns=model.columns, parts=parts, choose=choose,
+        sampled=blocking.SAMPLED if sampled else 0,
+    )  # fmt: skip
+    blobs = files.here(blobs) if held else files.kept(blobs)
+    told = files.here(blobs.select(["records", "tops", "sample"]))
     rows = int(pc.sum(told["records"]).as_py() or 0)
     tops = np.array(told["tops"].to_pylist(), dtype=float).reshape(told.num_rows, len(parts))
     shares = dict(zip(parts, (tops.sum(axis=0) / max(rows, 1)).tolist(), strict=True))
-    kind = dict(records.dtypes)[id]
-    return Encoded(blobs, rows, kind, shares, [blob.as_buffer() for blob in told["sample"]])
+    kind = dict(records.dtypes)[id] if isinstance(records, DataFrame) else "string"
+    samples = [blob.as_buffer() for blob in told["sample"]] if sampled else []
+    return Encoded(blobs, rows, kind, shares, samples)
 
 
 def block(spark: SparkSession, encoded: Encoded, model: Model) -> Blocked:
@@ -186,9 +205,9 @@ def planned(records: DataFrame, model: Model, *, id: str = "id") -> list[Planned
     try:
         blocked = block(spark, encoded, model)
         how = replace(matching(model, blocked), comparisons=())
-        made = tallied(candidates(spark, encoded, model, how)).to_pylist()
+        made = blocking.counts_of(candidates(spark, encoded, model, how)).to_pylist()
     finally:
-        encoded.blobs.unpersist()
+        files.release(encoded.blobs)
     new = {row["rule"]: row["pairs"] for row in made}
     found = []
     for number, (rule, of) in enumerate(zip(model.rules, blocked.sizes, strict=True)):
@@ -259,8 +278,8 @@ class Linked:
         return ids.join(of, ID, "left").select(ID, F.coalesce("cluster", ID).alias("cluster"))
 
     def close(self) -> None:
-        self.encoded.blobs.unpersist()
-        self.found.unpersist()
+        files.release(self.encoded.blobs)
+        files.release(self.found)
 
     def __enter__(self) -> Linked:
         return self
@@ -284,7 +303,7 @@ def link(records: DataFrame, model: Model, *, id: str = "id", unique: bool = Fal
     pairs than a run may and for pairs that cannot teach the model.
     """
     spark = records.sparkSession
-    encoded = encode(records, model, id=id)
+    encoded = encode(records, model, id=id, sampled=not model.fitted)
     blocked = block(spark, encoded, model)
     how = matching(model, blocked)
     u, drawn = None, None
@@ -294,8 +313,9 @@ def link(records: DataFrame, model: Model, *, id: str = "id", unique: bool = Fal
         weights = estimate.provisional(model, u)
         keep = UNFIT_KEEP + math.log2(max(encoded.rows, 2))
         how = replace(how, weights=weights, keep=keep, conflict=keep)
-    found = candidates(spark, encoded, model, how).persist(StorageLevel.MEMORY_AND_DISK)
-    counts = tallied(found)
+    # Records of Spark's stay there.
+    found = cast(DataFrame, files.kept(candidates(spark, encoded, model, how)))
+    counts = blocking.counts_of(found)
     fit = None
     if u is not None:
         fit = estimate.fit(model, counted(counts), u, records=encoded.rows, drawn=drawn)
@@ -321,21 +341,13 @@ def matching(model: Model, blocked: Blocked, *, conflict: float | None = None) -
     )
 
 
-def candidates(
-    spark: SparkSession, encoded: Encoded, model: Model, matching: Matching
-) -> DataFrame:
+def candidates(spark: SparkSession, encoded: Encoded, model: Model, matching: Matching) -> Rows:
     return blocking.candidates(
         encoded.blobs,
         matching,
         place(spark, encoded, model),
         shares=encoded.shares(spark),
     )
-
-
-def tallied(found: DataFrame) -> pa.Table:
-    """rule, pattern, pairs: all pairs of rows that were compared."""
-    counts: pa.Table = blocking.counts_of(found).orderBy("rule", "pattern").toArrow()
-    return counts
 
 
 def counted(counts: pa.Table) -> dict[int, int]:

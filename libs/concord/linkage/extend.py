@@ -10,22 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from concord.errors import QualityError
-from concord.linkage import engine, keys
-from concord.linkage.blocking import Anew, Matching
+from concord.linkage import engine, files, keys
+from concord.linkage.blobs import ID
+from concord.linkage.blocking import Anew, Matching, counts_of
 from concord.linkage.engine import Encoded
+from concord.linkage.files import Rows
 from concord.linkage.keys import NO_HASHES, Refused
 from concord.linkage.model import Model
-from concord.linkage.values import Common, Hashes
+from concord.linkage.values import Common, Flags, Hashes
 
 # Rows of vault/linkage_keys.
 ROWS = pa.schema(
@@ -53,20 +53,19 @@ class Extended:
 
     `ids`: records whose pairs were made anew, those that are gone too. `before`, `after`: rule,
     pattern, pairs: their pairs of rows as they were, and as they are. `lost`, `found`:
-    blocking.FOUND of those, persisted. `apart`: of all records as they are.
+    blocking.FOUND of those, to be released. `apart`: of all records as they are.
     """
 
     ids: pa.Array
     before: pa.Table
     after: pa.Table
-    lost: DataFrame
-    found: DataFrame
+    lost: Rows
+    found: Rows
     apart: Apart
 
 
 def extended(
-    spark: SparkSession,
-    stable: Encoded,
+    records: DataFrame,
     old: Encoded,
     new: Encoded,
     was: Apart,
@@ -76,30 +75,46 @@ def extended(
     conflict: float,
 ) -> Extended:
     """The pairs of the records `ids`, of which `old` has the rows that were and `new` those that
-    are; `stable` has the rows of all other records.
+    are; `records`: all rows that were, by `record_id`.
 
     `was`: as the run before left it, with the same model. `conflict`: as in engine.matching.
     Raises QualityError (exit 12) if the changed keys alone make more pairs than a run may.
     """
-    rules = model.rules
+    rules, spark = model.rules, records.sparkSession
     changed = _both(keys.keys_had(old.blobs, rules), keys.keys_had(new.blobs, rules))
-    near = _near(stable, model, changed)
+    most = max(old.rows, new.rows)
+
+    def others(rows: pa.Table) -> Flags:
+        gone: Flags = pc.is_in(rows[ID], value_set=ids).to_numpy(zero_copy_only=False)
+        return ~gone
+
+    def near_to(some: Mapping[int, Hashes]) -> Encoded:
+        """The rows that could make a pair with a changed record; few, and read often."""
+
+        def choose(rows: pa.Table) -> Flags:
+            return others(rows) & keys.with_keys(rows, rules, some)
+
+        found = engine.encode(records, model, id="record_id", choose=choose)
+        return found.here() if found.rows + most < files.HELD else found
+
+    near, stable = near_to(changed), None
     try:
+        if model.frequent:  # How common a value is hangs on all records.
+            stable = engine.encode(records, model, id="record_id", choose=others)
         now = _apart(spark, stable, near, new, was, model, changed)
-        otherwise = _otherwise(was, now, model)
+        otherwise, anew = _otherwise(was, now, model), ids
         if otherwise:
+            stable = stable or engine.encode(records, model, id="record_id", choose=others)
             more = keys.ids_with(stable.blobs, otherwise)
-            ids = pa.concat_arrays([ids, more])
+            anew = pa.concat_arrays([ids, more])
             changed = _both(changed, keys.keys_had(stable.blobs, rules, ids=more))
-            near.unpersist()
-            near = _near(stable, model, changed)
+            files.release(near.blobs)
+            near = near_to(changed)
 
-        nearby = near.agg(F.sum("records")).collect()[0][0] or 0
-
-        def pairs(mine: Encoded, apart: Apart) -> DataFrame:
-            blobs = near.select("blob").union(mine.blobs.select("blob"))
+        def pairs(mine: Encoded, apart: Apart) -> Rows:
+            those = near.beside(mine)
             had = keys.keys_had(
-                blobs if otherwise else mine.blobs, rules, used=apart.refused, ids=ids
+                those.blobs if otherwise else mine.blobs, rules, used=apart.refused, ids=anew
             )
             how = Matching(
                 rules,
@@ -109,57 +124,50 @@ def extended(
                 conflict,
                 apart.common,
                 apart.refused,
-                Anew(ids, had),
+                Anew(anew, had),
             )
-            those = replace(stable, blobs=blobs, rows=nearby + mine.rows)
-            made = engine.candidates(spark, those, model, how)
-            return made.persist(StorageLevel.MEMORY_AND_DISK)
+            return files.kept(engine.candidates(spark, those, model, how))
 
-        lost, found = pairs(old, was), pairs(new, now)
         with ThreadPoolExecutor(2) as pool:  # each has tasks that are soon done
-            before, after = pool.map(engine.tallied, (lost, found))
-        return Extended(ids, before, after, lost, found, now)
+            lost, found = pool.map(pairs, (old, new), (was, now))
+            before, after = pool.map(counts_of, (lost, found))
+        return Extended(anew, before, after, lost, found, now)
     finally:
-        near.unpersist()
-
-
-def _near(stable: Encoded, model: Model, changed: Mapping[int, Hashes]) -> DataFrame:
-    """Blobs of the rows that could make a pair with a changed record; few, and read often."""
-    near = keys.with_keys(stable.blobs, model.rules, changed)
-    return near.persist(StorageLevel.MEMORY_AND_DISK)
+        for each in (near, stable):
+            if each is not None:
+                files.release(each.blobs)
 
 
 def _apart(
     spark: SparkSession,
-    stable: Encoded,
-    near: DataFrame,
+    stable: Encoded | None,
+    near: Encoded,
     new: Encoded,
     was: Apart,
     model: Model,
     changed: Mapping[int, Hashes],
 ) -> Apart:
     """What is treated apart now. `changed`: the keys, by rule, that changed records had or have:
-    of no other did the number of rows change."""
-    rows, shares, mine = stable.rows + new.rows, stable.shares(spark), new.blobs.select("blob")
+    of no other did the number of rows change. `stable`: where there are frequent values."""
     limit, frequent = keys.largest_block(model.pair_budget), model.frequent
-    present = near.select("blob").union(mine)
+    present = near.beside(new)
     kinds = [(rule.on, limit) for rule in model.rules]
-    of_rules = keys.counted(present, kinds, shares=shares, within=changed)
-    # How common a value is hangs on all records.
-    kinds = [((part,), int(bounds[0] * rows)) for part, bounds in frequent.items()]
-    every = stable.blobs.select("blob").union(mine)
-    of_parts = keys.counted(every, kinds, shares=shares) if kinds else []
+    of_rules = keys.counted(present.blobs, kinds, shares=present.shares(spark), within=changed)
+    common: Mapping[str, Common] = {}
+    if stable is not None and frequent:
+        every = stable.beside(new)
+        kinds = [((part,), int(bounds[0] * every.rows)) for part, bounds in frequent.items()]
+        of_parts = keys.counted(every.blobs, kinds, shares=every.shares(spark))
+        common = engine.common_values(frequent, of_parts, every.rows)
     large = {number: one.large for number, one in enumerate(of_rules) if len(one.large)}
-    found = keys.refused(present, model.rules, large, limit=limit)
+    found = keys.refused(present.blobs, model.rules, large, limit=limit)
     made = sum(one.sizes.pairs for one in of_rules) - sum(found.pairs.values())
     if made > model.run_budget:
         raise QualityError(
             f"the keys of changed records would make {made:,} pairs, more than run_budget "
             f"{model.run_budget:,}; `concord index --plan` shows which rule makes most"
         )
-    return Apart(
-        was.refused.replaced(changed, found), engine.common_values(frequent, of_parts, rows)
-    )
+    return Apart(was.refused.replaced(changed, found), common)
 
 
 def _both(one: Mapping[int, Hashes], other: Mapping[int, Hashes]) -> dict[int, Hashes]:

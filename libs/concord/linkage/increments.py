@@ -10,23 +10,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 
 from concord.errors import InfrastructureError
 from concord.lake.registry import RUNS, Table
 from concord.lake.tables import Lake
-from concord.linkage import engine, extend, files, groups, inputs, pairs, tables
-from concord.linkage.blobs import read
+from concord.linkage import engine, extend, files, groups, keys, pairs, tables
+from concord.linkage.blobs import ID, read
+from concord.linkage.blocking import blobs_in
+from concord.linkage.engine import Encoded
+from concord.linkage.files import Rows
 from concord.linkage.index import Index
-from concord.linkage.records import forms, numbers, of_numbers, replaced, said, standardised
+from concord.linkage.keys import among_sorted
+from concord.linkage.records import forms, numbers, replaced, said, some_standardised
 from concord.linkage.report import Compared
-from concord.linkage.values import Hashes
+from concord.linkage.values import Flags, Hashes
 
 # Of these all must be of one run: what an increment reads, and what a run writes last.
 WHOLE = (
@@ -63,12 +65,13 @@ class Base:
 
 @dataclass(frozen=True)
 class Delivered:
-    """What changed since the base. `ids`: records that are new, changed or gone; `fresh`: their
-    rows of vault/linkage_records as they are now, persisted, of those that are there;
+    """What changed since the base. `ids`: records that are new, changed or gone; `old`: their rows
+    as they were; `fresh`: their rows of vault/linkage_records as they are, to be released;
     `placeholders`: those that the base found, by which these rows are made too."""
 
     ids: pa.Array
-    fresh: DataFrame
+    old: Encoded
+    fresh: Rows
     placeholders: pa.Table
 
 
@@ -131,24 +134,25 @@ def delivered(here: Index, since: Base, limit: float) -> Delivered | None:
 
     was = files.collected(before, ("feed", "variant", "said"), told, plain=("record_id",))
     which, digests = was["which"].to_numpy(), was["said"].to_numpy().view(np.uint64)
-    now = said([rows for _, rows in inputs.identifiers(lake, fresh)])
+    feeds = [(one.feed, here.feeds[one.feed]) for one in fresh]
+    now = said([rows for _, rows in feeds])
     changed = _differing((which, digests), now)
     if len(changed) > limit * before.count():
         return None
 
-    def mine(table: pa.Table) -> pa.Table:
-        return of_numbers(table, changed)
+    def mine(rows: pa.Table) -> Flags:
+        return among_sorted(numbers(rows[ID]), changed)
 
-    ids = files.collected(before, (), mine, plain=("record_id",))["record_id"]
-    made, found = before.limit(0), since.rows(lake, tables.PLACEHOLDERS).toArrow()
-    if fresh:
-        feeds, standards = inputs.identifiers(lake, fresh), here.model.standards
-        rows = standardised(forms(feeds, standards, here.shares, some=changed), found)
-        made = rows.rows(tables.RECORDS)
-        made = made.persist(StorageLevel.MEMORY_AND_DISK)
-        now_there = made.select("record_id").toArrow()["record_id"]
-        ids = pa.chunked_array([*ids.chunks, *now_there.chunks], pa.string())
-    return Delivered(pc.unique(ids), made, found)
+    found = since.rows(lake, tables.PLACEHOLDERS).toArrow()
+    held = len(changed) < files.HELD
+    old = engine.encode(before, here.model, id="record_id", choose=mine, held=held)
+    rows: Rows = tables.RECORDS.arrow_schema.empty_table()
+    if feeds:
+        made = forms(feeds, here.model.standards, here.shares, some=changed)
+        rows = some_standardised(made, found)
+    now = files.here(rows.select(["record_id"]))["record_id"]
+    whole = pa.chunked_array([*keys.ids_of(old.blobs).chunks, *now.chunks], pa.string())
+    return Delivered(pc.unique(whole), old, rows, found)
 
 
 def _differing(was: tuple[Hashes, Hashes], now: tuple[Hashes, Hashes]) -> Hashes:
@@ -167,44 +171,45 @@ def _differing(was: tuple[Hashes, Hashes], now: tuple[Hashes, Hashes]) -> Hashes
 def extended(here: Index, since: Base, change: Delivered) -> Extension:
     """Compares what changed, and writes records, keys, patterns, pairs and links unless the run is
     dry."""
-    lake, model, spark = here.lake, here.model, here.lake.spark
+    lake, model = here.lake, here.model
     before = since.rows(lake, tables.RECORDS)
+    new = engine.encode(change.fresh, model, id="record_id")
+    held = [change.fresh, change.old.blobs, new.blobs]
+    try:
+        was = extend.apart_of(since.rows(lake, tables.KEYS).toArrow(), model)
+        with ThreadPoolExecutor(1) as pool:  # neither of the two keeps all workers busy
+            standing = pool.submit(_records, here.aside(), before, change)
+            found = extend.extended(
+                before, change.old, new, was, model, ids=change.ids, conflict=model.link_weight
+            )
+            records, origin = standing.result()
+        held += [found.lost, found.found]
+        told = _patterns(since.rows(lake, tables.PATTERNS).toArrow(), found, here)
+        past = pairs.stored(since.rows(lake, tables.PAIRS), without=found.ids)
+        whole = replace(past, more=pairs.found(found.found, model, new.shares(lake.spark)))
+        compared = pairs.written(here, told, whole, found.apart, origin)
+        ends = [found.ids]
+        for each in (found.lost, found.found):
+            for blob in blobs_in(each, "pairs")["pairs"]:
+                made = read(blob.as_buffer())
+                ends += [chunk for end in pairs.ENDS for chunk in made[end].chunks]
+        touched = pa.concat_arrays(ends)
+        return Extension(records, origin, compared, change.placeholders, touched, len(found.ids))
+    finally:
+        for rows in held:
+            files.release(rows)
+
+
+def _records(here: Index, before: DataFrame, change: Delivered) -> tuple[DataFrame, pa.Table]:
+    """All records as they are now, written unless the run is dry; and groups.facts of them."""
     now = replaced(before, change.fresh, change.ids)
     if here.run.dry_run:
         records = now.rows(tables.RECORDS)
     else:
         here.remake(change.placeholders, tables.PLACEHOLDERS)
         written = here.remake(now, tables.RECORDS)
-        records = lake.read(tables.RECORDS, version=written.version)
-    origin = groups.facts(records)
-    encode = partial(engine.encode, model=model, id="record_id")
-    with ThreadPoolExecutor(3) as pool:  # two of them have little to do
-        made = [
-            pool.submit(encode, before, without=change.ids),
-            pool.submit(encode, before, within=change.ids),
-            pool.submit(encode, change.fresh),
-        ]
-        stable, old, new = (each.result() for each in made)
-    held = [change.fresh, stable.blobs, old.blobs, new.blobs]
-    try:
-        was = extend.apart_of(since.rows(lake, tables.KEYS).toArrow(), model)
-        found = extend.extended(
-            spark, stable, old, new, was, model, ids=change.ids, conflict=model.link_weight
-        )
-        held += [found.lost, found.found]
-        told = _patterns(since.rows(lake, tables.PATTERNS).toArrow(), found, here)
-        past = pairs.stored(since.rows(lake, tables.PAIRS), without=found.ids)
-        whole = replace(past, more=pairs.found(found.found, model, new.shares(spark)))
-        compared = pairs.written(here, told, whole, found.apart, origin)
-        kept = found.lost.unionByName(found.found).where("pairs IS NOT NULL").select("pairs")
-        touching = [read(blob.as_buffer()) for blob in kept.toArrow()["pairs"]]
-        touched = pa.concat_arrays(
-            [found.ids, *(chunk for t in touching for s in pairs.ENDS for chunk in t[s].chunks)]
-        )
-        return Extension(records, origin, compared, change.placeholders, touched, len(found.ids))
-    finally:
-        for frame in held:
-            frame.unpersist()
+        records = here.lake.read(tables.RECORDS, version=written.version)
+    return records, groups.facts(records)
 
 
 def _patterns(was: pa.Table, found: extend.Extended, here: Index) -> pa.Table:

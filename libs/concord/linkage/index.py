@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from functools import cached_property
 
-import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from concord.lake import session
@@ -17,11 +16,11 @@ from concord.lake.run import Run
 from concord.lake.tables import Lake
 from concord.lake.workers import Made
 from concord.lake.writes import How, Overwrite, Transaction, Written
+from concord.linkage import inputs
+from concord.linkage.files import Rows
 from concord.linkage.inputs import Input, Permission
 from concord.linkage.person_index import PersonIndex
 from concord.linkage.tables import RECORDS
-
-Rows: TypeAlias = DataFrame | pa.Table | Made
 
 # Rows of identifiers of which one worker is enough. A guess, not a measure.
 ONE_FILE = 20_000
@@ -45,6 +44,11 @@ class Index:
         """In how many partitions the feeds' rows are brought into comparable form."""
         return int(self.lake.spark.conf.get("spark.sql.shuffle.partitions") or 1)
 
+    @cached_property
+    def feeds(self) -> dict[str, DataFrame]:
+        """The feeds' identifiers: several steps read them, and to open them takes time."""
+        return inputs.identifiers(self.lake, self.found)
+
     def few(self, table: Table) -> bool:
         """Whether the driver writes the table: of so few records. It writes one file; what the
         records themselves say is read by all workers, unless there is next to nothing to read."""
@@ -53,7 +57,7 @@ class Index:
         rows = [FEW if each.rows is None else each.rows for each in held if each]
         return sum(rows) < (ONE_FILE if table.name == RECORDS.name else FEW)
 
-    def write(self, rows: Rows, table: Table, how: How, version: int) -> Written:
+    def write(self, rows: Rows | Made, table: Table, how: How, version: int) -> Written:
         """One commit, under the table's own count of commits."""
         written = self.lake.write(
             rows,
@@ -73,7 +77,7 @@ class Index:
         lake = self.lake.with_session(session.sibling(self.lake.spark))
         return replace(self, run=replace(self.run, lake=lake))
 
-    def remake(self, rows: Rows, table: Table, how: How | None = None) -> Written:
+    def remake(self, rows: Rows | Made, table: Table, how: How | None = None) -> Written:
         """Replaces the table's rows, or those that `how` says."""
         return self.write(rows, table, how or Overwrite(), self.last(table) + 1)
 

@@ -167,17 +167,14 @@ def codes(contract: Contract) -> tuple[Codes, ...]:
     return tuple(found)
 
 
-def demographics(lake: Lake, found: Iterable[Input]) -> pa.Table | None:
+def demographics(found: Iterable[Input], feeds: Mapping[str, DataFrame]) -> pa.Table | None:
     """One row a record: record_id and DEMOGRAPHICS in standard codes, NULL where it does not say.
 
     Of records of feeds that say any; None without one. Of several values the largest counts. All is
-    read from the vault's identifiers, which the terms let the hub hold for matching.
+    read from the vault's identifiers (`feeds`, by name), which the terms let the hub hold for
+    matching.
     """
-    said = [
-        (lake.read(one.table, version=readable(lake, one), stored=True), one.codes)
-        for one in found
-        if one.codes
-    ]
+    said = [(feeds[one.feed], one.codes) for one in found if one.codes]
     return standard(said) if said else None
 
 
@@ -222,11 +219,11 @@ def _largest(rows: pa.Table) -> pa.Table:
     )
 
 
-def identifiers(lake: Lake, found: Iterable[Input]) -> list[tuple[str, DataFrame]]:
-    """Each feed and the rows of its identifiers, those of kinds that are not persons too."""
-    return [
-        (one.feed, lake.read(one.table, version=readable(lake, one), stored=True)) for one in found
-    ]
+def identifiers(lake: Lake, found: Iterable[Input]) -> dict[str, DataFrame]:
+    """The rows of each feed's identifiers, those of kinds that are not persons too."""
+    return {
+        one.feed: lake.read(one.table, version=readable(lake, one), stored=True) for one in found
+    }
 
 
 def readable(lake: Lake, one: Input) -> int:

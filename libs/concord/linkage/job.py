@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,6 +40,7 @@ from concord.linkage import (
     decisions,
     engine,
     estimate,
+    files,
     groups,
     history,
     identity,
@@ -61,7 +63,7 @@ from concord.linkage.increments import Extension
 from concord.linkage.index import Index
 from concord.linkage.inputs import Input
 from concord.linkage.person_index import PersonIndex
-from concord.linkage.records import forms, standardised
+from concord.linkage.records import forms, plain, standardised
 from concord.linkage.report import Compared, Measure
 from concord.linkage.standardise import STANDARD
 from concord.privacy.keys import mint_key
@@ -193,7 +195,9 @@ def _stands(run: Run, config_digest: str) -> bool:
 
 def _index(here: Index, how: How, digest: str) -> Outcome:
     run = here.run
-    with run.reporter.stage("index", 4) as progress:
+    with run.reporter.stage("index", 4) as progress, ThreadPoolExecutor(1) as aside:
+        # Wanted late, and made beside what keeps one core busy.
+        told = aside.submit(inputs.demographics, here.found, here.feeds)
         present = history.catch_up(here)
         decided = _decisions(here)
         taken = decisions.in_force(decided)
@@ -211,7 +215,7 @@ def _index(here: Index, how: How, digest: str) -> Outcome:
         persons = _persons_before(here, present)
         counted: Mapping[str, int] = Counter(events["kind"].to_pylist())
         found = [
-            *_measures(here, origin, compared, grouped),
+            *_measures(here, origin, compared, grouped, told.result()),
             *report.placeholders(extension.placeholders),
         ]
         _check_limits(here.model, [*found, *report.changes(counted, before=persons)])
@@ -273,12 +277,16 @@ def _again(
 
 
 def _measures(
-    here: Index, origin: pa.Table, compared: Compared, grouped: Clusters
+    here: Index,
+    origin: pa.Table,
+    compared: Compared,
+    grouped: Clusters,
+    demographics: pa.Table | None,
 ) -> list[Measure]:
-    model, told = here.model, inputs.demographics(here.lake, here.found)
+    model, as_of = here.model, here.run.as_of
     return [
         *report.measures(model, origin, compared, grouped),
-        *report.hold_out(model, origin, compared, as_of=here.run.as_of, more=told),
+        *report.hold_out(model, origin, compared, as_of=as_of, more=demographics),
         *report.unlinkable(model, origin),
     ]
 
@@ -341,8 +349,7 @@ def _decisions(here: Index) -> list[Decision]:
 def _records(here: Index) -> tuple[DataFrame, pa.Table]:
     """The feeds' records in comparable form, as written; of a dry run, as they would be. And the
     placeholders that were found in them."""
-    feeds = inputs.identifiers(here.lake, here.found)
-    with searched(feeds, here.model, here.shares) as (found, told):
+    with searched([*here.feeds.items()], here.model, here.shares) as (found, told):
         if here.run.dry_run:
             return found.rows(tables.RECORDS), told
         here.remake(told, tables.PLACEHOLDERS)
@@ -425,7 +432,7 @@ def _waiting(
     here: Index, extension: Extension, persons: pa.Array, taken: Sequence[Decision]
 ) -> pa.Table:
     """The review queue of the persons as they are now, each record's."""
-    spark, run, origin = here.lake.spark, here.run, extension.origin
+    run, origin = here.run, extension.origin
     ids = origin["record_id"].combine_chunks()
     encoded = persons.dictionary_encode()
     people = pa.table(
@@ -438,14 +445,17 @@ def _waiting(
     )
     # What a conflict can be about: the driver sees no others' values.
     number = encoded.indices.to_numpy().astype("int64")
-    torn = pa.table({"record_id": ids.filter(pa.array(groups.torn(origin, number)))})
-    concerned = extension.records.join(
-        F.broadcast(spark.createDataFrame(torn)), "record_id", "left_semi"
-    )
+    torn = ids.filter(pa.array(groups.torn(origin, number)))
+
+    def concerned(rows: pa.Table) -> pa.Table:
+        some = rows.filter(pc.is_in(rows["record_id"], value_set=torn))
+        return pa.table({name: plain(some[name]) for name in some.column_names})
+
+    told = files.collected(extension.records, [*STANDARD], concerned, plain=("record_id",))
     found = review.queue(
         extension.compared.pairs,
         people,
-        concerned.select("record_id", *STANDARD).toArrow(),
+        told,
         model=here.model,
         review=here.model.review,
         decided=[decision.pair for decision in taken],
@@ -465,12 +475,12 @@ def estimated(lake: Lake, model: PersonIndex) -> Fit:
         raise UsageError("--estimate needs pairs: run concord index first")
     counts = lake.read(tables.PATTERNS).groupBy("pattern").agg(F.sum("pairs").alias("pairs"))
     counted = {row["pattern"]: row["pairs"] for row in counts.collect()}
-    encoded = engine.encode(lake.read(tables.RECORDS), model, id="record_id")
+    encoded = engine.encode(lake.read(tables.RECORDS), model, id="record_id", sampled=True)
     try:
         blocked = engine.block(lake.spark, encoded, model)
         sample = engine.sample(encoded, blocked.common)
     finally:
-        encoded.blobs.unpersist()
+        files.release(encoded.blobs)
     drawn = estimate.random_patterns(model, sample, blobs.ID)
     u = estimate.chance(model, drawn, blocked.frequent, records=encoded.rows)
     return estimate.fit(

@@ -5,7 +5,7 @@ Keys with more pairs than the budget allows are refined by further parts, or ref
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from concord.linkage import files
 from concord.linkage.arrays import in_order
-from concord.linkage.blobs import ID, Packed, blobs_of, opened, read, written
+from concord.linkage.blobs import ID, blobs_of, opened, read, written
+from concord.linkage.files import Rows
 from concord.linkage.values import (
     Flags,
     Hashes,
@@ -260,7 +259,7 @@ class Counted:
 
 
 def counted(
-    blobs: DataFrame,
+    blobs: Rows,
     kinds: Sequence[tuple[Sequence[str], int]],
     *,
     shares: int,
@@ -320,17 +319,11 @@ def counted(
                 }
             )
 
-    sent = blobs.select("blob").mapInArrow(send, "share int, kind int, keys binary")
-    told = (
-        files.meeting(sent, shares, "share")
-        .mapInArrow(
-            count,
-            "kind int, size array<bigint>, keys array<bigint>, large binary, "
-            "large_size array<bigint>",
-        )
-        .toArrow()
-        .to_pylist()
-    )
+    sent = files.mapped(blobs.select(["blob"]), send, "share int, kind int, keys binary")
+    schema = "kind int, size array<bigint>, keys array<bigint>, large binary, "
+    schema += "large_size array<bigint>"
+    met = files.meeting(sent, shares, "share")
+    told = files.here(files.mapped(met, count, schema)).to_pylist()
     return [
         _together([row for row in told if row["kind"] == number]) for number in range(len(kinds))
     ]
@@ -349,10 +342,10 @@ def _together(rows: Sequence[Mapping[str, Any]]) -> Counted:
 
 
 def refused(
-    blobs: DataFrame, rules: Sequence[Rule], large: Mapping[int, Hashes], *, limit: int
+    blobs: Rows, rules: Sequence[Rule], large: Mapping[int, Hashes], *, limit: int
 ) -> Refused:
     """Parts the keys that are too large by their rules' refinements. One Spark job if there are
-    any; what is collected are counts of refined keys."""
+    any; what is collected are counts of refined keys, by blob."""
     if not large:
         return Refused()
     rules = tuple(rules)
@@ -381,13 +374,10 @@ def refused(
                     }
                 )
 
-    parted = (
-        blobs.select("blob")
-        .mapInArrow(part, "rule int, key bigint, refined bigint, n bigint")
-        .groupBy("rule", "key", "refined")
-        .agg(F.sum("n").alias("n"))
-        .toArrow()
-    )
+    schema = "rule int, key bigint, refined bigint, n bigint"
+    told = files.here(files.mapped(blobs.select(["blob"]), part, schema))
+    parted = told.group_by(["rule", "key", "refined"]).aggregate([("n", "sum")])
+    parted = parted.rename_columns(["rule", "key", "refined", "n"])
     dropped: dict[int, Integers] = {}
     refined: dict[int, Hashes] = {}
     above: dict[int, Hashes] = {}
@@ -408,7 +398,7 @@ def refused(
 
 
 def keys_had(
-    blobs: DataFrame,
+    blobs: Rows,
     rules: Sequence[Rule],
     *,
     used: Refused | None = None,
@@ -439,35 +429,26 @@ def keys_had(
                     }
                 )
 
-    told = blobs.select("blob").mapInArrow(tell, "rule int, keys binary").toArrow().to_pylist()
+    told = files.mapped(blobs.select(["blob"]), tell, "rule int, keys binary")
+    each = files.here(told).to_pylist()
     return {
         number: in_order(
             np.frombuffer(
-                b"".join(row["keys"] for row in told if row["rule"] == number), dtype=np.uint64
+                b"".join(row["keys"] for row in each if row["rule"] == number), dtype=np.uint64
             )
         )
         for number in range(len(rules))
     }
 
 
-def with_keys(blobs: DataFrame, rules: Sequence[Rule], wanted: Mapping[int, Hashes]) -> DataFrame:
-    """Blobs of the rows that have one of some keys (by number of the rule, sorted), as the rules
-    say and whatever the budget makes of them; and `records`, how many rows each has."""
-    rules, wanted = tuple(rules), dict(wanted)
-
-    def choose(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for blob in blobs_of(batches):
-            rows = opened([blob])
-            records = Records(rows)
-            mine = np.zeros(rows.num_rows, dtype=bool)
-            for number, some in wanted.items():
-                mine[_with_one(records, rules[number].on, some)] = True
-            if mine.any():
-                chosen = Packed.of(rows).blob(np.flatnonzero(mine))
-                told = {"records": pa.array([int(mine.sum())]), "blob": pa.array([chosen])}
-                yield pa.record_batch(told)
-
-    return blobs.select("blob").mapInArrow(choose, "records bigint, blob binary")
+def with_keys(rows: pa.Table, rules: Sequence[Rule], wanted: Mapping[int, Hashes]) -> Flags:
+    """Which rows have one of some keys (by number of the rule, sorted), as the rules say and
+    whatever the budget makes of them."""
+    records = Records(rows)
+    mine = np.zeros(rows.num_rows, dtype=bool)
+    for number, some in wanted.items():
+        mine[_with_one(records, rules[number].on, some)] = True
+    return mine
 
 
 def _with_one(records: Records, on: Sequence[str], some: Hashes) -> Integers:
@@ -477,23 +458,32 @@ def _with_one(records: Records, on: Sequence[str], some: Hashes) -> Integers:
     return by.origin[known & among_sorted(keys, some)]
 
 
-def ids_with(blobs: DataFrame, wanted: Sequence[tuple[Sequence[str], Hashes]]) -> pa.Array:
+def ids_with(blobs: Rows, wanted: Sequence[tuple[Sequence[str], Hashes]]) -> pa.Array:
     """The ids of rows with one of some keys. `wanted`: parts that make a key, and keys, sorted.
 
     One Spark job.
     """
     parts = tuple((tuple(on), some) for on, some in wanted)
 
+    def with_one(rows: pa.Table) -> Flags:
+        records = Records(rows)
+        mine = np.zeros(rows.num_rows, dtype=bool)
+        for on, some in parts:
+            mine[_with_one(records, on, some)] = True
+        return mine
+
+    return pc.unique(ids_of(blobs, with_one))
+
+
+def ids_of(blobs: Rows, choose: Callable[[pa.Table], Flags] | None = None) -> pa.ChunkedArray:
+    """The ids of rows, of those chosen if they are to be. One Spark job."""
+
     def tell(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for blob in blobs_of(batches):
             rows = opened([blob])
-            records = Records(rows)
-            mine = np.zeros(rows.num_rows, dtype=bool)
-            for on, some in parts:
-                mine[_with_one(records, on, some)] = True
-            found = pa.table({ID: rows[ID].filter(pa.array(mine))})
-            yield pa.record_batch({"ids": pa.array([written(found)], pa.binary())})
+            ids = rows[ID] if choose is None else rows[ID].filter(pa.array(choose(rows)))
+            yield pa.record_batch({"ids": pa.array([written(pa.table({ID: ids}))], pa.binary())})
 
-    told = blobs.select("blob").mapInArrow(tell, "ids binary").toArrow()["ids"]
-    tables = [read(blob.as_buffer()) for blob in told]
-    return pc.unique(pa.concat_tables(tables)[ID]) if tables else pa.array([], pa.string())
+    told = files.here(files.mapped(blobs.select(["blob"]), tell, "ids binary"))["ids"]
+    each = [read(blob.as_buffer())[ID] for blob in told]
+    return pa.chunked_array([chunk for ids in each for chunk in ids.chunks], pa.string())

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 
 from concord.errors import UsageError
@@ -18,9 +17,11 @@ from concord.linkage import engine, extend, files, tables
 from concord.linkage.arrays import distinct, places
 from concord.linkage.blobs import CUT, cut_by, read, together
 from concord.linkage.blobs import written as written_blob
+from concord.linkage.blocking import blobs_in, counts_of
 from concord.linkage.engine import Blocked
 from concord.linkage.extend import Apart
-from concord.linkage.index import Index, Rows
+from concord.linkage.files import Rows
+from concord.linkage.index import Index
 from concord.linkage.keys import Refused
 from concord.linkage.patterns import probability
 from concord.linkage.person_index import PersonIndex
@@ -46,18 +47,18 @@ def compared(here: Index, records: DataFrame, origin: pa.Table) -> Compared:
     try:
         blocked = engine.block(spark, encoded, model)
         how = engine.matching(model, blocked, conflict=model.link_weight)
-        made = engine.candidates(spark, encoded, model, how)
-        held.append(made.persist(StorageLevel.MEMORY_AND_DISK))
+        made = files.kept(engine.candidates(spark, encoded, model, how))
+        held.append(made)
         # The first query finds them all.
-        counts = engine.tallied(made)
+        counts = counts_of(made)
         pairs = found(made, model, encoded.shares(spark))
         return written(here, counts, pairs, Apart(blocked.refused, blocked.common), origin)
     finally:
-        for frame in held:
-            frame.unpersist()
+        for rows in held:
+            files.release(rows)
 
 
-def found(made: DataFrame, model: PersonIndex, shares: int) -> Made:
+def found(made: Rows, model: PersonIndex, shares: int) -> Made | pa.Table:
     """blocking.FOUND -> rows of vault/linkage_pairs: pairs of records, each once, with the pattern
     and rule of its heaviest rows."""
     weights, names = model.weights, _rules(model)
@@ -87,6 +88,13 @@ def found(made: DataFrame, model: PersonIndex, shares: int) -> Made:
     def named(rows: pa.Table) -> pa.Table:
         return rows.set_column(3, "rule", names.take(rows["rule"].combine_chunks()))
 
+    if isinstance(made, pa.Table):
+        sent = files.mapped(blobs_in(made, "pairs"), send, CUT)
+        each = [
+            tables.PAIRS.arrow_schema.empty_table(),
+            *choose(iter(files.here(sent).to_batches())),
+        ]
+        return pa.concat_tables([rows.select(tables.PAIRS.column_names) for rows in each])
     sent = made.where("pairs IS NOT NULL").select("rule", "pairs").mapInArrow(send, CUT)
     return Made(files.meeting(sent, shares), choose)
 
@@ -127,7 +135,7 @@ def written(here: Index, counts: pa.Table, pairs: Made, apart: Apart, origin: pa
     # Made once: what follows reads them as they are written.
     stands = here.remake(pairs, tables.PAIRS)
     rows = here.lake.read(tables.PAIRS, version=stands.version)
-    writes: tuple[tuple[Rows, Table], ...] = (
+    writes: tuple[tuple[Rows | Made, Table], ...] = (
         (_links(stored(rows), model), tables.LINKS),
         (extend.rows_of(apart, model), tables.KEYS),
         (told, tables.PATTERNS),
@@ -237,6 +245,7 @@ def on_driver(pairs: Made | DataFrame, origin: pa.Table, model: PersonIndex) -> 
     if isinstance(pairs, Made):
         sent = pairs.told(tell, "blob binary").toArrow()["blob"]
         each = [read(one.as_buffer()) for one in sent]
+        each += [] if pairs.held is None else [numbered(pairs.held)]
     else:
         each = files.collected_each([(pairs, numbered)], ("pattern", "rule"), plain=SIDES)
     told = pa.concat_tables([NUMBERED.empty_table(), *each])

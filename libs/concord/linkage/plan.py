@@ -58,7 +58,7 @@ def planned(
     if not read:
         raise UsageError("--plan needs records: run concord ingest first")
     cores = lake.spark.sparkContext.defaultParallelism
-    with searched(inputs.identifiers(lake, read), model, cores) as (found, _):
+    with searched([*inputs.identifiers(lake, read).items()], model, cores) as (found, _):
         rows = found.rows(tables.RECORDS)
         return Plan(rows.count(), cores, tuple(engine.planned(rows, model, id="record_id")))
 

@@ -3,7 +3,8 @@ which of them changed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from pyspark.sql import DataFrame
 from concord.lake.workers import Made
 from concord.linkage import files, placeholders, standardise, tables
 from concord.linkage.blobs import CUT, blobs_of, cut_by, read, together, written
+from concord.linkage.files import Rows
 from concord.linkage.keys import among_sorted
 from concord.linkage.standardise import SOURCES, Standards
 from concord.linkage.values import Hashes, Values, hashes_of_rows
@@ -21,8 +23,6 @@ from concord.privacy.records import SEPARATOR
 # Of a record id: half of its 128 bits. Two of 100 million records share them with a chance of 3 in
 # 10,000; groups.facts, through which every run goes, refuses such two.
 DIGITS = 16
-# Records that one worker brings into comparable form.
-FEW = 5_000
 LOW, ONES = np.uint64(0x0F0F0F0F0F0F0F0F), np.uint64(0x0101010101010101)
 NINE, SIX = np.uint64(9), np.uint64(6)
 
@@ -59,10 +59,10 @@ def forms(
     partitions: int,
     *,
     some: Hashes | None = None,
-) -> DataFrame:
+) -> Rows:
     """Feeds and rows of their identifiers -> the persons' rows in comparable form, as blobs: as
     standardise.forms, with each record's digest. All rows of a record are in one blob. `some`:
-    sorted numbers of the records that are wanted; None: all."""
+    sorted numbers of the records that are wanted, of few on the driver; None: all."""
 
     def cut(feed: str) -> Callable[[pa.Table], Iterator[pa.RecordBatch]]:
         def work(table: pa.Table) -> Iterator[pa.RecordBatch]:
@@ -84,25 +84,34 @@ def forms(
     # Of few, texts are cheaper to read as they are encoded.
     texts = columns if some is None else ("record_id",)
     sent = files.mapped_each([(rows, cut(feed)) for feed, rows in feeds], columns, CUT, plain=texts)
-    if some is None:
-        return files.meeting(sent, partitions).mapInArrow(make, "blob binary")
-    # Many are read, few are left.
-    few = 1 if len(some) < FEW else partitions
-    return sent.repartitionById(partitions, "target").coalesce(few).mapInArrow(make, "blob binary")
+    few = some is not None and len(some) < files.HELD
+    met = files.here(sent) if few else files.meeting(sent, partitions)
+    return files.mapped(met, make, "blob binary")
 
 
 def standardised(made: DataFrame, found: pa.Table) -> Made:
     """`forms` -> rows of vault/linkage_records, of which no value is one of the placeholders
     `found`."""
-
-    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-        for blob in blobs_of(batches):
-            yield standardise.distinct(placeholders.without(read(blob), found))
-
-    return Made(made, work)
+    return Made(made, partial(_standardised, found))
 
 
-def replaced(before: DataFrame, fresh: DataFrame, changed: pa.Array) -> Made:
+def _standardised(found: pa.Table, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    for blob in blobs_of(batches):
+        yield standardise.distinct(placeholders.without(read(blob), found))
+
+
+def some_standardised(made: Rows, found: pa.Table) -> Rows:
+    """As `standardised`, to be released; on the driver if they are."""
+    if isinstance(made, DataFrame):
+        return files.kept(standardised(made, found).rows(tables.RECORDS))
+    schema = tables.RECORDS.arrow_schema
+    each = [
+        rows.select(schema.names).cast(schema) for rows in _standardised(found, made.to_batches())
+    ]
+    return pa.concat_tables([schema.empty_table(), *each])
+
+
+def replaced(before: DataFrame, fresh: Rows, changed: pa.Array) -> Made:
     """Rows of vault/linkage_records without those of the records `changed`, and `fresh` ones."""
     names = tables.RECORDS.column_names
     sent, tables_of = files.tables_of(before, names, plain=("record_id",))
@@ -111,7 +120,8 @@ def replaced(before: DataFrame, fresh: DataFrame, changed: pa.Array) -> Made:
         for rows in tables_of(batches):
             yield rows.filter(pc.invert(pc.is_in(rows["record_id"], value_set=changed)))
 
-    return Made(sent, still, Made(*files.tables_of(fresh, names)))
+    more = Made(*files.tables_of(fresh, names)) if isinstance(fresh, DataFrame) else fresh
+    return Made(sent, still, more)
 
 
 def said(feeds: Sequence[DataFrame]) -> tuple[Hashes, Hashes]:

@@ -324,9 +324,7 @@ def test_attributes_of_any_kind_can_be_given() -> None:
     assert ("holdout_recall", "language=unknown") not in found
 
 
-def test_a_run_is_measured_by_what_contracts_and_towns_say(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_run_is_measured_by_what_contracts_and_towns_say() -> None:
     contracts = load_contracts(ROOT / "conf" / "feeds")
     said = {(each.attribute, each.source_table) for each in inputs.codes(contracts["dph_wic"])}
     assert said == {(name, "participants") for name in ("race", "ethnicity", "language")}
@@ -336,9 +334,8 @@ def test_a_run_is_measured_by_what_contracts_and_towns_say(
 
     origin, compared, grouped = people(F=40)
     known = pa.table({"record_id": origin["record_id"], "race": ["white"] * 80})
-    monkeypatch.setattr(inputs, "demographics", lambda lake, found: known)
-    here = SimpleNamespace(model=MODEL, run=SimpleNamespace(as_of=DAY), lake=None, found=())
-    found = named(job._measures(cast(Index, here), origin, compared, grouped))
+    here = SimpleNamespace(model=MODEL, run=SimpleNamespace(as_of=DAY))
+    found = named(job._measures(cast(Index, here), origin, compared, grouped, known))
     for group in ("race=white", "municipality=50000+", "zip3=021"):
         assert found["holdout_recall", group].of == 40, group
 
