@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -25,6 +26,7 @@ from pyspark.sql import functions as F
 from rich.console import Console
 from rich.table import Table as Grid
 
+from concord import tracking
 from concord.agreements import access_log
 from concord.agreements.dula import Dula
 from concord.agreements.mou import Mou
@@ -121,12 +123,11 @@ def demo(
                 console.print(f"  index: {told}")
         as_of = ROUNDS[-1]
         console.print(f"\n[bold]studies and products[/], as of {as_of}")
-        with _timed(seconds, "study"):
+        with ThreadPoolExecutor(1) as beside, _timed(seconds, "study"):
+            added = beside.submit(_added, deployment)
             _study(deployment, as_of, spark, reporter)
-        # What packages that the library does not know add: the models' training and scores.
-        for stage in sorted(entry_points(group="concord.demo"), key=lambda stage: stage.name):
-            clock = _permitted(deployment)
-            stage.load()(deployment, spark, reporter, as_of, clock, seconds)
+        for stage in added.result():
+            stage(deployment, spark, reporter, as_of, _permitted(deployment), seconds)
         with _timed(seconds, "publish"):
             _publish(deployment, as_of, spark, reporter)
         with _timed(seconds, "end"):
@@ -243,6 +244,14 @@ def _study(deployment: Deployment, as_of: date, spark: SparkSession, reporter: R
             console.print(f"  {outcome.agreement}: {outcome.message}")
         run.tally.message = study_job.sentence(made)
         run.tally.exit_code = max(outcome.exit_code for outcome in made)
+
+
+def _added(deployment: Deployment) -> list[Callable[..., None]]:
+    """What packages that the library does not know add: the models' training and scores. Their
+    imports, MLflow's and its store take seconds of one core, which a study leaves idle at times."""
+    tracking.opened(deployment.settings)
+    points = sorted(entry_points(group="concord.demo"), key=lambda point: point.name)
+    return [point.load() for point in points]
 
 
 def _publish(deployment: Deployment, as_of: date, spark: SparkSession, reporter: Reporter) -> None:
