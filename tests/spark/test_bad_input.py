@@ -10,6 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from concord.contracts.model import Csv
+from concord.ingest import delivery
 from concord.ingest.delivery import Outcome
 from tests import feeds
 from tests.feeds import File, client, deliver
@@ -132,7 +133,12 @@ def test_a_delivery_that_fails_integrity_is_rejected_whole(office: Office, what:
     assert any(reason in text for text in row["reasons"])
 
 
-def test_bad_rows_go_to_quarantine_with_their_number_rule_and_reason(office: Office) -> None:
+@pytest.mark.parametrize("compiled_from", [delivery.COMPILE_FROM_BYTES, 0])
+def test_bad_rows_go_to_quarantine_with_their_number_rule_and_reason(
+    office: Office, compiled_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a small delivery, and of one that is taken for large."""
+    monkeypatch.setattr(delivery, "COMPILE_FROM_BYTES", compiled_from)
     rows = [
         client(1),
         client(2, born="2025-02-30"),

@@ -151,10 +151,12 @@ def _ids(contract: Contract, table: Table, key: Key | None) -> list[Column]:
 def _late(contract: Contract, tables: Mapping[str, DataFrame], large: bool) -> DataFrame | None:
     """Violations that only a comparison of rows can find: duplicate keys, dangling references."""
     found = []
+    keyed = {name: rows for name, rows in tables.items() if contract.table(name).key}
+    # To find the repeated rows takes sorting all of them; that there is none, counting keys.
+    repeated = _repeated(contract, keyed) if large and keyed else keyed.keys()
     for name, rows in tables.items():
         table = contract.table(name)
-        # To find the repeated rows takes sorting all of them; that there is none, counting keys.
-        if table.key and not (large and _repeated(rows, table).isEmpty()):
+        if name in repeated:
             found.append(_duplicates(rows, table))
         for reference in table.references:
             if reference.to_table in tables:
@@ -162,10 +164,18 @@ def _late(contract: Contract, tables: Mapping[str, DataFrame], large: bool) -> D
     return _union(found) if found else None
 
 
-def _repeated(rows: DataFrame, table: Table) -> DataFrame:
-    """The primary keys that more than one good row of a period has."""
-    good = rows.where("NOT _rejected")
-    return good.groupBy("_period", *table.key).agg(F.expr("count(*) AS _times")).where("_times > 1")
+def _repeated(contract: Contract, tables: Mapping[str, DataFrame]) -> set[str]:
+    """The tables in which two good rows of a period have one primary key, by its hash, in one
+    query: of two keys with one hash all rows are looked at for nothing."""
+
+    def hashes(name: str, rows: DataFrame) -> DataFrame:
+        key = ", ".join(map(sql.name, ("_period", *contract.table(name).key)))
+        good = rows.where("NOT _rejected")
+        return good.selectExpr(f"{sql.literal(name)} AS _table", f"xxhash64({key}) AS _hash")
+
+    whole = _union([hashes(name, rows) for name, rows in tables.items()])
+    twice = whole.groupBy("_table", "_hash").agg(F.expr("count(*) AS _times")).where("_times > 1")
+    return {row["_table"] for row in twice.select("_table").distinct().collect()}
 
 
 def _duplicates(rows: DataFrame, table: Table) -> DataFrame:

@@ -3,7 +3,7 @@ for `facts`, which asks Spark."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
@@ -20,6 +20,7 @@ from concord.disclosure.suppression import suppress
 from concord.errors import ConcordError
 from concord.linkage import files
 from concord.linkage.arrays import distinct
+from concord.linkage.blobs import read, written
 from concord.linkage.patterns import Integers
 from concord.linkage.records import DIGITS, as_text, numbers, plain
 from concord.linkage.standardise import ORIGIN, STANDARD
@@ -53,22 +54,36 @@ def facts(records: DataFrame) -> pa.Table:
     the largest counts, so that a repeated run says the same. Raises ConcordError for two records
     whose ids have one number: all that follows names records by it.
     """
+    return _whole(files.collected(records, tuple(STANDARD), _facts, plain=ORIGIN))
 
-    def work(table: pa.Table) -> pa.Table:
-        known = np.zeros(table.num_rows, dtype=np.int64)
-        for bit, name in enumerate(STANDARD):
-            known |= pc.is_valid(table[name]).to_numpy().astype(np.int64) << bit
-        whole = {name: plain(table[name]) for name in (*ORIGIN, *LARGEST)}
-        whole["says"] = pa.array(known)
-        for name in SOLE:
-            values = Values.of(as_text(table[name]))
-            hashes = np.append(values.hashes, np.uint64(0))[values.codes].view(np.int64)
-            for end, absent in ENDS.items():
-                mine = np.where(values.codes < 0, absent, hashes)
-                whole[f"{name}_{end}"] = pa.array(mine, pa.int64())
-        return _one_each(pa.table(whole))
 
-    whole = _one_each(files.collected(records, tuple(STANDARD), work, plain=ORIGIN))
+def told_facts(rows: pa.Table) -> bytes:
+    """Some rows' facts, as a worker tells them."""
+    return written(_facts(rows))
+
+
+def facts_told(told: Sequence[bytes]) -> pa.Table:
+    """`facts` of all rows, from what workers told."""
+    return _whole(pa.concat_tables(map(read, told)))
+
+
+def _facts(table: pa.Table) -> pa.Table:
+    known = np.zeros(table.num_rows, dtype=np.int64)
+    for bit, name in enumerate(STANDARD):
+        known |= pc.is_valid(table[name]).to_numpy().astype(np.int64) << bit
+    whole = {name: plain(table[name]) for name in (*ORIGIN, *LARGEST)}
+    whole["says"] = pa.array(known)
+    for name in SOLE:
+        values = Values.of(as_text(table[name]))
+        hashes = np.append(values.hashes, np.uint64(0))[values.codes].view(np.int64)
+        for end, absent in ENDS.items():
+            mine = np.where(values.codes < 0, absent, hashes)
+            whole[f"{name}_{end}"] = pa.array(mine, pa.int64())
+    return _one_each(pa.table(whole))
+
+
+def _whole(facts: pa.Table) -> pa.Table:
+    whole = _one_each(facts)
     if np.any(np.diff(numbers(whole["record_id"])) == 0):
         raise ConcordError(
             f"vault/linkage_records: two record ids begin with the same {DIGITS} digits; records "

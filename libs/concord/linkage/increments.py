@@ -19,6 +19,7 @@ from pyspark.sql import DataFrame
 from concord.errors import InfrastructureError
 from concord.lake.registry import RUNS, Table
 from concord.lake.tables import Lake
+from concord.lake.workers import Beside, Made
 from concord.linkage import engine, extend, files, groups, keys, pairs, tables
 from concord.linkage.blobs import ID, read
 from concord.linkage.blocking import blobs_in
@@ -178,11 +179,11 @@ def extended(here: Index, since: Base, change: Delivered) -> Extension:
     try:
         was = extend.apart_of(since.rows(lake, tables.KEYS).toArrow(), model)
         with ThreadPoolExecutor(1) as pool:  # neither of the two keeps all workers busy
-            standing = pool.submit(_records, here.aside(), before, change)
+            made = pool.submit(_records, here.aside(), before, change)
             found = extend.extended(
                 before, change.old, new, was, model, ids=change.ids, conflict=model.link_weight
             )
-            records, origin = standing.result()
+            records, origin = made.result()
         held += [found.lost, found.found]
         told = _patterns(since.rows(lake, tables.PATTERNS).toArrow(), found, here)
         past = pairs.stored(since.rows(lake, tables.PAIRS), without=found.ids)
@@ -191,8 +192,8 @@ def extended(here: Index, since: Base, change: Delivered) -> Extension:
         ends = [found.ids]
         for each in (found.lost, found.found):
             for blob in blobs_in(each, "pairs")["pairs"]:
-                made = read(blob.as_buffer())
-                ends += [chunk for end in pairs.ENDS for chunk in made[end].chunks]
+                some = read(blob.as_buffer())
+                ends += [chunk for end in pairs.ENDS for chunk in some[end].chunks]
         touched = pa.concat_arrays(ends)
         return Extension(records, origin, compared, change.placeholders, touched, len(found.ids))
     finally:
@@ -202,14 +203,21 @@ def extended(here: Index, since: Base, change: Delivered) -> Extension:
 
 def _records(here: Index, before: DataFrame, change: Delivered) -> tuple[DataFrame, pa.Table]:
     """All records as they are now, written unless the run is dry; and groups.facts of them."""
-    now = replaced(before, change.fresh, change.ids)
-    if here.run.dry_run:
-        records = now.rows(tables.RECORDS)
-    else:
+    if not here.run.dry_run:
         here.remake(change.placeholders, tables.PLACEHOLDERS)
-        written = here.remake(now, tables.RECORDS)
-        records = here.lake.read(tables.RECORDS, version=written.version)
-    return records, groups.facts(records)
+    return standing(here, replaced(before, change.fresh, change.ids))
+
+
+def standing(here: Index, made: Made) -> tuple[DataFrame, pa.Table]:
+    """Rows of vault/linkage_records as they are written, unless the run is dry; and groups.facts of
+    them."""
+    if here.run.dry_run:
+        records = made.rows(tables.RECORDS)
+        return records, groups.facts(records)
+    beside = Beside(groups.told_facts)
+    written = here.remake(replace(made, beside=beside), tables.RECORDS)
+    records = here.lake.read(tables.RECORDS, version=written.version)
+    return records, groups.facts_told(beside.told) if beside.told else groups.facts(records)
 
 
 def _patterns(was: pa.Table, found: extend.Extended, here: Index) -> pa.Table:

@@ -259,8 +259,7 @@ def _compared(here: Index, how: How, digest: str) -> Extension:
     change = increments.delivered(here, since, limit) if since else None
     if since and change:
         return increments.extended(here, since, change)
-    records, told = _records(here)
-    origin = groups.facts(records)
+    records, origin, told = _records(here)
     return Extension(records, origin, pairs.compared(here, records, origin), told)
 
 
@@ -346,15 +345,13 @@ def _decisions(here: Index) -> list[Decision]:
     return decisions.of_rows(rows)
 
 
-def _records(here: Index) -> tuple[DataFrame, pa.Table]:
-    """The feeds' records in comparable form, as written; of a dry run, as they would be. And the
-    placeholders that were found in them."""
+def _records(here: Index) -> tuple[DataFrame, pa.Table, pa.Table]:
+    """The feeds' records in comparable form, as written; of a dry run, as they would be. Their
+    facts, and the placeholders that were found in them."""
     with searched([*here.feeds.items()], here.model, here.shares) as (found, told):
-        if here.run.dry_run:
-            return found.rows(tables.RECORDS), told
-        here.remake(told, tables.PLACEHOLDERS)
-        written = here.remake(found, tables.RECORDS)
-    return here.lake.read(tables.RECORDS, version=written.version), told
+        if not here.run.dry_run:
+            here.remake(told, tables.PLACEHOLDERS)
+        return *increments.standing(here, found), told
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +14,7 @@ from pyspark.sql import DataFrame
 
 from concord.errors import UsageError
 from concord.lake.registry import Table
-from concord.lake.workers import Made
+from concord.lake.workers import Beside, Made
 from concord.linkage import engine, extend, files, tables
 from concord.linkage.arrays import distinct, places
 from concord.linkage.blobs import CUT, cut_by, read, together
@@ -126,14 +128,16 @@ def _rules(model: PersonIndex) -> pa.Array:
 
 def written(here: Index, counts: pa.Table, pairs: Made, apart: Apart, origin: pa.Table) -> Compared:
     """Writes keys, patterns, pairs and links, unless the run is dry, and brings the pairs to the
-    driver. `counts`: as engine.tallied, of all pairs; `pairs`: all that are kept, as rows of
+    driver. `counts`: as blocking.counts_of, of all pairs; `pairs`: all that are kept, as rows of
     vault/linkage_pairs."""
     model = here.model
     told = _counts(counts, model)
     if here.run.dry_run:
-        return Compared(told, on_driver(pairs, origin, model), apart.refused)
+        found = on_driver(_sent(pairs, model), origin, model)
+        return Compared(told, found, apart.refused)
     # Made once: what follows reads them as they are written.
-    stands = here.remake(pairs, tables.PAIRS)
+    beside = Beside(partial(_numbered, model))
+    stands = here.remake(replace(pairs, beside=beside), tables.PAIRS)
     rows = here.lake.read(tables.PAIRS, version=stands.version)
     writes: tuple[tuple[Rows | Made, Table], ...] = (
         (_links(stored(rows), model), tables.LINKS),
@@ -142,7 +146,8 @@ def written(here: Index, counts: pa.Table, pairs: Made, apart: Apart, origin: pa
     )
     with ThreadPoolExecutor(max_workers=len(writes)) as pool:
         done = [pool.submit(here.aside().remake, *write) for write in writes]
-        found = on_driver(rows, origin, model)
+        sent = _stored(rows, model) if beside.told is None else [*map(read, beside.told)]
+        found = on_driver(sent, origin, model)
         for future in done:
             future.result()
     return Compared(told, found, apart.refused)
@@ -176,7 +181,7 @@ def rescored(here: Index, origin: pa.Table) -> Compared:
     rows = lake.read(tables.PAIRS)
     if not here.run.dry_run:
         here.remake(_links(stored(rows), model), tables.LINKS)
-    return Compared(told, on_driver(rows, origin, model), Refused())
+    return Compared(told, on_driver(_stored(rows, model), origin, model), Refused())
 
 
 def _counts(counts: pa.Table, model: PersonIndex) -> pa.Table:
@@ -222,33 +227,43 @@ def _links(pairs: Made, model: PersonIndex) -> Made:
     return Made(pairs.frame, work)
 
 
-def on_driver(pairs: Made | DataFrame, origin: pa.Table, model: PersonIndex) -> pa.Table:
-    """Rows of vault/linkage_pairs, made or stored -> left, right (places in `origin`), pattern,
-    rule (its name) and weight (bits), in the order of the places.
+def _numbered(model: PersonIndex, rows: pa.Table) -> bytes:
+    """Some rows of vault/linkage_pairs, as a worker tells them to the driver."""
+    ends = {end: numbers(rows[side]) for end, side in zip(ENDS, SIDES, strict=True)}
+    order = np.argsort(ends["left"])
+    rule = pc.index_in(plain(rows["rule"]), value_set=_rules(model)).cast(pa.int8())
+    told = pa.table({**ends, "pattern": rows["pattern"], "rule": rule})
+    return written_blob(told.take(pa.array(order)))
 
-    `origin`: as groups.facts; has all records.
-    """
-    names = _rules(model)
 
-    def numbered(rows: pa.Table) -> pa.Table:
-        ends = {end: numbers(rows[side]) for end, side in zip(ENDS, SIDES, strict=True)}
-        order = np.argsort(ends["left"])
-        rule = pc.index_in(plain(rows["rule"]), value_set=names).cast(pa.int8())
-        told = pa.table({**ends, "pattern": rows["pattern"], "rule": rule})
-        return told.take(pa.array(order))
+def _sent(pairs: Made, model: PersonIndex) -> list[pa.Table]:
+    """Pairs, as they are made, in parts of NUMBERED."""
 
     def tell(made: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
         for rows in made:
-            blob = written_blob(numbered(rows))
-            yield pa.record_batch({"blob": pa.array([blob], pa.binary())})
+            yield pa.record_batch({"blob": pa.array([_numbered(model, rows)], pa.binary())})
 
-    if isinstance(pairs, Made):
-        sent = pairs.told(tell, "blob binary").toArrow()["blob"]
-        each = [read(one.as_buffer()) for one in sent]
-        each += [] if pairs.held is None else [numbered(pairs.held)]
-    else:
-        each = files.collected_each([(pairs, numbered)], ("pattern", "rule"), plain=SIDES)
-    told = pa.concat_tables([NUMBERED.empty_table(), *each])
+    told = pairs.told(tell, "blob binary").toArrow()["blob"].to_pylist()
+    mine = [] if pairs.held is None else [_numbered(model, pairs.held)]
+    return [read(blob) for blob in told + mine]
+
+
+def _stored(pairs: DataFrame, model: PersonIndex) -> list[pa.Table]:
+    """Pairs, as they are stored, in parts of NUMBERED."""
+
+    def numbered(rows: pa.Table) -> pa.Table:
+        return read(_numbered(model, rows))
+
+    return files.collected_each([(pairs, numbered)], ("pattern", "rule"), plain=SIDES)
+
+
+def on_driver(sent: Sequence[pa.Table], origin: pa.Table, model: PersonIndex) -> pa.Table:
+    """Parts of NUMBERED -> left, right (places in `origin`), pattern, rule (its name) and weight
+    (bits), in the order of the places.
+
+    `origin`: as groups.facts; has all records.
+    """
+    names, told = _rules(model), pa.concat_tables([NUMBERED.empty_table(), *sent])
     known = numbers(origin["record_id"])
     left, right = (places(known, told[end].to_numpy()) for end in ENDS)
     order = np.argsort(left * len(known) + right, kind="stable")

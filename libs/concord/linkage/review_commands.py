@@ -44,10 +44,11 @@ from concord.lake.tables import Lake, described
 from concord.lake.writes import Append
 from concord.linkage import decisions, inputs, tables
 from concord.linkage.decisions import VERDICTS, Decision, Maker, Proposal, Verdict
+from concord.linkage.doubts import KINDS
 from concord.linkage.explain import explain
 from concord.linkage.index import Index
 from concord.linkage.person_index import FILE, PersonIndex, load_person_index
-from concord.linkage.review import KINDS, SHOWN, Part, in_turn, side_by_side
+from concord.linkage.review import SHOWN, Part, in_turn, side_by_side
 from concord.linkage.review_page import concerned, page
 from concord.options import (
     DEFAULT_SETTINGS,

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from concord.linkage import review, tables
+from concord.linkage import doubts, tables
 from concord.linkage.person_index import PersonIndex
 from concord.linkage.review import Review, in_turn, queue, side_by_side
 from concord.linkage.review_page import concerned, page
@@ -193,7 +193,7 @@ def test_persons_whose_records_contradict_each_other_show_the_two_that_do_so_mos
     assert "with two SSNs and two birth dates and two suffixes" in first["why"]
     assert first["record_ids"] == ["s1", "w1", "x1"]
     assert first["rule"] is None, "no rule compared the two"
-    monkeypatch.setattr(review, "AT_ONCE", 1)
+    monkeypatch.setattr(doubts, "AT_ONCE", 1)
     assert made(candidates, persons, *said) == rows, "persons are looked at a few at a time"
 
 
