@@ -16,7 +16,7 @@ from jinja2 import Environment, StrictUndefined, select_autoescape
 
 from concord.agreements.dula import Dula
 from concord_models.backtest import Backtest
-from concord_models.churn.features import feature
+from concord_models.churn.blocks import feature
 from concord_models.specification import ModelSpec
 
 SHOWN = (

@@ -26,7 +26,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
 
 from concord.errors import InfrastructureError
-from concord_models.churn.features import feature
+from concord_models.churn.blocks import feature
 from concord_models.evaluation import calibration_slope
 from concord_models.imputation import Imputation, learnt
 from concord_models.scorer import Calibration, Linear, Scorer

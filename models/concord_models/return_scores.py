@@ -24,8 +24,8 @@ from concord.lake.points import reach
 from concord.lake.run import Run
 from concord.studies.keys import study_key
 from concord.studies.returning import OWN_ID, own_ids
+from concord_models.churn.blocks import OFFICE
 from concord_models.churn.cohort import AS_OF, CASE, DUE
-from concord_models.churn.features import OFFICE
 from concord_models.score_tables import (
     HELD_OUT,
     replace_day,

@@ -35,8 +35,9 @@ from concord.tracking import Registered, Store
 from concord_models import scorer as scorers
 from concord_models import studies, training_rows
 from concord_models.churn import cohort
+from concord_models.churn.blocks import OFFICE, audited, columns
 from concord_models.churn.cohort import AS_OF, CASE, DUE
-from concord_models.churn.features import OFFICE, audited, columns, features
+from concord_models.churn.features import features
 from concord_models.score_tables import (
     HELD_OUT,
     drift_table,

@@ -18,8 +18,8 @@ from concord.lake.registry import VERSIONS_TYPE, Column, Table
 from concord.lake.run import Run
 from concord.lake.writes import ReplaceWhere, Transaction, Written
 from concord.studies.tables import folder
+from concord_models.churn.blocks import OFFICE
 from concord_models.churn.cohort import AS_OF, CASE, DUE, LABEL, LABEL_KNOWN
-from concord_models.churn.features import OFFICE
 from concord_models.churn.outreach import CONTACTED
 from concord_models.specification import ModelSpec
 

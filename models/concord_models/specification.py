@@ -14,8 +14,8 @@ from concord.errors import UsageError
 from concord.lake.run import digest
 from concord.settings import Typed, load_folder
 from concord.yaml12 import Location
+from concord_models.churn.blocks import AUDIT, BLOCKS, block_of, names_of
 from concord_models.churn.definitions import Name
-from concord_models.churn.features import AUDIT, BLOCKS, block_of, names_of
 from concord_models.imputation import Fill, How
 from concord_models.temporal import Temporal
 

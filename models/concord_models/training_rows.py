@@ -22,7 +22,7 @@ from concord.contracts.model import Contract
 from concord.errors import UsageError
 from concord.lake.run import Run
 from concord_models import leaks, studies
-from concord_models.churn import cohort, definitions, outreach
+from concord_models.churn import blocks, cohort, definitions, outreach
 from concord_models.churn import features as churn
 from concord_models.evaluation import Floats, Ints
 from concord_models.fitting import Slice
@@ -73,7 +73,7 @@ def label_columns(spec: ModelSpec) -> Mapping[str, frozenset[str]]:
 
 def columns(spec: ModelSpec) -> dict[str, frozenset[str]]:
     """Columns by table that training reads: of features, of the audit, of the label."""
-    own = churn.columns(spec.features, audit=bool(spec.audit))
+    own = blocks.columns(spec.features, audit=bool(spec.audit))
     return joined(own, label_columns(spec))
 
 
@@ -190,7 +190,7 @@ def leaking(
         rows = cohort.open_checkins(reports, *map(cohort.lead, spec.cohort.leads))
         return churn.features(rows.where(F.col(cohort.AS_OF) <= F.lit(day)), tables, spec.features)
 
-    wanted = churn.columns(spec.features)
+    wanted = blocks.columns(spec.features)
     sample = churn.sampled({name: frames[name] for name in wanted}, every)
     return found + leaks.changed(made, sample, day, spec.features)
 
@@ -234,8 +234,8 @@ def labels(spec: ModelSpec, frames: Mapping[str, DataFrame], as_of: date) -> Dat
 
 
 def _groups(rows: pd.DataFrame, kinds: Sequence[str]) -> dict[str, list[str]]:
-    found = {name: rows[churn.audited(name)].astype(str).tolist() for name in kinds}
-    return {**found, churn.OFFICE: rows[churn.OFFICE].astype(str).tolist()}
+    found = {name: rows[blocks.audited(name)].astype(str).tolist() for name in kinds}
+    return {**found, blocks.OFFICE: rows[blocks.OFFICE].astype(str).tolist()}
 
 
 def _shuffled(part: Slice) -> tuple[Floats, Ints, list[str]]:

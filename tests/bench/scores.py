@@ -30,8 +30,9 @@ from concord.lake.zones import Zones
 from concord.reporting import Reporter
 from concord.tracking import Registered
 from concord_models import score as scoring
+from concord_models.churn.blocks import feature
 from concord_models.churn.cohort import CASE, DUE
-from concord_models.churn.features import feature, features
+from concord_models.churn.features import features
 from concord_models.score_tables import HELD_OUT, replace_day, scores_table
 from concord_models.scorer import OTHERS, Calibration, EqualRecall, Scorer
 from concord_models.specification import ModelSpec, load_models

@@ -33,7 +33,7 @@ from concord_models import drift_job, promotion, training_rows
 from concord_models import return_scores as returning
 from concord_models import score as scoring
 from concord_models import train as training
-from concord_models.churn import features
+from concord_models.churn import blocks
 from concord_models.specification import ModelSpec, load_models
 from tests.agreed import register
 from tests.conftest import ROOT
@@ -44,8 +44,8 @@ MONTHS = [date(2024, month, 1) for month in range(1, 10)]
 CASES = 60
 # One feature tells all, which no model is better than.
 MADE_UP = "a made-up world"
-TABLES = sorted({table for block in features.BLOCKS.values() for table in block.columns})
-NAMES = [name for block in features.BLOCKS for name in features.names_of(block)]
+TABLES = sorted({table for block in blocks.BLOCKS.values() for table in block.columns})
+NAMES = [name for block in blocks.BLOCKS for name in blocks.names_of(block)]
 
 
 def last_day(month: date) -> date:

@@ -27,7 +27,7 @@ from concord_models import leaks, planning, promotion, reproduction, studies, tr
 from concord_models import return_scores as returning
 from concord_models import score as scoring
 from concord_models import train as training
-from concord_models.churn import cohort, features
+from concord_models.churn import blocks, cohort, features
 from tests.mlflow_server import gate, serving
 from tests.postgresql import postgresql
 from tests.spark.churn_world import (
@@ -58,10 +58,10 @@ def computed(spark: SparkSession, tables: Sequence[StudyTable], rows: Rows) -> p
     rows_ = cohort.open_checkins(held["dta_snap.checkins"], as_of)
     # Block by block: one query of all of them is more stages at a time than two cores can hold.
     parts = [
-        features.features(rows_, held, features.names_of(block))
+        features.features(rows_, held, blocks.names_of(block))
         .toPandas()
         .sort_values([*cohort.KEY], ignore_index=True)
-        for block in features.BLOCKS
+        for block in blocks.BLOCKS
     ]
     return pd.concat([parts[0], *(part[part.columns[4:]] for part in parts[1:])], axis=1)
 
@@ -167,10 +167,10 @@ def test_training_refuses_a_feature_that_leaks_and_names_it(
 
 def test_a_block_that_is_not_named_is_not_read(study: dict[str, DataFrame]) -> None:
     names = ("days_since_mailed", "contacts_45", "household_size")
-    wanted = features.columns(names)
+    wanted = blocks.columns(names)
     assert wanted.keys() == {"dta_snap.checkins", "dta_snap.cases", "dta_snap.contacts"}
-    assert "race" not in features.columns(NAMES)["dta_snap.persons"]
-    assert "race" in features.columns(names, audit=True)["dta_snap.persons"]
+    assert "race" not in blocks.columns(NAMES)["dta_snap.persons"]
+    assert "race" in blocks.columns(names, audit=True)["dta_snap.persons"]
     own = {
         name: study[name].select(
             [c for c in study[name].columns if c.startswith(("study_", "_")) or c in columns]
@@ -184,13 +184,13 @@ def test_a_block_that_is_not_named_is_not_read(study: dict[str, DataFrame]) -> N
 
 
 def test_every_block_reads_no_more_than_it_declares(study: dict[str, DataFrame]) -> None:
-    for block in features.BLOCKS:
-        names = features.names_of(block)
+    for block in blocks.BLOCKS:
+        names = blocks.names_of(block)
         own = {
             name: study[name].select(
                 [c for c in study[name].columns if c.startswith(("study_", "_")) or c in columns]
             )
-            for name, columns in features.columns(names).items()
+            for name, columns in blocks.columns(names).items()
         }
         rows = cohort.open_checkins(own["dta_snap.checkins"], cohort.lead(14))
         assert features.features(rows, own, names).columns[4:] == list(names)

@@ -26,7 +26,7 @@ from concord_models import commands, drift, drift_job, planning, studies, traini
 from concord_models import score as scoring
 from concord_models import train as training
 from concord_models.churn import features
-from concord_models.churn.features import feature
+from concord_models.churn.blocks import feature
 from concord_models.drift import Bins
 from concord_models.scorer import OTHERS, Calibration, EqualRecall, Linear, Scorer
 from concord_models.specification import load_models

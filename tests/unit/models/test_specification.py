@@ -13,9 +13,9 @@ import pytest
 from concord.contracts.schemas import write_schemas
 from concord.errors import ConfigError, UsageError
 from concord_models.churn import cohort
+from concord_models.churn.blocks import BLOCKS, block_of, feature, names_of
+from concord_models.churn.blocks import columns as feature_columns
 from concord_models.churn.definitions import DEFINITIONS, Name
-from concord_models.churn.features import BLOCKS, block_of, feature, names_of
-from concord_models.churn.features import columns as feature_columns
 from concord_models.commands import schemas
 from concord_models.score import read
 from concord_models.specification import ModelSpec, load_models, named
