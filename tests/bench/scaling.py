@@ -1,8 +1,9 @@
 """`make bench BENCH=scaling`: the engine on a standalone cluster of workers with one core each.
 
-A master and two workers run on this machine, on the loopback interface. An application may have
-one core of them, or both; each is a process of its own and links the same records twice, and the
-second, warm run counts.
+A master and two workers run on this machine, on the loopback interface, each worker and all that it
+starts bound to a core of its own: else the Java and the Python process of one would have a core
+each. An application may have one core of them, or both; each is a process of its own and links the
+same records twice, and the second, warm run counts.
 """
 
 from __future__ import annotations
@@ -131,6 +132,9 @@ def linked(people: Path, folder: Path, master: str, workers: int) -> tuple[str, 
 def cluster(folder: Path) -> Iterator[str]:
     """A standalone master with its workers; its address. Raises ConcordError if it does not come
     up."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < WORKERS:
+        raise ConcordError(f"{WORKERS} workers need a core each; there are {len(cores)}")
     port = _free_port()
     address = f"spark://127.0.0.1:{port}"
     daemons = [_daemon(folder, "master.Master", "--port", str(port), "--webui-port", "0")]
@@ -140,6 +144,7 @@ def cluster(folder: Path) -> Iterator[str]:
             home = folder / f"worker-{number}"
             options = ("--cores", "1", "--memory", EXECUTOR, "--webui-port", "0")
             daemons.append(_daemon(home, "worker.Worker", *options, address))
+            os.sched_setaffinity(daemons[-1].pid, {cores[number]})
         yield address
     finally:
         for each in daemons:
