@@ -39,7 +39,7 @@ STEPS: tuple[tuple[Any, str, str], ...] = (
     (engine, "sample", "u of random pairs"),
     (estimate, "random_patterns", "u of random pairs"),
     (estimate, "chance", "u of random pairs"),
-    (engine, "tallied", "make and compare pairs"),
+    (blocking, "counts_of", "make and compare pairs"),
     (estimate, "fit", "m by EM"),
     (blocking, "edges_of", "fetch links"),
     (engine, "clustered", "cluster"),
