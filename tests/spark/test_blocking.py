@@ -15,7 +15,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from concord.errors import QualityError, UsageError
-from concord.linkage import blocking, engine, files, placeholders, tables
+from concord.linkage import blocking, engine, placeholders, spread, tables
 from concord.linkage.engine import link
 from concord.linkage.model import Model
 from concord.linkage.person_index import load_person_index
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.spark
 @pytest.fixture(scope="module", autouse=True)
 def _as_many() -> Iterator[None]:
     """Records meet in several partitions, few as they are."""
-    with patch.object(files, "HELD", 0):
+    with patch.object(spread, "HELD", 0):
         yield
 
 

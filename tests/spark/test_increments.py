@@ -15,7 +15,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from concord.lake.session import interpret
-from concord.linkage import files, pairs, tables
+from concord.linkage import files, pairs, spread, tables
 from concord.linkage import index as index_of_few
 from concord.linkage.person_index import load_person_index
 from concord.linkage.placeholders import Search
@@ -132,7 +132,7 @@ def test_an_increment_leaves_what_a_whole_run_does(
 ) -> None:
     """Whoever compares what changed, and whether there are values that count as frequent."""
     if by == "workers":
-        monkeypatch.setattr(files, "HELD", 0)
+        monkeypatch.setattr(spread, "HELD", 0)
     world = World(spark, tmp_path, seed=3, frequent=frequent)
     for people in world.people.values():
         for number in range(40):

@@ -22,7 +22,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType
 
-from concord.linkage import files
+from concord.linkage import files, spread
 from concord.linkage.arrays import grouped, in_order
 from concord.linkage.blobs import (
     CUT,
@@ -36,9 +36,9 @@ from concord.linkage.blobs import (
     written,
 )
 from concord.linkage.compare import Comparison, patterns, space
-from concord.linkage.files import Rows
 from concord.linkage.keys import Effective, Refused, Rule, among_sorted, effective_keys, keys_of
 from concord.linkage.patterns import Floats, Integers, Weights
+from concord.linkage.spread import Rows
 from concord.linkage.standardise import SEPARATOR
 from concord.linkage.values import Common, Flags, Hashes, PairedRows, Part, Records, hashed
 
@@ -309,9 +309,9 @@ def candidates(
                     }
                 )
 
-    sent = files.mapped(blobs.select(["blob"]), send, CUT)
-    met = files.meeting(sent, shares * len(placed) if shares > 1 else 1)
-    return files.mapped(met, find, FOUND)
+    sent = spread.mapped(blobs.select(["blob"]), send, CUT)
+    met = spread.meeting(sent, shares * len(placed) if shares > 1 else 1)
+    return spread.mapped(met, find, FOUND)
 
 
 def _maybe(table: pa.Table | None) -> pa.Array:

@@ -22,16 +22,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from concord.errors import QualityError, UsageError
-from concord.linkage import blocking, estimate, files, keys
+from concord.linkage import blocking, estimate, keys, spread
 from concord.linkage.arrays import in_order, places
 from concord.linkage.blobs import ID, opened
 from concord.linkage.blocking import Choice, Matching, Placement
 from concord.linkage.clusters import ABSENT, clusters
 from concord.linkage.estimate import Fit
-from concord.linkage.files import Rows
 from concord.linkage.keys import Counted, Refused, Sizes
 from concord.linkage.model import Model
 from concord.linkage.patterns import Integers, probability
+from concord.linkage.spread import Rows
 from concord.linkage.values import Common, Part, Records, hashed
 
 SAMPLE = 100_000  # rows of which random pairs are drawn
@@ -56,8 +56,8 @@ class Encoded:
 
     def here(self) -> Encoded:
         """The same few, held by the driver."""
-        blobs = files.here(self.blobs)
-        files.release(self.blobs)
+        blobs = spread.here(self.blobs)
+        spread.release(self.blobs)
         return replace(self, blobs=blobs)
 
     def beside(self, other: Encoded) -> Encoded:
@@ -67,12 +67,12 @@ class Encoded:
             part: (top * self.rows + other.tops[part] * other.rows) / max(rows, 1)
             for part, top in self.tops.items()
         }
-        blobs = files.both(*(each.blobs.select(["blob"]) for each in (self, other)))
+        blobs = spread.both(*(each.blobs.select(["blob"]) for each in (self, other)))
         return replace(self, blobs=blobs, rows=rows, tops=tops)
 
     def shares(self, spark: SparkSession) -> int:
         """In how many partitions the records of a placement meet; few all meet in one."""
-        if self.rows < files.HELD:
+        if self.rows < spread.HELD:
             return 1
         return max(spark.sparkContext.defaultParallelism, math.ceil(self.rows / ROWS_TOGETHER))
 
@@ -119,8 +119,8 @@ def encode(
         records, id=id, columns=model.columns, parts=parts, choose=choose,
         sampled=blocking.SAMPLED if sampled else 0,
     )  # fmt: skip
-    blobs = files.here(blobs) if held else files.kept(blobs)
-    told = files.here(blobs.select(["records", "tops", "sample"]))
+    blobs = spread.here(blobs) if held else spread.kept(blobs)
+    told = spread.here(blobs.select(["records", "tops", "sample"]))
     rows = int(pc.sum(told["records"]).as_py() or 0)
     tops = np.array(told["tops"].to_pylist(), dtype=float).reshape(told.num_rows, len(parts))
     shares = dict(zip(parts, (tops.sum(axis=0) / max(rows, 1)).tolist(), strict=True))
@@ -207,7 +207,7 @@ def planned(records: DataFrame, model: Model, *, id: str = "id") -> list[Planned
         how = replace(matching(model, blocked), comparisons=())
         made = blocking.counts_of(candidates(spark, encoded, model, how)).to_pylist()
     finally:
-        files.release(encoded.blobs)
+        spread.release(encoded.blobs)
     new = {row["rule"]: row["pairs"] for row in made}
     found = []
     for number, (rule, of) in enumerate(zip(model.rules, blocked.sizes, strict=True)):
@@ -278,8 +278,8 @@ class Linked:
         return ids.join(of, ID, "left").select(ID, F.coalesce("cluster", ID).alias("cluster"))
 
     def close(self) -> None:
-        files.release(self.encoded.blobs)
-        files.release(self.found)
+        spread.release(self.encoded.blobs)
+        spread.release(self.found)
 
     def __enter__(self) -> Linked:
         return self
@@ -314,7 +314,7 @@ def link(records: DataFrame, model: Model, *, id: str = "id", unique: bool = Fal
         keep = UNFIT_KEEP + math.log2(max(encoded.rows, 2))
         how = replace(how, weights=weights, keep=keep, conflict=keep)
     # Records of Spark's stay there.
-    found = cast(DataFrame, files.kept(candidates(spark, encoded, model, how)))
+    found = cast(DataFrame, spread.kept(candidates(spark, encoded, model, how)))
     counts = blocking.counts_of(found)
     fit = None
     if u is not None:

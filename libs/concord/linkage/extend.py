@@ -18,13 +18,13 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 
 from concord.errors import QualityError
-from concord.linkage import engine, files, keys
+from concord.linkage import engine, keys, spread
 from concord.linkage.blobs import ID
 from concord.linkage.blocking import Anew, Matching, counts_of
 from concord.linkage.engine import Encoded
-from concord.linkage.files import Rows
 from concord.linkage.keys import NO_HASHES, Refused
 from concord.linkage.model import Model
+from concord.linkage.spread import Rows
 from concord.linkage.values import Common, Flags, Hashes
 
 # Rows of vault/linkage_keys.
@@ -95,7 +95,7 @@ def extended(
             return others(rows) & keys.with_keys(rows, rules, some)
 
         found = engine.encode(records, model, id="record_id", choose=choose)
-        return found.here() if found.rows + most < files.HELD else found
+        return found.here() if found.rows + most < spread.HELD else found
 
     near, stable = near_to(changed), None
     try:
@@ -108,7 +108,7 @@ def extended(
             more = keys.ids_with(stable.blobs, otherwise)
             anew = pa.concat_arrays([ids, more])
             changed = _both(changed, keys.keys_had(stable.blobs, rules, ids=more))
-            files.release(near.blobs)
+            spread.release(near.blobs)
             near = near_to(changed)
 
         def pairs(mine: Encoded, apart: Apart) -> Rows:
@@ -126,7 +126,7 @@ def extended(
                 apart.refused,
                 Anew(anew, had),
             )
-            return files.kept(engine.candidates(spark, those, model, how))
+            return spread.kept(engine.candidates(spark, those, model, how))
 
         with ThreadPoolExecutor(2) as pool:  # each has tasks that are soon done
             lost, found = pool.map(pairs, (old, new), (was, now))
@@ -135,7 +135,7 @@ def extended(
     finally:
         for each in (near, stable):
             if each is not None:
-                files.release(each.blobs)
+                spread.release(each.blobs)
 
 
 def _apart(

@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from functools import reduce
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from py4j.java_gateway import is_instance_of
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 from pyspark.sql.types import StringType
 
@@ -35,17 +34,6 @@ SLICE = 500_000
 TASK = 50_000
 # Rows up to which the driver reads them itself: a query takes it longer.
 FEW = 100_000
-# And up to which it does all that workers do with records. A guess.
-HELD = 20_000
-# Rows with the workers, or few that the driver holds.
-Rows: TypeAlias = DataFrame | pa.Table
-Batches: TypeAlias = Iterator[pa.RecordBatch]
-KINDS = {
-    "int": pa.int32(),
-    "bigint": pa.int64(),
-    "binary": pa.binary(),
-    "array<bigint>": pa.list_(pa.int64()),
-}
 LOCAL = re.compile(r"file:(?://)?(/.*)")
 SCHEDULED = (
     "path string, group int, begin bigint, rows bigint, partition map<string, string>, of int"
@@ -228,46 +216,6 @@ def collected_each(
     sent = [(each, telling(work)) for each, work in given]
     blobs = mapped_each(sent, columns, "blob binary", plain=plain).toArrow()["blob"]
     return [opened_table(blob.as_buffer()) for blob in blobs]
-
-
-def mapped(rows: Rows, work: Callable[[Batches], Batches], schema: str) -> Rows:
-    """What `work` makes of batches of rows, where they are: rows of `schema`."""
-    if isinstance(rows, DataFrame):
-        return rows.mapInArrow(work, schema)
-    kinds = pa.schema([(name, KINDS[kind]) for name, kind in map(str.split, schema.split(", "))])
-    return pa.Table.from_batches([*work(iter(rows.to_batches()))], kinds)
-
-
-def meeting(sent: Rows, partitions: int, by: str = "target") -> Rows:
-    """Rows brought together, each in the partition that its column `by` says. To be mapped right
-    after it: mapInArrow asks for no distribution. For one partition nothing travels, and what the
-    driver holds is together."""
-    if not isinstance(sent, DataFrame):
-        return sent
-    return sent.repartitionById(partitions, by) if partitions > 1 else sent.coalesce(1)
-
-
-def here(rows: Rows) -> pa.Table:
-    """The rows, on the driver."""
-    return rows.toArrow() if isinstance(rows, DataFrame) else rows
-
-
-def both(one: Rows, other: Rows) -> Rows:
-    """The rows of one and of the other; on the driver if all are."""
-    if isinstance(one, DataFrame):
-        spark = one.sparkSession
-        return one.union(other if isinstance(other, DataFrame) else spark.createDataFrame(other))
-    return both(other, one) if isinstance(other, DataFrame) else pa.concat_tables([one, other])
-
-
-def kept(rows: Rows) -> Rows:
-    """Rows that are read several times, to be released."""
-    return rows.persist(StorageLevel.MEMORY_AND_DISK) if isinstance(rows, DataFrame) else rows
-
-
-def release(rows: Rows) -> None:
-    if isinstance(rows, DataFrame):
-        rows.unpersist()
 
 
 def _of_few(

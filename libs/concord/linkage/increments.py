@@ -20,15 +20,15 @@ from concord.errors import InfrastructureError
 from concord.lake.registry import RUNS, Table
 from concord.lake.tables import Lake
 from concord.lake.workers import Beside, Made
-from concord.linkage import engine, extend, files, groups, keys, pairs, tables
+from concord.linkage import engine, extend, files, groups, keys, pairs, spread, tables
 from concord.linkage.blobs import ID, read
 from concord.linkage.blocking import blobs_in
 from concord.linkage.engine import Encoded
-from concord.linkage.files import Rows
 from concord.linkage.index import Index
 from concord.linkage.keys import among_sorted
 from concord.linkage.records import forms, numbers, replaced, said, some_standardised
 from concord.linkage.report import Compared
+from concord.linkage.spread import Rows
 from concord.linkage.values import Flags, Hashes
 
 # Of these all must be of one run: what an increment reads, and what a run writes last.
@@ -145,13 +145,13 @@ def delivered(here: Index, since: Base, limit: float) -> Delivered | None:
         return among_sorted(numbers(rows[ID]), changed)
 
     found = since.rows(lake, tables.PLACEHOLDERS).toArrow()
-    held = len(changed) < files.HELD
+    held = len(changed) < spread.HELD
     old = engine.encode(before, here.model, id="record_id", choose=mine, held=held)
     rows: Rows = tables.RECORDS.arrow_schema.empty_table()
     if feeds:
         made = forms(feeds, here.model.standards, here.shares, some=changed)
         rows = some_standardised(made, found)
-    now = files.here(rows.select(["record_id"]))["record_id"]
+    now = spread.here(rows.select(["record_id"]))["record_id"]
     whole = pa.chunked_array([*keys.ids_of(old.blobs).chunks, *now.chunks], pa.string())
     return Delivered(pc.unique(whole), old, rows, found)
 
@@ -198,7 +198,7 @@ def extended(here: Index, since: Base, change: Delivered) -> Extension:
         return Extension(records, origin, compared, change.placeholders, touched, len(found.ids))
     finally:
         for rows in held:
-            files.release(rows)
+            spread.release(rows)
 
 
 def _records(here: Index, before: DataFrame, change: Delivered) -> tuple[DataFrame, pa.Table]:

@@ -17,9 +17,9 @@ from concord.lake.tables import Lake
 from concord.lake.workers import Made
 from concord.lake.writes import How, Overwrite, Transaction, Written
 from concord.linkage import inputs
-from concord.linkage.files import Rows
 from concord.linkage.inputs import Input, Permission
 from concord.linkage.person_index import PersonIndex
+from concord.linkage.spread import Rows
 from concord.linkage.tables import RECORDS
 
 # Rows of identifiers of which one worker is enough. A guess, not a measure.

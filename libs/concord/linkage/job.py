@@ -52,6 +52,7 @@ from concord.linkage import (
     quality_page,
     report,
     review,
+    spread,
     tables,
 )
 from concord.linkage.arrays import places_of_few
@@ -477,7 +478,7 @@ def estimated(lake: Lake, model: PersonIndex) -> Fit:
         blocked = engine.block(lake.spark, encoded, model)
         sample = engine.sample(encoded, blocked.common)
     finally:
-        files.release(encoded.blobs)
+        spread.release(encoded.blobs)
     drawn = estimate.random_patterns(model, sample, blobs.ID)
     u = estimate.chance(model, drawn, blocked.frequent, records=encoded.rows)
     return estimate.fit(

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from concord.linkage import files
+from concord.linkage import spread
 from concord.linkage.arrays import in_order
 from concord.linkage.blobs import ID, blobs_of, opened, read, written
-from concord.linkage.files import Rows
+from concord.linkage.spread import Rows
 from concord.linkage.values import (
     Flags,
     Hashes,
@@ -319,11 +319,11 @@ def counted(
                 }
             )
 
-    sent = files.mapped(blobs.select(["blob"]), send, "share int, kind int, keys binary")
+    sent = spread.mapped(blobs.select(["blob"]), send, "share int, kind int, keys binary")
     schema = "kind int, size array<bigint>, keys array<bigint>, large binary, "
     schema += "large_size array<bigint>"
-    met = files.meeting(sent, shares, "share")
-    told = files.here(files.mapped(met, count, schema)).to_pylist()
+    met = spread.meeting(sent, shares, "share")
+    told = spread.here(spread.mapped(met, count, schema)).to_pylist()
     return [
         _together([row for row in told if row["kind"] == number]) for number in range(len(kinds))
     ]
@@ -375,7 +375,7 @@ def refused(
                 )
 
     schema = "rule int, key bigint, refined bigint, n bigint"
-    told = files.here(files.mapped(blobs.select(["blob"]), part, schema))
+    told = spread.here(spread.mapped(blobs.select(["blob"]), part, schema))
     parted = told.group_by(["rule", "key", "refined"]).aggregate([("n", "sum")])
     parted = parted.rename_columns(["rule", "key", "refined", "n"])
     dropped: dict[int, Integers] = {}
@@ -429,8 +429,8 @@ def keys_had(
                     }
                 )
 
-    told = files.mapped(blobs.select(["blob"]), tell, "rule int, keys binary")
-    each = files.here(told).to_pylist()
+    told = spread.mapped(blobs.select(["blob"]), tell, "rule int, keys binary")
+    each = spread.here(told).to_pylist()
     return {
         number: in_order(
             np.frombuffer(
@@ -484,6 +484,6 @@ def ids_of(blobs: Rows, choose: Callable[[pa.Table], Flags] | None = None) -> pa
             ids = rows[ID] if choose is None else rows[ID].filter(pa.array(choose(rows)))
             yield pa.record_batch({"ids": pa.array([written(pa.table({ID: ids}))], pa.binary())})
 
-    told = files.here(files.mapped(blobs.select(["blob"]), tell, "ids binary"))["ids"]
+    told = spread.here(spread.mapped(blobs.select(["blob"]), tell, "ids binary"))["ids"]
     each = [read(blob.as_buffer())[ID] for blob in told]
     return pa.chunked_array([chunk for ids in each for chunk in ids.chunks], pa.string())

@@ -15,20 +15,20 @@ from pyspark.sql import DataFrame
 from concord.errors import UsageError
 from concord.lake.registry import Table
 from concord.lake.workers import Beside, Made
-from concord.linkage import engine, extend, files, tables
+from concord.linkage import engine, extend, files, spread, tables
 from concord.linkage.arrays import distinct, places
 from concord.linkage.blobs import CUT, cut_by, read, together
 from concord.linkage.blobs import written as written_blob
 from concord.linkage.blocking import blobs_in, counts_of
 from concord.linkage.engine import Blocked
 from concord.linkage.extend import Apart
-from concord.linkage.files import Rows
 from concord.linkage.index import Index
 from concord.linkage.keys import Refused
 from concord.linkage.patterns import probability
 from concord.linkage.person_index import PersonIndex
 from concord.linkage.records import numbers, plain
 from concord.linkage.report import Compared
+from concord.linkage.spread import Rows
 from concord.linkage.values import Hashes, mixed
 
 SIDES = ("left_record_id", "right_record_id")
@@ -49,7 +49,7 @@ def compared(here: Index, records: DataFrame, origin: pa.Table) -> Compared:
     try:
         blocked = engine.block(spark, encoded, model)
         how = engine.matching(model, blocked, conflict=model.link_weight)
-        made = files.kept(engine.candidates(spark, encoded, model, how))
+        made = spread.kept(engine.candidates(spark, encoded, model, how))
         held.append(made)
         # The first query finds them all.
         counts = counts_of(made)
@@ -57,7 +57,7 @@ def compared(here: Index, records: DataFrame, origin: pa.Table) -> Compared:
         return written(here, counts, pairs, Apart(blocked.refused, blocked.common), origin)
     finally:
         for rows in held:
-            files.release(rows)
+            spread.release(rows)
 
 
 def found(made: Rows, model: PersonIndex, shares: int) -> Made | pa.Table:
@@ -91,14 +91,14 @@ def found(made: Rows, model: PersonIndex, shares: int) -> Made | pa.Table:
         return rows.set_column(3, "rule", names.take(rows["rule"].combine_chunks()))
 
     if isinstance(made, pa.Table):
-        sent = files.mapped(blobs_in(made, "pairs"), send, CUT)
+        sent = spread.mapped(blobs_in(made, "pairs"), send, CUT)
         each = [
             tables.PAIRS.arrow_schema.empty_table(),
-            *choose(iter(files.here(sent).to_batches())),
+            *choose(iter(spread.here(sent).to_batches())),
         ]
         return pa.concat_tables([rows.select(tables.PAIRS.column_names) for rows in each])
     sent = made.where("pairs IS NOT NULL").select("rule", "pairs").mapInArrow(send, CUT)
-    return Made(files.meeting(sent, shares), choose)
+    return Made(spread.meeting(sent, shares), choose)
 
 
 def _codes(rows: pa.Table, sides: tuple[str, str]) -> Hashes:

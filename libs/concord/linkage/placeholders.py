@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pydantic import Field as Setting
 from pyspark.sql import DataFrame
 
-from concord.linkage import files
+from concord.linkage import spread
 from concord.linkage.blobs import CUT, blobs_of, cut_by, read, together
 from concord.linkage.standardise import LAST4, SEPARATOR, each
 from concord.linkage.values import Integers, Part, Values, hashes_of_rows
@@ -116,7 +116,7 @@ def search(forms: DataFrame, by: Search, partitions: int) -> pa.Table:
                 }
             )
 
-    sent = files.meeting(forms.mapInArrow(send, CUT), partitions)
+    sent = spread.meeting(forms.mapInArrow(send, CUT), partitions)
     counts = sent.mapInArrow(count, "column int, value bigint, others bigint").toArrow()
     if not counts.num_rows:
         return nothing

@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 
 from concord.lake.workers import Made
-from concord.linkage import files, placeholders, standardise, tables
+from concord.linkage import files, placeholders, spread, standardise, tables
 from concord.linkage.blobs import CUT, blobs_of, cut_by, read, together, written
-from concord.linkage.files import Rows
 from concord.linkage.keys import among_sorted
+from concord.linkage.spread import Rows
 from concord.linkage.standardise import SOURCES, Standards
 from concord.linkage.values import Hashes, Values, hashes_of_rows
 from concord.privacy.records import SEPARATOR
@@ -84,9 +84,9 @@ def forms(
     # Of few, texts are cheaper to read as they are encoded.
     texts = columns if some is None else ("record_id",)
     sent = files.mapped_each([(rows, cut(feed)) for feed, rows in feeds], columns, CUT, plain=texts)
-    few = some is not None and len(some) < files.HELD
-    met = files.here(sent) if few else files.meeting(sent, partitions)
-    return files.mapped(met, make, "blob binary")
+    few = some is not None and len(some) < spread.HELD
+    met = spread.here(sent) if few else spread.meeting(sent, partitions)
+    return spread.mapped(met, make, "blob binary")
 
 
 def standardised(made: DataFrame, found: pa.Table) -> Made:
@@ -103,7 +103,7 @@ def _standardised(found: pa.Table, batches: Iterable[pa.RecordBatch]) -> Iterato
 def some_standardised(made: Rows, found: pa.Table) -> Rows:
     """As `standardised`, to be released; on the driver if they are."""
     if isinstance(made, DataFrame):
-        return files.kept(standardised(made, found).rows(tables.RECORDS))
+        return spread.kept(standardised(made, found).rows(tables.RECORDS))
     schema = tables.RECORDS.arrow_schema
     each = [
         rows.select(schema.names).cast(schema) for rows in _standardised(found, made.to_batches())
