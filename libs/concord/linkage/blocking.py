@@ -134,9 +134,9 @@ def encoded(
     them.
 
     `tops`: for each of `parts` how many of a blob's records have its commonest value. `sample`: a
-    blob of at most `sampled` of its rows. A row of `records` is a row to compare; rows with one id
-    are variants of one record. `choose`: of some rows (ID and columns) those that are taken; None:
-    all. Where they are read several times, to be persisted.
+    blob of at most `sampled` of its rows, NULL for 0. A row of `records` is a row to compare; rows
+    with one id are variants of one record. `choose`: of some rows (ID and columns) those that are
+    taken; None: all. Where they are read several times, to be persisted.
     """
     columns, parts = tuple(columns), tuple(parts)
 
@@ -197,12 +197,12 @@ def _encoded(
         codes = records.values(part).codes
         codes = codes if rows is None else codes[rows]
         tops.append(int(np.bincount(codes[codes >= 0]).max(initial=0)))
-    some = _sample(packed.ids, rows, sampled)
+    sample = packed.blob(_sample(packed.ids, rows, sampled)) if sampled else None
     return pa.record_batch(
         {
             "records": pa.array([len(packed.ids) if rows is None else len(rows)], pa.int64()),
             "tops": pa.array([tops], pa.list_(pa.int64())),
-            "sample": pa.array([packed.blob(some) if sampled else None], pa.binary()),
+            "sample": pa.array([sample], pa.binary()),
             "blob": pa.array([packed.blob(rows)], pa.binary()),
         }
     )
@@ -211,8 +211,6 @@ def _encoded(
 def _sample(ids: pa.Array, rows: Integers | None, most: int) -> Integers:
     """Rows with the smallest hashes of their ids: of the same records the same ones each time."""
     rows = np.arange(len(ids)) if rows is None else rows
-    if not most:
-        return rows[:0]
     order = np.argsort(hashed(ids.take(pa.array(rows)).cast(pa.string())), kind="stable")
     return np.sort(rows[order[:most]])
 

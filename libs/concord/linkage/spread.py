@@ -1,7 +1,7 @@
 """Rows spread over workers, or few that the driver holds: what is done with them is the same.
 
-A function over batches runs where its rows are. Spark takes a tenth of a second or two to hand a
-task to a worker, in which the driver is through with some thousand rows.
+A function over batches runs where its rows are: to hand tasks to workers takes Spark longer than
+the driver takes for few rows.
 """
 
 from __future__ import annotations
