@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import ExitStack
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from concord.lake.session import interpret
-from concord.linkage import files, pairs, spread, tables
 from concord.linkage import index as index_of_few
+from concord.linkage import pairs, spread, tables
 from concord.linkage.person_index import load_person_index
 from concord.linkage.placeholders import Search
 from tests.archive import FEEDS, Archive
@@ -37,12 +36,9 @@ START = date(2025, 1, 1)
 @pytest.fixture(scope="module", autouse=True)
 def _interpreted(spark: SparkSession) -> Iterator[None]:
     """A handful of rows: to compile the queries would cost more than to run them. But they are
-    read, compared and written as many are, by several workers."""
+    compared and written as many are, by several workers."""
     interpret(spark, True)
-    few = [(index_of_few, "FEW"), (index_of_few, "ONE_FILE"), (files, "FEW")]
-    with ExitStack() as as_many:
-        for module, name in few:
-            as_many.enter_context(patch.object(module, name, 0))
+    with patch.object(index_of_few, "FEW", 0), patch.object(index_of_few, "ONE_FILE", 0):
         yield
     interpret(spark, False)
 

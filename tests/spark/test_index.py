@@ -14,8 +14,8 @@ from concord.agreements.mou import Mou
 from concord.errors import QualityError, RefusedError, UsageError
 from concord.lake import driver, log, points
 from concord.lake.session import interpret
-from concord.linkage import files, tables
 from concord.linkage import index as index_of_few
+from concord.linkage import tables
 from concord.linkage.job import Outcome, estimated_from, measured, quality_report
 from concord.linkage.limits import Bound, Limits
 from concord.linkage.person_index import load_person_index
@@ -112,7 +112,6 @@ def test_persons_are_recognised_kept_and_followed_over_time(
         # As of a lake whose tables are large: nothing is read or written past Spark.
         monkeypatch.setattr(index_of_few, "FEW", 0)
         monkeypatch.setattr(index_of_few, "ONE_FILE", 0)
-        monkeypatch.setattr(files, "FEW", 0)
         monkeypatch.setattr(log, "MOST_FILES", -1)
         monkeypatch.setattr(driver, "write_stored", lambda *_: False)
     archive.load("snap", [person(1), person(2), person(3)])

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
@@ -26,18 +25,8 @@ from concord.lake.log import File
 from concord.lake.registry import Table
 from concord.lake.statistics import bounds
 
-BLOB = pa.binary()
 # Of rows that the driver holds: in one file, and how many files are written side by side.
 IN_A_FILE, AT_ONCE = 500_000, 2
-
-
-@dataclass
-class Beside:
-    """What `work` makes of each table of rows that workers store, while they have it. `told`: that,
-    once they have stored them; None where somebody else does."""
-
-    work: Callable[[pa.Table], bytes]
-    told: list[bytes] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +37,6 @@ class Made:
     frame: DataFrame
     make: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.Table]]
     more: Made | pa.Table | None = None
-    beside: Beside | None = None
 
     def rows(self, table: Table) -> DataFrame:
         """The same as rows of Spark's."""
@@ -83,20 +71,15 @@ class Made:
     def stored(self, folder: Path, table: Table) -> list[File]:
         """The rows as files in a local folder, one for each task that has any."""
         place, schema = str(folder), table.arrow_schema
-        work = self.beside.work if self.beside else None
 
         def store(made: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
             context: Any = TaskContext.get()
             name = f"part-{context.partitionId():05d}-{uuid.uuid4()}-c000.snappy.parquet"
-            for told in _stored(f"{place}/{name}", made, schema, work):
-                yield pa.record_batch({"name": pa.array([name]), "told": pa.array([told], BLOB)})
+            if _stored(f"{place}/{name}", made, schema):
+                yield pa.record_batch({"name": pa.array([name])})
 
-        told = self.told(store, "name string, told binary").toArrow()
-        names = sorted(pc.unique(told["name"]).to_pylist())
+        names = sorted(self.told(store, "name string").toArrow()["name"].to_pylist())
         files = [_file(folder, name, table) for name in names]
-        if self.beside:
-            mine = [] if self.held is None else [self.beside.work(self.held.cast(schema))]
-            self.beside.told = told["told"].to_pylist() + mine
         return files + (stored(self.held, folder, table) if self.held is not None else [])
 
 
@@ -107,8 +90,7 @@ def stored(rows: pa.Table, folder: Path, table: Table) -> list[File]:
     def store(begin: int) -> File:
         name = f"part-{begin // IN_A_FILE:05d}-{uuid.uuid4()}-c000.snappy.parquet"
         some = rows.slice(begin, IN_A_FILE)
-        for _ in _stored(f"{folder}/{name}", iter([some]), schema):
-            pass
+        _stored(f"{folder}/{name}", iter([some]), schema)
         return _file(folder, name, table)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -121,13 +103,8 @@ def _file(folder: Path, name: str, table: Table) -> File:
     return File(name, held.num_rows, (folder / name).stat().st_size, {}, told)
 
 
-def _stored(
-    path: str,
-    made: Iterator[pa.Table],
-    schema: pa.Schema,
-    work: Callable[[pa.Table], bytes] | None = None,
-) -> Iterator[bytes | None]:
-    """Writes a file of tables one after the other, none of no rows; what `work` makes of each."""
+def _stored(path: str, made: Iterator[pa.Table], schema: pa.Schema) -> bool:
+    """Writes a file of tables one after the other, if there are rows; whether there were."""
     writer = None
     try:
         for table in made:
@@ -135,11 +112,10 @@ def _stored(
                 writer = writer or pq.ParquetWriter(
                     path, schema, compression="snappy", store_schema=False
                 )
-                rows = table.select(schema.names).cast(schema)
-                writer.write_table(rows)
-                yield work(rows) if work else None
+                writer.write_table(table.select(schema.names).cast(schema))
         if writer:
             writer.close()
     except BaseException:
         Path(path).unlink(missing_ok=True)
         raise
+    return writer is not None

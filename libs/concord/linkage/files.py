@@ -1,18 +1,21 @@
-"""Records that lie in Parquet files on this machine's disk: read by the workers themselves.
+"""Records that lie in Parquet files on this machine's disk: read by whoever works on them.
 
 Spark turns columns into rows and back into columns on their way to a Python worker, which takes
-longer than all that the worker does with them. Where a DataFrame is no more than such files, of
-plain Parquet or of a version of a Delta table, and Spark runs on this machine alone, its workers
-read them with Arrow. Anything else goes through Spark.
+longer than all that the worker does with them; and what a worker tells the driver goes through Java
+twice. Where a DataFrame is no more than such files, of plain Parquet or of a version of a Delta
+table, and Spark runs on this machine alone, its workers read them with Arrow, and so does the
+driver what it wants to know. Anything else goes through Spark.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 from urllib.parse import unquote
 
@@ -32,8 +35,8 @@ from concord.linkage.blobs import read as opened_table
 SLICE = 500_000
 # Rows for which a task of its own pays: of a table in many partitions most files have few.
 TASK = 50_000
-# Rows up to which the driver reads them itself: a query takes it longer.
-FEW = 100_000
+# How many pieces the driver reads side by side. Arrow and numpy let other threads work.
+AT_ONCE = os.cpu_count() or 1
 LOCAL = re.compile(r"file:(?://)?(/.*)")
 SCHEDULED = (
     "path string, group int, begin bigint, rows bigint, partition map<string, string>, of int"
@@ -177,8 +180,7 @@ def collected(
     *,
     plain: Sequence[str] = (),
 ) -> pa.Table:
-    """What `work` makes of some columns of the records, as `tables_of` gives them, on the driver;
-    of few it does the work too."""
+    """What `work` makes of some columns of the records, as `tables_of` gives them, in one table."""
     parts = collected_each([(records, work)], columns, plain=plain)
     if parts:
         return pa.concat_tables(parts)
@@ -194,16 +196,18 @@ def collected_each(
 ) -> list[pa.Table]:
     """As `collected`, of several records, each with a `work` of its own, in one query: what was
     made of their rows, some at a time; nothing of no rows."""
-
     given = list(records)
-    here = _of_few([each for each, _ in given], plain, columns)
-    if here is not None:
-        return [
-            work(rows)
-            for (_, work), held in zip(given, here, strict=True)
-            for rows in held
-            if rows.num_rows
+    names = tuple(dict.fromkeys((*plain, *columns)))
+    found = [_readers(each, plain, names) for each, _ in given]
+    if all(readers is not None for readers in found):
+        wanted = [
+            (reader, work)
+            for readers, (_, work) in zip(found, given, strict=True)
+            for reader in readers or ()
         ]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            made = pool.map(lambda each: _worked(*each), wanted)
+            return [table for table in made if table is not None]
 
     def telling(
         work: Callable[[pa.Table], pa.Table],
@@ -218,27 +222,23 @@ def collected_each(
     return [opened_table(blob.as_buffer()) for blob in blobs]
 
 
-def _of_few(
-    records: Sequence[DataFrame], plain: Sequence[str], columns: Sequence[str]
-) -> list[list[pa.Table]] | None:
-    """Columns of each, as `tables_of` gives them, if they are all in files or on the driver, and
-    few."""
-    names = tuple(dict.fromkeys((*plain, *columns)))
-    waiting, rows = [], 0
-    for each in records:
-        found = pieces(each, names, lists=True)
-        if found is None and _plan(each).getClass().getSimpleName() != "LocalRelation":
-            return None
-        rows += sum(piece.rows for piece in found or ())
-        waiting.append((each, found))
-    if rows > FEW:
-        return None
-    return [
-        [each.select(*names).toArrow()]
-        if found is None
-        else [read(piece, plain, columns) for piece in found]
-        for each, found in waiting
-    ]
+def _readers(
+    records: DataFrame, plain: Sequence[str], names: Sequence[str]
+) -> list[Callable[[], pa.Table]] | None:
+    """What reads columns of records that are in files or on the driver, some rows each."""
+    found = pieces(records, names, lists=True)
+    if found is not None:
+        return [partial(read, piece, plain, names) for piece in found]
+    if _plan(records).getClass().getSimpleName() == "LocalRelation":
+        return [records.select(*names).toArrow]
+    return None
+
+
+def _worked(
+    reader: Callable[[], pa.Table], work: Callable[[pa.Table], pa.Table]
+) -> pa.Table | None:
+    rows = reader()
+    return work(rows) if rows.num_rows else None
 
 
 def _plain(field: pa.Field, lists: bool) -> bool:

@@ -3,7 +3,7 @@ for `facts`, which asks Spark."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
@@ -20,7 +20,6 @@ from concord.disclosure.suppression import suppress
 from concord.errors import ConcordError
 from concord.linkage import files
 from concord.linkage.arrays import distinct
-from concord.linkage.blobs import read, written
 from concord.linkage.patterns import Integers
 from concord.linkage.records import DIGITS, as_text, numbers, plain
 from concord.linkage.standardise import ORIGIN, STANDARD
@@ -46,25 +45,21 @@ LARGEST = ("sex", "birth", "zip")
 
 def facts(records: DataFrame) -> pa.Table:
     """Rows of vault/linkage_records -> on the driver one row a record, in the order of their ids:
-    record_id, feed, role, sex, birth, zip, says; and `ssn_least`, `ssn_most`, likewise of the
-    other columns of SOLE: the least and the most of its values' hashes (the most below the least
-    where there is no value).
+    record_id, number (as records.numbers), feed, role, sex, birth, zip, says; and `ssn_least`,
+    `ssn_most`, likewise of the other columns of SOLE: the least and the most of its values' hashes
+    (the most below the least where there is no value).
 
     `says`: bit `i` where one of the record's variants has STANDARD's column `i`. Of several values
     the largest counts, so that a repeated run says the same. Raises ConcordError for two records
     whose ids have one number: all that follows names records by it.
     """
-    return _whole(files.collected(records, tuple(STANDARD), _facts, plain=ORIGIN))
-
-
-def told_facts(rows: pa.Table) -> bytes:
-    """Some rows' facts, as a worker tells them."""
-    return written(_facts(rows))
-
-
-def facts_told(told: Sequence[bytes]) -> pa.Table:
-    """`facts` of all rows, from what workers told."""
-    return _whole(pa.concat_tables(map(read, told)))
+    whole = _one_each(files.collected(records, tuple(STANDARD), _facts, plain=ORIGIN))
+    if np.any(np.diff(whole["number"].to_numpy()) == 0):
+        raise ConcordError(
+            f"vault/linkage_records: two record ids begin with the same {DIGITS} digits; records "
+            "must be told apart by more of them (DIGITS in concord/linkage/records.py)"
+        )
+    return whole
 
 
 def _facts(table: pa.Table) -> pa.Table:
@@ -72,6 +67,7 @@ def _facts(table: pa.Table) -> pa.Table:
     for bit, name in enumerate(STANDARD):
         known |= pc.is_valid(table[name]).to_numpy().astype(np.int64) << bit
     whole = {name: plain(table[name]) for name in (*ORIGIN, *LARGEST)}
+    whole["number"] = pa.array(numbers(table["record_id"]))
     whole["says"] = pa.array(known)
     for name in SOLE:
         values = Values.of(as_text(table[name]))
@@ -80,16 +76,6 @@ def _facts(table: pa.Table) -> pa.Table:
             mine = np.where(values.codes < 0, absent, hashes)
             whole[f"{name}_{end}"] = pa.array(mine, pa.int64())
     return _one_each(pa.table(whole))
-
-
-def _whole(facts: pa.Table) -> pa.Table:
-    whole = _one_each(facts)
-    if np.any(np.diff(numbers(whole["record_id"])) == 0):
-        raise ConcordError(
-            f"vault/linkage_records: two record ids begin with the same {DIGITS} digits; records "
-            "must be told apart by more of them (DIGITS in concord/linkage/records.py)"
-        )
-    return whole
 
 
 def torn(origin: pa.Table, person: Integers) -> npt.NDArray[np.bool_]:
@@ -111,15 +97,14 @@ def _one_each(rows: pa.Table) -> pa.Table:
     """One row a record, in the order of their numbers."""
     if not rows.num_rows:
         return rows
-    which = numbers(rows["record_id"])
-    order = np.argsort(which, kind="stable")
+    order = np.argsort(rows["number"].to_numpy(), kind="stable")
     ids = rows["record_id"].combine_chunks().take(pa.array(order))
     other = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
     starts = np.flatnonzero(np.concatenate([[True], other]))
     first = rows.take(pa.array(order[starts]))
     if len(starts) == len(order):
         return first.combine_chunks()
-    found = {name: first[name] for name in ORIGIN}
+    found = {name: first[name] for name in (*ORIGIN, "number")}
     for name in LARGEST:
         values = rows[name].combine_chunks().dictionary_encode()
         ranked = values.dictionary.take(pc.sort_indices(values.dictionary))

@@ -9,7 +9,6 @@ from datetime import date
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from concord.errors import UsageError
@@ -18,17 +17,21 @@ from concord.lake.points import reach
 from concord.lake.workers import Made
 from concord.lake.writes import Append, Changes, Overwrite
 from concord.linkage import files, identity, tables
+from concord.linkage.arrays import in_order
 from concord.linkage.identity import EVENTS
 from concord.linkage.index import Index
+from concord.linkage.keys import among_sorted
+from concord.linkage.records import numbers, of_numbers
+from concord.linkage.values import Hashes
 
 
 @dataclass(frozen=True)
 class Present:
     """What is known before a run decides.
 
-    `open`: the open rows of the crosswalk. `minted`: person_id, sequence: every person id there
-    ever was and the sequence number of the run that minted it. `sequence`: of the last run with
-    events.
+    `open`: number (as records.numbers), record_id and person_id of the crosswalk's open rows.
+    `minted`: person_id, sequence: every person id there ever was and the sequence number of the run
+    that minted it. `sequence`: of the last run with events.
     """
 
     open: pa.Table
@@ -37,6 +40,7 @@ class Present:
 
 
 EVENTS_AT_ONCE = 50_000
+PERSONS = ("record_id", "person_id")
 
 
 def catch_up(here: Index) -> Present:
@@ -55,20 +59,39 @@ def catch_up(here: Index) -> Present:
             "crosswalk goes forward only; give that day or a later one"
         )
     minted = known.filter(pc.equal(known["kind"], "minted")).select(["person_id", "sequence"])
-    open_rows = _open(lake.read(tables.CROSSWALK))
+    open_rows = _open(here)
     present = Present(open_rows, minted, here.last(tables.EVENTS))
     for sequence in range(here.last(tables.CROSSWALK) + 1, present.sequence + 1):
         events, day, run_id = _read(here, sequence)
-        present = _follow(here, present, events, sequence, on=day, run_id=run_id)
+        begun = _follow(here, events, sequence, on=day, run_id=run_id)
+        moved = in_order(numbers(identity.moves(events)["record_id"]))
+        others = pa.array(~among_sorted(present.open["number"].to_numpy(), moved))
+        whole = pa.concat_tables([present.open.filter(others), _numbered(begun)])
+        present = replace(present, open=whole)
     return present
 
 
-def _open(crosswalk: DataFrame) -> pa.Table:
+def _open(here: Index) -> pa.Table:
     def still(rows: pa.Table) -> pa.Table:
-        return rows.filter(pc.is_null(rows["valid_to"]))
+        return _numbered(rows.filter(pc.is_null(rows["valid_to"])))
+
+    names = (*PERSONS, "valid_to")
+    return files.collected(here.lake.read(tables.CROSSWALK), names, still, plain=names)
+
+
+def _numbered(rows: pa.Table) -> pa.Table:
+    which = pa.array(numbers(rows["record_id"]))
+    return rows.select(PERSONS).append_column("number", which)
+
+
+def _rows_of(here: Index, some: Hashes) -> pa.Table:
+    """The crosswalk's open rows of some records, by their sorted numbers."""
+
+    def mine(rows: pa.Table) -> pa.Table:
+        return of_numbers(rows.filter(pc.is_null(rows["valid_to"])), some)
 
     names = tables.CROSSWALK.column_names
-    return files.collected(crosswalk, names, still, plain=names)
+    return files.collected(here.lake.read(tables.CROSSWALK), names, mine, plain=names)
 
 
 def record(here: Index, present: Present, events: pa.Table) -> None:
@@ -90,7 +113,7 @@ def record(here: Index, present: Present, events: pa.Table) -> None:
         rows = rows.append_column(name, pa.repeat(pa.scalar(value), rows.num_rows))
     reach("index.decided")
     here.write(rows, tables.EVENTS, Append(), sequence)
-    _follow(here, present, events, sequence, on=run.as_of, run_id=run.run_id)
+    _follow(here, events, sequence, on=run.as_of, run_id=run.run_id)
 
 
 def told(here: Index) -> Mapping[str, int]:
@@ -111,17 +134,10 @@ def _read(here: Index, sequence: int) -> tuple[pa.Table, date, str]:
     return events, rows["as_of"][0].as_py(), rows["run_id"][0].as_py()
 
 
-def _follow(
-    here: Index,
-    present: Present,
-    events: pa.Table,
-    sequence: int,
-    *,
-    on: date,
-    run_id: str,
-) -> Present:
-    """Brings the crosswalk after the events of one run."""
-    put, gone = identity.changed_rows(present.open, events, on=on, run_id=run_id)
+def _follow(here: Index, events: pa.Table, sequence: int, *, on: date, run_id: str) -> pa.Table:
+    """Brings the crosswalk after the events of one run; the rows that begin with them."""
+    moved = in_order(numbers(identity.moves(events)["record_id"]))
+    put, gone = identity.changed_rows(_rows_of(here, moved), events, on=on, run_id=run_id)
     rows = pa.concat_tables(
         [
             each.append_column(scd2.OPERATION, pa.repeat(pa.scalar(what), each.num_rows))
@@ -130,11 +146,7 @@ def _follow(
     )
     if not here.run.dry_run:
         _write(here, rows, sequence)
-    moved = identity.moves(events)["record_id"]
-    still = present.open.filter(pc.invert(pc.is_in(present.open["record_id"], value_set=moved)))
-    begun = put.filter(pc.is_null(put["valid_to"]))
-    whole = pa.concat_tables([still.select(begun.column_names), begun])
-    return replace(present, open=whole)
+    return put.filter(pc.is_null(put["valid_to"]))
 
 
 def _write(here: Index, changes: pa.Table, sequence: int) -> None:

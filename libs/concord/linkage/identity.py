@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from concord.lake.run import digest
-from concord.linkage.arrays import distinct, places_of_few
+from concord.linkage.arrays import distinct, places, places_of_few
 from concord.linkage.decisions import Decision
 from concord.linkage.patterns import Integers
 from concord.privacy.hashing import Key
@@ -237,39 +237,47 @@ def _departures(
     return events
 
 
-def aligned(record_ids: pa.Array, present: pa.Table) -> tuple[pa.Array, pa.Table]:
-    """What `decide_arrays` takes of `present` (record_id, person_id; the open crosswalk).
+def aligned(
+    numbers: npt.NDArray[np.uint64], present: pa.Table
+) -> tuple[pa.DictionaryArray, pa.Table]:
+    """What `decide_arrays` takes of `present` (number, record_id, person_id; the open crosswalk).
 
-    The person of each of `record_ids`, null where it has none; and the rows of other records.
+    The person of each record by its number, null where it has none; and the rows of other records.
+    `numbers`: sorted.
     """
-    ids, persons = (
-        pa.concat_arrays([pa.array([], pa.string()), *present[name].chunks])
-        for name in ("record_id", "person_id")
-    )
-    at = pc.index_in(record_ids, value_set=ids)
-    is_gone = np.ones(len(ids), dtype=bool)
-    is_gone[at.drop_null().to_numpy()] = False
-    rows = pa.table({"record_id": ids, "person_id": persons})
-    return persons.take(at), rows.filter(pa.array(is_gone))
+    at = places(numbers, present["number"].to_numpy())
+    there = at >= 0
+    persons = _flat(present["person_id"]).dictionary_encode()
+    codes = np.full(len(numbers), -1, dtype=np.int32)
+    codes[at[there]] = persons.indices.to_numpy()[there]
+    gone = present.select(["record_id", "person_id"]).filter(pa.array(~there))
+    return _persons(codes, persons.dictionary), gone
 
 
-def followed(record_ids: pa.Array, before: pa.Array, events: pa.Table) -> pa.Array:
-    """The person of each of `record_ids` after the events, of those who had `before`."""
-    said = moves(events)
-    at = places_of_few(_flat(said["record_id"]), record_ids)
-    there = pa.array(at >= 0)
-    place = np.zeros(len(record_ids), dtype=bool)
-    place[at[at >= 0]] = True
-    # What is put in place of others is taken in their order.
-    order = pa.array(np.argsort(at[at >= 0]))
-    after = _flat(said["person_id"]).filter(there).take(order)
-    return pc.replace_with_mask(before, pa.array(place), after)
+def followed(before: pa.DictionaryArray, at: Integers, after: pa.Array) -> pa.DictionaryArray:
+    """The person of each record, of those who had `before`, once those at `at` have `after`."""
+    if not len(at):
+        return before
+    known = len(before.dictionary)
+    new = after.dictionary_encode()
+    codes = before.indices.fill_null(-1).to_numpy().copy()
+    old = pc.index_in(new.dictionary, value_set=before.dictionary).fill_null(-1).to_numpy()
+    more = np.flatnonzero(old < 0)
+    place = old.copy()
+    place[more] = known + np.arange(len(more))
+    codes[at] = np.append(place, -1)[new.indices.fill_null(-1).to_numpy()]
+    named = pa.concat_arrays([before.dictionary, new.dictionary.take(pa.array(more))])
+    return _persons(codes, named)
+
+
+def _persons(codes: npt.NDArray[np.int32], ids: pa.Array) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), ids)
 
 
 def decide_arrays(
     record_ids: pa.Array,
     cluster: Integers,
-    before: pa.Array,
+    before: pa.DictionaryArray,
     gone: pa.Table,
     *,
     minted: pa.Table,
@@ -286,7 +294,8 @@ def decide_arrays(
     columns; `decide` sees the others, with all of their persons' records, gone ones too.
     """
     _, code = distinct(cluster)
-    person, sizes = _coded(before, gone["person_id"])
+    person = before.indices.fill_null(-1).to_numpy().astype(np.int64)
+    sizes = _sizes(person, before.dictionary, gone["person_id"])
     count = np.bincount(code)
     first = np.empty(len(count), dtype=np.int64)
     first[code] = person
@@ -299,7 +308,8 @@ def decide_arrays(
 
     inside = pa.array(~(held | fresh)[code])
     keys = pa.concat_arrays([record_ids.filter(inside), *gone["record_id"].chunks])
-    values = pa.concat_arrays([before.filter(inside), *gone["person_id"].chunks])
+    mine = before.filter(inside).cast(pa.string())
+    values = pa.concat_arrays([mine, *gone["person_id"].chunks])
     of = zip(keys.to_pylist(), values.to_pylist(), strict=True)
     births = minted.filter(pc.is_in(minted["person_id"], value_set=values))
     changes = decide(
@@ -324,13 +334,13 @@ def decide_arrays(
     return _in_order(pa.concat_tables([made, as_table(changes)]))
 
 
-def _coded(before: pa.Array, gone: pa.ChunkedArray) -> tuple[Integers, Integers]:
-    """The number of each row's person, -1 for none; and how many records each person has."""
-    encoded = pa.concat_arrays([before, *gone.chunks]).dictionary_encode()
-    number = pc.fill_null(encoded.indices, -1).to_numpy().astype(np.int64)
+def _sizes(person: Integers, ids: pa.Array, gone: pa.ChunkedArray) -> Integers:
+    """How many records each person has, those that are gone too. `person`: of the others each one's
+    place in `ids`, or -1."""
+    left = places_of_few(_flat(gone), ids) if len(gone) else np.zeros(0, dtype=np.int64)
+    of = np.concatenate([person, left])
     # One more, so that there is a size to look up where there are no persons.
-    sizes = np.bincount(number[number >= 0], minlength=len(encoded.dictionary) + 1)
-    return number[: len(before)], sizes
+    return np.bincount(of[of >= 0], minlength=len(ids) + 1)
 
 
 def _members(record_ids: pa.Array, code: Integers, chosen: npt.NDArray[np.bool_]) -> pa.ListArray:

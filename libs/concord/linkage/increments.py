@@ -19,7 +19,7 @@ from pyspark.sql import DataFrame
 from concord.errors import InfrastructureError
 from concord.lake.registry import RUNS, Table
 from concord.lake.tables import Lake
-from concord.lake.workers import Beside, Made
+from concord.lake.workers import Made
 from concord.linkage import engine, extend, files, groups, keys, pairs, spread, tables
 from concord.linkage.blobs import ID, read
 from concord.linkage.blocking import blobs_in
@@ -213,11 +213,10 @@ def standing(here: Index, made: Made) -> tuple[DataFrame, pa.Table]:
     them."""
     if here.run.dry_run:
         records = made.rows(tables.RECORDS)
-        return records, groups.facts(records)
-    beside = Beside(groups.told_facts)
-    written = here.remake(replace(made, beside=beside), tables.RECORDS)
-    records = here.lake.read(tables.RECORDS, version=written.version)
-    return records, groups.facts_told(beside.told) if beside.told else groups.facts(records)
+    else:
+        written = here.remake(made, tables.RECORDS)
+        records = here.lake.read(tables.RECORDS, version=written.version)
+    return records, groups.facts(records)
 
 
 def _patterns(was: pa.Table, found: extend.Extended, here: Index) -> pa.Table:

@@ -23,7 +23,9 @@ from concord.lake.log import commits
 from concord.lake.registry import Table
 from concord.lake.tables import Lake
 from concord.linkage import files
+from concord.linkage.arrays import distinct
 from concord.linkage.patterns import Integers
+from concord.linkage.values import Values
 
 # What contracts name among identifiers, in codes that they map to standard lists of one name.
 DEMOGRAPHICS = ("race", "ethnicity", "language")
@@ -147,9 +149,15 @@ def alone(contract: Contract) -> tuple[str, ...]:
 def sources(found: Iterable[Input], origin: pa.Table) -> Integers:
     """By row of `origin` (feed, role): the number of the source, of which a person has one record
     at most; -1 for records of others."""
-    named = pa.array([f"{one.feed}/{role}" for one in found for role in one.alone], pa.string())
-    said = pc.binary_join_element_wise(origin["feed"], origin["role"], "/")
-    return np.asarray(pc.index_in(said, value_set=named).fill_null(-1), dtype=np.int64)
+    asked = [(one.feed, role) for one in found for role in one.alone]
+    number = {source: asked.index(source) for source in asked}
+    feeds, roles = (Values.of(origin[name]) for name in ("feed", "role"))
+    # Few sources, many records.
+    width = len(roles.distinct) + 1
+    both, place = distinct(feeds.codes.astype(np.int64) * width + roles.codes + 1)
+    names = [each.distinct.to_pylist() for each in (feeds, roles)]
+    said = [(names[0][code // width], [None, *names[1]][code % width]) for code in both.tolist()]
+    return np.array([number.get(source, -1) for source in said], dtype=np.int64)[place]
 
 
 def codes(contract: Contract) -> tuple[Codes, ...]:

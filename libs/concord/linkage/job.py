@@ -55,7 +55,7 @@ from concord.linkage import (
     spread,
     tables,
 )
-from concord.linkage.arrays import places_of_few
+from concord.linkage.arrays import places
 from concord.linkage.clusters import Clusters, clusters
 from concord.linkage.decisions import Decision
 from concord.linkage.estimate import Fit, Labels
@@ -64,7 +64,7 @@ from concord.linkage.increments import Extension
 from concord.linkage.index import Index
 from concord.linkage.inputs import Input
 from concord.linkage.person_index import PersonIndex
-from concord.linkage.records import forms, plain, standardised
+from concord.linkage.records import forms, numbers, plain, standardised
 from concord.linkage.report import Compared, Measure
 from concord.linkage.standardise import STANDARD
 from concord.privacy.keys import mint_key
@@ -207,7 +207,8 @@ def _index(here: Index, how: How, digest: str) -> Outcome:
         progress.step("pairs compared and weighed")
         again = _again(origin, extension, decided)
         ids = origin["record_id"].combine_chunks()
-        before, gone = identity.aligned(ids, present.open.select(["record_id", "person_id"]))
+        known = origin["number"].to_numpy()
+        before, gone = identity.aligned(known, present.open)
         grouped = _clusters(here, origin, compared.pairs, taken, before, again)
         events = _events(here, ids, grouped, before, gone, present, taken)
         moved = identity.churn(events)
@@ -224,7 +225,10 @@ def _index(here: Index, how: How, digest: str) -> Outcome:
         if not run.dry_run:
             history.record(here, present, events)
             progress.step("crosswalk written")
-            persons_now = identity.followed(ids, before, events)
+            said = identity.moves(events)
+            at = places(known, numbers(said["record_id"]))
+            after = said["person_id"].filter(pa.array(at >= 0)).combine_chunks()
+            persons_now = identity.followed(before, at[at >= 0], after)
             queue = _waiting(here, extension, persons_now, taken)
             here.remake(queue, tables.REVIEW_QUEUE)
             weights = link_weights.link_weights(origin, grouped.of, as_of=run.as_of)
@@ -272,7 +276,9 @@ def _again(
         return None
     ruled = {record for decision in decided for record in decision.pair}
     some = pa.concat_arrays([extension.touched, pa.array(sorted(ruled), pa.string())])
-    found: np.ndarray = pc.is_in(origin["record_id"], value_set=some).to_numpy()
+    at = places(origin["number"].to_numpy(), numbers(some))
+    found = np.zeros(origin.num_rows, dtype=bool)
+    found[at[at >= 0]] = True
     return found
 
 
@@ -332,7 +338,7 @@ def _check_churn(model: PersonIndex, moved: pa.Array, present: Present) -> None:
 
 def _by_feed(moved: pa.Array, origin: pa.Table) -> tuple[tuple[str, int], ...]:
     """Feed -> how many of the records are its."""
-    place = places_of_few(moved, origin["record_id"].combine_chunks())
+    place = places(origin["number"].to_numpy(), numbers(moved))
     feeds = origin["feed"].combine_chunks().take(pa.array(place[place >= 0]))
     return tuple(sorted(Counter(feeds.to_pylist()).items()))
 
@@ -374,14 +380,14 @@ def _clusters(
     origin: pa.Table,
     pairs: pa.Table,
     taken: Sequence[Decision],
-    before: pa.Array,
+    before: pa.DictionaryArray,
     again: np.ndarray | None,
 ) -> Clusters:
     """`before`: the persons of now; `again`: as `_again` says."""
     ids = origin["record_id"].combine_chunks()
     known = None
     if again is not None:
-        known = before.dictionary_encode().indices.fill_null(-1).to_numpy().astype("int64")
+        known = before.indices.fill_null(-1).to_numpy().astype("int64")
     bound = decisions.constraints(ids, taken)
     prior = here.model.prior_bits
     return clusters(
@@ -404,7 +410,7 @@ def _events(
     here: Index,
     ids: pa.Array,
     grouped: Clusters,
-    before: pa.Array,
+    before: pa.DictionaryArray,
     gone: pa.Table,
     present: Present,
     taken: Sequence[Decision],
@@ -427,22 +433,21 @@ def _events(
 
 
 def _waiting(
-    here: Index, extension: Extension, persons: pa.Array, taken: Sequence[Decision]
+    here: Index, extension: Extension, persons: pa.DictionaryArray, taken: Sequence[Decision]
 ) -> pa.Table:
     """The review queue of the persons as they are now, each record's."""
     run, origin = here.run, extension.origin
     ids = origin["record_id"].combine_chunks()
-    encoded = persons.dictionary_encode()
     people = pa.table(
         {
             "record_id": ids,
-            "person_id": encoded,
+            "person_id": persons,
             "feed": origin["feed"],
             "alone": inputs.sources(here.found, origin),
         }
     )
     # What a conflict can be about: the driver sees no others' values.
-    number = encoded.indices.to_numpy().astype("int64")
+    number = persons.indices.to_numpy().astype("int64")
     torn = ids.filter(pa.array(groups.torn(origin, number)))
 
     def concerned(rows: pa.Table) -> pa.Table:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +12,7 @@ from pyspark.sql import DataFrame
 
 from concord.errors import UsageError
 from concord.lake.registry import Table
-from concord.lake.workers import Beside, Made
+from concord.lake.workers import Made
 from concord.linkage import engine, extend, files, spread, tables
 from concord.linkage.arrays import distinct, places
 from concord.linkage.blobs import CUT, cut_by, read, together
@@ -136,8 +134,7 @@ def written(here: Index, counts: pa.Table, pairs: Made, apart: Apart, origin: pa
         found = on_driver(_sent(pairs, model), origin, model)
         return Compared(told, found, apart.refused)
     # Made once: what follows reads them as they are written.
-    beside = Beside(partial(_numbered, model))
-    stands = here.remake(replace(pairs, beside=beside), tables.PAIRS)
+    stands = here.remake(pairs, tables.PAIRS)
     rows = here.lake.read(tables.PAIRS, version=stands.version)
     writes: tuple[tuple[Rows | Made, Table], ...] = (
         (_links(stored(rows), model), tables.LINKS),
@@ -146,8 +143,7 @@ def written(here: Index, counts: pa.Table, pairs: Made, apart: Apart, origin: pa
     )
     with ThreadPoolExecutor(max_workers=len(writes)) as pool:
         done = [pool.submit(here.aside().remake, *write) for write in writes]
-        sent = _stored(rows, model) if beside.told is None else [*map(read, beside.told)]
-        found = on_driver(sent, origin, model)
+        found = on_driver(_stored(rows, model), origin, model)
         for future in done:
             future.result()
     return Compared(told, found, apart.refused)
@@ -264,7 +260,7 @@ def on_driver(sent: Sequence[pa.Table], origin: pa.Table, model: PersonIndex) ->
     `origin`: as groups.facts; has all records.
     """
     names, told = _rules(model), pa.concat_tables([NUMBERED.empty_table(), *sent])
-    known = numbers(origin["record_id"])
+    known = origin["number"].to_numpy()
     left, right = (places(known, told[end].to_numpy()) for end in ENDS)
     order = np.argsort(left * len(known) + right, kind="stable")
     patterns, place = distinct(told["pattern"].to_numpy()[order])

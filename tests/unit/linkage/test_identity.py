@@ -37,6 +37,7 @@ from concord.linkage.identity import (
     followed,
     mint_ids,
     moved,
+    moves,
     replay,
 )
 from concord.privacy.keys import mint_key
@@ -129,8 +130,11 @@ class Past:
     ) -> dict[str, str]:
         """What `followed` says of the clusters' records."""
         records = [record for cluster in clusters for record in cluster]
-        had = pa.array([before.get(record) for record in records], pa.string())
-        after = followed(pa.array(records, pa.string()), had, as_table(events))
+        had = pa.array([before.get(record) for record in records], pa.string()).dictionary_encode()
+        said = {r: p for r, p, _ in zip(*moves(as_table(events)).to_pydict().values(), strict=True)}
+        there = [n for n, record in enumerate(records) if record in said]
+        new = pa.array([said[records[n]] for n in there], pa.string())
+        after = followed(had, np.array(there, dtype=np.int64), new)
         return dict(zip(records, after.to_pylist(), strict=True))
 
     def changed_rows(
@@ -161,16 +165,20 @@ class Past:
         """The same by `decide_arrays`: records in any order, clusters of any number."""
         number = len(self.runs) + 1
         place = {record: 7 - 3 * n for n, cluster in enumerate(clusters) for record in cluster}
-        records = pa.array(place, pa.string())
-        rows = [(record, row.person_id) for record, row in self.present.items()]
-        columns = zip(*rows, strict=True) if rows else ((), ())
+        held = {record: row.person_id for record, row in self.present.items()}
+        # Any numbers, as long as they are in the order in which records are given.
+        numbers = {record: 5 * n for n, record in enumerate([*place, *(held.keys() - place)])}
         present = pa.table(
-            [pa.array(column, pa.string()) for column in columns], ["record_id", "person_id"]
+            {
+                "number": pa.array([numbers[record] for record in held], pa.uint64()),
+                "record_id": pa.array(held, pa.string()),
+                "person_id": pa.array(held.values(), pa.string()),
+            }
         )
         return decide_arrays(
-            records,
+            pa.array(place, pa.string()),
             np.array(list(place.values()), dtype=np.int64),
-            *aligned(records, present),
+            *aligned(np.array([numbers[r] for r in place], dtype=np.uint64), present),
             minted=pa.table(
                 {
                     "person_id": pa.array(self.minted, pa.string()),
