@@ -19,6 +19,7 @@ from concord.ingest.rules import declared_rules
 from concord.lake.session import start
 from tests.bench.accuracy import accuracy
 from tests.bench.agreements import agreements
+from tests.bench.commonwealth import commonwealth
 from tests.bench.engine_side import java_of
 from tests.bench.features import features
 from tests.bench.feed import COLUMNS, contract
@@ -63,7 +64,8 @@ def bench(
     docs: Docs = DOCS,
 ) -> None:
     """Measure synthesis, ingestion and the whole line on this machine; `linkage`: the engine alone;
-    `index`: the whole index job; `accuracy`: how right the engine is; `scaling`: the engine on one
+    `index`: the whole index job; `accuracy`: how right the engine is; `commonwealth`: how right the
+    index is of a million invented people, group by group; `scaling`: the engine on one
     worker and on two; `agreements`: what decisions, labels and enforced reads cost;
     `features`: facts as known, in one pass and by joins; `scores`: what a day's scores cost;
     `few`: commits of few rows by the driver and by Spark."""
@@ -178,6 +180,7 @@ def application() -> typer.Typer:
     app.command()(linkage)
     app.command("index")(index_job)
     app.command()(accuracy)
+    app.command()(commonwealth)
     app.command()(scaling)
     app.command()(agreements)
     app.command()(features)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import deltalake
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
@@ -31,8 +32,10 @@ PEOPLE = Table(
         Column("born", "date"),
         Column("weight", "double"),
         Column("times", "bigint"),
+        Column("marks", "array<string>"),
     ),
     key=("person",),
+    hashes=("person", "marks"),
     owner="tests",
     description="What workers make.",
 )
@@ -56,6 +59,7 @@ def made(spark: SparkSession, tasks: list[list[int]], *, wrong: int | None = Non
                             "town": towns,
                             "born": pa.array([number * 1000], pa.int32()).cast(pa.date32()),
                             "weight": [number / 3],
+                            "marks": [[f"m{number}", f"m{number + 1}"]],
                         }
                     )
 
@@ -103,6 +107,24 @@ def test_what_workers_made_is_added_or_replaces_all_and_is_told_in_the_log(
     assert persons(lake) == []
 
 
+def test_hashes_are_stored_as_they_are_and_other_columns_made_smaller(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "MOST_BYTES", 1)
+    lake = lake_at(spark, tmp_path)
+    write(lake, made(spark, [[1, 2]]), Append(), 1)
+    write(lake, held([3, 4]), Append(), 2)
+    for file in Path(lake.path(PEOPLE)).glob("*.parquet"):
+        group = pq.read_metadata(file).row_group(0)
+        stored = {
+            of.path_in_schema: (of.compression, of.has_dictionary_page, of.is_stats_set)
+            for of in map(group.column, range(group.num_columns))
+        }
+        hashes = {stored.pop("person"), stored.pop("marks.list.element")}
+        assert hashes == {("UNCOMPRESSED", False, False)}
+        assert {*stored.values()} == {("SNAPPY", True, True)}
+
+
 def test_a_write_that_was_made_before_leaves_no_file(spark: SparkSession, tmp_path: Path) -> None:
     lake = lake_at(spark, tmp_path)
     once = write(lake, made(spark, [[1]]), Append(), 1)
@@ -148,6 +170,7 @@ def held(numbers: list[int]) -> pa.Table:
             "town": pa.array(["Ware"] * len(numbers)).dictionary_encode(),
             "born": pa.array([number * 1000 for number in numbers], pa.int32()).cast(pa.date32()),
             "weight": [number / 3 for number in numbers],
+            "marks": [[f"m{number}"] for number in numbers],
             "times": pa.array(numbers, pa.int64()),
         }
     )

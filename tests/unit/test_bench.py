@@ -11,6 +11,8 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
@@ -19,8 +21,9 @@ from concord.errors import QualityError, UsageError
 from concord.ingest import delivery
 from concord.ingest import stage as staging
 from concord.ingest.rules import declared_rules
+from concord.linkage.quality import Agreement
 from concord.settings import load_settings
-from tests.bench import engine_side, linkage, scaling
+from tests.bench import commonwealth, engine_side, linkage, scaling
 from tests.bench.__main__ import application
 from tests.bench.engine_side import Run
 from tests.bench.feed import COLUMNS, contract, deliver, make_file
@@ -257,7 +260,9 @@ def test_numbers_of_records_that_are_none_are_refused(text: str) -> None:
         linkage.sizes_of(text)
 
 
-@pytest.mark.parametrize("name", ["linkage", "index", "scaling", "accuracy", "agreements", "few"])
+@pytest.mark.parametrize(
+    "name", ["linkage", "index", "scaling", "accuracy", "commonwealth", "agreements", "few"]
+)
 def test_figures_without_a_place_are_refused_before_they_are_measured(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -347,4 +352,29 @@ def test_skewed_records_have_one_name_and_birth_date(tmp_path: Path) -> None:
     assert {(row["first_name"], row["surname"]) for row in same} == {("JOHN", "SMITH")}
     assert one.drop_columns(["first_name", "surname", "dob"]).equals(
         other.drop_columns(["first_name", "surname", "dob"])
+    )
+
+
+def test_a_groups_recall_is_told_beside_what_its_records_explain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(commonwealth, "LEAST", 1)
+    #                 a person of three records, and three of two; the last two are not found
+    real = np.array([1, 1, 1, 2, 2, 3, 3, 4, 4])
+    found = np.array([1, 1, 5, 2, 2, 3, 6, 4, 7])
+    # The first person's records all have an SSN, as do the second's; of others one at most.
+    says = np.array([3, 3, 3, 3, 3, 3, 1, 1, 1])
+    people = pl.DataFrame({"person_id": [1, 2, 3, 4], "sex": ["F", "M", "M", "F"]})
+    told = commonwealth.of_groups(found, real, says, people)
+    both = 2 / 4  # of the four pairs of which both say it
+    assert told == [
+        commonwealth.Group("sex", "F", 4, 1 / 4, pytest.approx((3 * both + 0) / 4)),
+        commonwealth.Group("sex", "M", 2, 1 / 2, pytest.approx((both + 0) / 2)),
+    ]
+    judged = commonwealth.Judged(
+        4, 9, 9, (1.0, 1.0, 1.0), "", Agreement(1.0, 0.5), Agreement(1.0, 0.5), tuple(told)
+    )
+    assert judged.behind() == [told[0]], "less than the best, and than what they say explains"
+    assert "points behind both the best of their kind and what is expected: sex F." in (
+        commonwealth.in_words(judged, 2**30)
     )

@@ -52,7 +52,9 @@ class Table:
     """A table's whole declaration.
 
     `name` is `<zone>/<rest>` and also its path below the lake root. `statistics` names the columns
-    whose minimum and maximum may stand in clear text in Delta's log.
+    whose minimum and maximum may stand in clear text in Delta's log. `hashes` names columns of
+    which hardly a value comes twice and none can be made smaller: files of many rows have them as
+    they are, for which readers and writers need a fraction of the time (`lake/workers.py`).
     """
 
     name: str
@@ -62,6 +64,7 @@ class Table:
     description: str
     partition_by: tuple[str, ...] = ()
     statistics: tuple[str, ...] = ()
+    hashes: tuple[str, ...] = ()
     properties: Mapping[str, str] = field(default_factory=dict)
     retention_days: int = 30
 
@@ -71,6 +74,7 @@ class Table:
             ("key", self.key),
             ("partition", self.partition_by),
             ("statistics", self.statistics),
+            ("hashes", self.hashes),
         ):
             missing = [column for column in columns if column not in names]
             if missing:

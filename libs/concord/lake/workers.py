@@ -10,7 +10,7 @@ go through Spark.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,12 +70,12 @@ class Made:
 
     def stored(self, folder: Path, table: Table) -> list[File]:
         """The rows as files in a local folder, one for each task that has any."""
-        place, schema = str(folder), table.arrow_schema
+        place, schema, hashes = str(folder), table.arrow_schema, table.hashes
 
         def store(made: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
             context: Any = TaskContext.get()
             name = f"part-{context.partitionId():05d}-{uuid.uuid4()}-c000.snappy.parquet"
-            if _stored(f"{place}/{name}", made, schema):
+            if _stored(f"{place}/{name}", made, schema, hashes):
                 yield pa.record_batch({"name": pa.array([name])})
 
         names = sorted(self.told(store, "name string").toArrow()["name"].to_pylist())
@@ -90,7 +90,7 @@ def stored(rows: pa.Table, folder: Path, table: Table) -> list[File]:
     def store(begin: int) -> File:
         name = f"part-{begin // IN_A_FILE:05d}-{uuid.uuid4()}-c000.snappy.parquet"
         some = rows.slice(begin, IN_A_FILE)
-        _stored(f"{folder}/{name}", iter([some]), schema)
+        _stored(f"{folder}/{name}", iter([some]), schema, table.hashes)
         return _file(folder, name, table)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -103,19 +103,30 @@ def _file(folder: Path, name: str, table: Table) -> File:
     return File(name, held.num_rows, (folder / name).stat().st_size, {}, told)
 
 
-def _stored(path: str, made: Iterator[pa.Table], schema: pa.Schema) -> bool:
-    """Writes a file of tables one after the other, if there are rows; whether there were."""
+def _stored(path: str, made: Iterator[pa.Table], schema: pa.Schema, hashes: Sequence[str]) -> bool:
+    """Writes a file of rows that come some at a time, if there are any; whether there were.
+    `hashes`: as in Table."""
+    leaves = {_leaf(field): field.name in hashes for field in schema}
+    others = [leaf for leaf, is_hash in leaves.items() if not is_hash]
+    how = {
+        "compression": {leaf: "none" if is_hash else "snappy" for leaf, is_hash in leaves.items()},
+        "use_dictionary": others,
+        "write_statistics": others,
+    }
     writer = None
     try:
-        for table in made:
-            if table.num_rows:
-                writer = writer or pq.ParquetWriter(
-                    path, schema, compression="snappy", store_schema=False
-                )
-                writer.write_table(table.select(schema.names).cast(schema))
+        for rows in made:
+            if rows.num_rows:
+                writer = writer or pq.ParquetWriter(path, schema, store_schema=False, **how)
+                writer.write_table(rows.select(schema.names).cast(schema))
         if writer:
             writer.close()
     except BaseException:
         Path(path).unlink(missing_ok=True)
         raise
     return writer is not None
+
+
+def _leaf(field: pa.Field) -> str:
+    """What Parquet calls the column of a field's values."""
+    return f"{field.name}.list.element" if pa.types.is_list(field.type) else str(field.name)

@@ -165,8 +165,8 @@ class Found:
 
     def order(self, people: People) -> npt.NDArray[np.uint64]:
         """The pairs' hashes, by their ids alone."""
-        hashes = hashed(people.ids)
-        return mixed(hashes[self.left] ^ mixed(hashes[self.right]))
+        left, right = (hashed(people.ids.take(pa.array(side))) for side in (self.left, self.right))
+        return mixed(left ^ mixed(right))
 
 
 # --- what is worth a look ---------------------------------------------------------------------

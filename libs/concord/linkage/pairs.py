@@ -14,7 +14,7 @@ from concord.errors import UsageError
 from concord.lake.registry import Table
 from concord.lake.workers import Made
 from concord.linkage import engine, extend, files, spread, tables
-from concord.linkage.arrays import distinct, places
+from concord.linkage.arrays import Directory, distinct
 from concord.linkage.blobs import CUT, cut_by, read, together
 from concord.linkage.blobs import written as written_blob
 from concord.linkage.blocking import blobs_in, counts_of
@@ -33,9 +33,8 @@ SIDES = ("left_record_id", "right_record_id")
 ENDS = ("left", "right")
 # Pairs of records as they travel; the rule by its number.
 PACKED = (*SIDES, "pattern", "rule")
-NUMBERED = pa.schema(
-    {"left": pa.uint64(), "right": pa.uint64(), "pattern": pa.int64(), "rule": pa.int8()}
-)
+# A pair as the places of its two records in one number; the rule by its number.
+PLACED = pa.schema({"code": pa.int64(), "pattern": pa.int64(), "rule": pa.int8()})
 
 
 def compared(here: Index, records: DataFrame, origin: pa.Table) -> Compared:
@@ -131,22 +130,29 @@ def written(here: Index, counts: pa.Table, pairs: Made, apart: Apart, origin: pa
     model = here.model
     told = _counts(counts, model)
     if here.run.dry_run:
-        found = on_driver(_sent(pairs, model), origin, model)
+        found = _sent(pairs, origin, model)
         return Compared(told, found, apart.refused)
     # Made once: what follows reads them as they are written.
     stands = here.remake(pairs, tables.PAIRS)
     rows = here.lake.read(tables.PAIRS, version=stands.version)
-    writes: tuple[tuple[Rows | Made, Table], ...] = (
+    writes = (
         (_links(stored(rows), model), tables.LINKS),
         (extend.rows_of(apart, model), tables.KEYS),
         (told, tables.PATTERNS),
     )
-    with ThreadPoolExecutor(max_workers=len(writes)) as pool:
+    return Compared(told, _brought(here, rows, origin, writes), apart.refused)
+
+
+def _brought(
+    here: Index, rows: DataFrame, origin: pa.Table, writes: Sequence[tuple[Rows | Made, Table]]
+) -> pa.Table:
+    """Pairs as they are stored, as `_in_order`; what is to be written is written beside."""
+    with ThreadPoolExecutor(max_workers=max(len(writes), 1)) as pool:
         done = [pool.submit(here.aside().remake, *write) for write in writes]
-        found = on_driver(_stored(rows, model), origin, model)
+        found = _stored(rows, origin, here.model)
         for future in done:
             future.result()
-    return Compared(told, found, apart.refused)
+    return found
 
 
 def rescored(here: Index, origin: pa.Table) -> Compared:
@@ -175,9 +181,8 @@ def rescored(here: Index, origin: pa.Table) -> Compared:
             "not kept by the last run; run concord index"
         )
     rows = lake.read(tables.PAIRS)
-    if not here.run.dry_run:
-        here.remake(_links(stored(rows), model), tables.LINKS)
-    return Compared(told, on_driver(_stored(rows, model), origin, model), Refused())
+    writes = () if here.run.dry_run else ((_links(stored(rows), model), tables.LINKS),)
+    return Compared(told, _brought(here, rows, origin, writes), Refused())
 
 
 def _counts(counts: pa.Table, model: PersonIndex) -> pa.Table:
@@ -223,51 +228,63 @@ def _links(pairs: Made, model: PersonIndex) -> Made:
     return Made(pairs.frame, work)
 
 
-def _numbered(model: PersonIndex, rows: pa.Table) -> bytes:
-    """Some rows of vault/linkage_pairs, as a worker tells them to the driver."""
+def _numbered(model: PersonIndex, rows: pa.Table) -> pa.Table:
+    """Rows of vault/linkage_pairs by the numbers of records and rules: left, right, pattern,
+    rule."""
     ends = {end: numbers(rows[side]) for end, side in zip(ENDS, SIDES, strict=True)}
-    order = np.argsort(ends["left"])
     rule = pc.index_in(plain(rows["rule"]), value_set=_rules(model)).cast(pa.int8())
-    told = pa.table({**ends, "pattern": rows["pattern"], "rule": rule})
-    return written_blob(told.take(pa.array(order)))
+    return pa.table({**ends, "pattern": rows["pattern"], "rule": rule})
 
 
-def _sent(pairs: Made, model: PersonIndex) -> list[pa.Table]:
-    """Pairs, as they are made, in parts of NUMBERED."""
+def _placed(known: Directory, rows: pa.Table) -> pa.Table:
+    """`_numbered` rows as PLACED, in order. `known`: the numbers of all records."""
+    left, right = (known.places(rows[end].to_numpy()) for end in ENDS)
+    code = left * len(known.known) + right
+    order = np.argsort(code)
+    some = rows.select(["pattern", "rule"]).take(pa.array(order))
+    return some.add_column(0, "code", pa.array(code[order]))
+
+
+def _sent(pairs: Made, origin: pa.Table, model: PersonIndex) -> pa.Table:
+    """Pairs, as they are made, as `_in_order`."""
 
     def tell(made: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
         for rows in made:
-            yield pa.record_batch({"blob": pa.array([_numbered(model, rows)], pa.binary())})
+            blob = written_blob(_numbered(model, rows))
+            yield pa.record_batch({"blob": pa.array([blob], pa.binary())})
 
-    told = pairs.told(tell, "blob binary").toArrow()["blob"].to_pylist()
-    mine = [] if pairs.held is None else [_numbered(model, pairs.held)]
-    return [read(blob) for blob in told + mine]
-
-
-def _stored(pairs: DataFrame, model: PersonIndex) -> list[pa.Table]:
-    """Pairs, as they are stored, in parts of NUMBERED."""
-
-    def numbered(rows: pa.Table) -> pa.Table:
-        return read(_numbered(model, rows))
-
-    return files.collected_each([(pairs, numbered)], ("pattern", "rule"), plain=SIDES)
+    known = Directory.of(origin["number"].to_numpy())
+    parts = [read(blob) for blob in pairs.told(tell, "blob binary").toArrow()["blob"].to_pylist()]
+    parts += [] if pairs.held is None else [_numbered(model, pairs.held)]
+    return _in_order([_placed(known, part) for part in parts], origin, model)
 
 
-def on_driver(sent: Sequence[pa.Table], origin: pa.Table, model: PersonIndex) -> pa.Table:
-    """Parts of NUMBERED -> left, right (places in `origin`), pattern, rule (its name) and weight
+def _stored(pairs: DataFrame, origin: pa.Table, model: PersonIndex) -> pa.Table:
+    """Pairs, as they are stored, as `_in_order`."""
+    known = Directory.of(origin["number"].to_numpy())
+
+    def placed(rows: pa.Table) -> pa.Table:
+        return _placed(known, _numbered(model, rows))
+
+    parts = files.collected_each([(pairs, placed)], ("pattern", "rule"), plain=SIDES)
+    return _in_order(parts, origin, model)
+
+
+def _in_order(parts: Sequence[pa.Table], origin: pa.Table, model: PersonIndex) -> pa.Table:
+    """Parts of PLACED -> left, right (places in `origin`), pattern, rule (its name) and weight
     (bits), in the order of the places.
 
     `origin`: as groups.facts; has all records.
     """
-    names, told = _rules(model), pa.concat_tables([NUMBERED.empty_table(), *sent])
-    known = origin["number"].to_numpy()
-    left, right = (places(known, told[end].to_numpy()) for end in ENDS)
-    order = np.argsort(left * len(known) + right, kind="stable")
+    names, told = _rules(model), pa.concat_tables([PLACED.empty_table(), *parts])
+    code = told["code"].to_numpy()
+    order = np.argsort(code, kind="stable")  # of sorted runs
+    left, right = np.divmod(code[order], max(origin.num_rows, 1))
     patterns, place = distinct(told["pattern"].to_numpy()[order])
     return pa.table(
         {
-            "left": left[order],
-            "right": right[order],
+            "left": left,
+            "right": right,
             "pattern": patterns[place],
             "rule": names.take(told["rule"].combine_chunks().take(pa.array(order))),
             "weight": model.weights.of(patterns)[place],

@@ -58,6 +58,7 @@ RECORDS = Table(
         Column("zip", "string", "five digits", *DIRECT),
     ),
     statistics=("feed", "role"),
+    hashes=("record_id", "said"),
     properties=LONG_LOG,
 )
 
@@ -108,6 +109,7 @@ PAIRS = Table(
         Column("pattern", "bigint", "levels of agreement as one integer", "restricted", "direct"),
         Column("rule", "string", "the blocking rule that made the pair"),
     ),
+    hashes=("left_record_id", "right_record_id"),
     properties=LONG_LOG,
 )
 
@@ -125,6 +127,7 @@ LINKS = Table(
         Column("model_version", "string", "version and digest of conf/person_index.yaml"),
     ),
     statistics=("weight",),
+    hashes=("left_record_id", "right_record_id"),
     properties=LONG_LOG,
 )
 
@@ -145,6 +148,7 @@ CROSSWALK = Table(
         Column("how", "string", "the kind of event: minted, joined, merged_into, split_from"),
     ),
     statistics=("valid_from", "valid_to"),
+    hashes=("record_id", "person_id"),
     properties=LONG_LOG,
 )
 
@@ -167,6 +171,7 @@ EVENTS = Table(
         Column("reason", "string"),
     ),
     statistics=("sequence", "as_of", "kind"),
+    hashes=("event_id", "person_id", "record_ids"),
     retention_days=365,
 )
 
@@ -258,6 +263,7 @@ LINK_WEIGHTS = Table(
         Column("record_id", "string", "", "confidential"),
         Column("weight", "double", "", "confidential"),
     ),
+    hashes=("record_id",),
     properties=LONG_LOG,
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +39,31 @@ def test_a_number_is_found_where_it_stands_or_nowhere(known: list[int], sought: 
     there = sorted(set(known))
     found = places(np.array(there, dtype=np.int64), np.array(sought, dtype=np.int64))
     assert found.tolist() == [there.index(each) if each in there else -1 for each in sought]
+
+
+# Hashes; some alike at the beginning, which hashes are not.
+HASHES = st.lists(st.integers(0, (1 << 64) - 1) | st.integers(0, 40), max_size=30)
+
+
+@pytest.mark.parametrize("together", [64, 1])
+@given(HASHES, HASHES)
+def test_a_hash_is_found_where_it_stands_or_nowhere(
+    together: int, known: list[int], sought: list[int]
+) -> None:
+    there = sorted(set(known))
+    with patch.object(arrays, "TOGETHER", together):
+        held = np.array(there, dtype=np.uint64)
+        found = places(held, np.array([*sought, *known], dtype=np.uint64))
+    expected = [there.index(each) if each in there else -1 for each in [*sought, *known]]
+    assert found.tolist() == expected
+
+
+@given(st.lists(st.sampled_from([1 << 40, 3, -(1 << 50)]), max_size=40), st.integers(0, 40))
+def test_few_distinct_numbers_among_many_are_told_apart(few: list[int], others: int) -> None:
+    column = np.array(few * 40 + [others << 30], dtype=np.int64)
+    found, place = distinct(column)
+    assert found.tolist() == sorted(set(column.tolist()))
+    assert found[place].tolist() == column.tolist()
 
 
 @given(
