@@ -27,6 +27,8 @@ from concord.lake.statistics import bounds
 
 # Of rows that the driver holds: in one file, and how many files are written side by side.
 IN_A_FILE, AT_ONCE = 500_000, 2
+# Rows of a row group: who reads some of them reads all (`linkage/files.py`). Bytes of a dictionary.
+GROUP, DICTIONARY = 500_000, 1 << 26
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ def _stored(path: str, made: Iterator[pa.Table], schema: pa.Schema, hashes: Sequ
     how = {
         "compression": {leaf: "none" if is_hash else "snappy" for leaf, is_hash in leaves.items()},
         "use_dictionary": others,
+        # Whole columns by their dictionaries: a reader that wants them so need not make them.
+        "dictionary_pagesize_limit": DICTIONARY,
         "write_statistics": others,
     }
     writer = None
@@ -118,7 +122,7 @@ def _stored(path: str, made: Iterator[pa.Table], schema: pa.Schema, hashes: Sequ
         for rows in made:
             if rows.num_rows:
                 writer = writer or pq.ParquetWriter(path, schema, store_schema=False, **how)
-                writer.write_table(rows.select(schema.names).cast(schema))
+                writer.write_table(rows.select(schema.names).cast(schema), row_group_size=GROUP)
         if writer:
             writer.close()
     except BaseException:

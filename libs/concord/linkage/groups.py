@@ -71,10 +71,9 @@ def _facts(table: pa.Table) -> pa.Table:
     whole["says"] = pa.array(known)
     for name in SOLE:
         values = Values.of(as_text(table[name]))
-        hashes = np.append(values.hashes, np.uint64(0))[values.codes].view(np.int64)
         for end, absent in ENDS.items():
-            mine = np.where(values.codes < 0, absent, hashes)
-            whole[f"{name}_{end}"] = pa.array(mine, pa.int64())
+            hashes = np.append(values.hashes.view(np.int64), absent)  # the last one for NULL
+            whole[f"{name}_{end}"] = pa.array(hashes[values.codes])
     return _one_each(pa.table(whole))
 
 

@@ -214,24 +214,23 @@ def _index(here: Index, how: How, digest: str) -> Outcome:
         moved = identity.churn(events)
         if not how.accept_churn:
             _check_churn(here.model, moved, present)
-        persons = _persons_before(here, present)
+        measured = aside.submit(lambda: _measures(here, origin, compared, grouped, told.result()))
+        persons = _persons_before(here, len(before.dictionary))
         counted: Mapping[str, int] = Counter(events["kind"].to_pylist())
-        found = [
-            *_measures(here, origin, compared, grouped, told.result()),
-            *report.placeholders(extension.placeholders),
-        ]
-        _check_limits(here.model, [*found, *report.changes(counted, before=persons)])
-        progress.step("persons decided on")
         if not run.dry_run:
-            history.record(here, present, events)
-            progress.step("crosswalk written")
             said = identity.moves(events)
             at = places(known, numbers(said["record_id"]))
             after = said["person_id"].filter(pa.array(at >= 0)).combine_chunks()
             persons_now = identity.followed(before, at[at >= 0], after)
             queue = _waiting(here, extension, persons_now, taken)
-            here.remake(queue, tables.REVIEW_QUEUE)
             weights = link_weights.link_weights(origin, grouped.of, as_of=run.as_of)
+        found = [*measured.result(), *report.placeholders(extension.placeholders)]
+        _check_limits(here.model, [*found, *report.changes(counted, before=persons)])
+        progress.step("persons decided on")
+        if not run.dry_run:
+            history.record(here, present, events)
+            progress.step("crosswalk written")
+            here.remake(queue, tables.REVIEW_QUEUE)
             here.remake(weights, tables.LINK_WEIGHTS)
             counted = history.told(here)
             found += report.changes(counted, before=persons)
@@ -316,9 +315,8 @@ def _check_limits(model: PersonIndex, found: Sequence[Measure]) -> None:
         )
 
 
-def _persons_before(here: Index, present: Present) -> int:
+def _persons_before(here: Index, now: int) -> int:
     """How many persons there were before the run, whatever an earlier attempt of it has written."""
-    now = len(pc.unique(present.open["person_id"]))
     newest = here.lake.newest(tables.EVENTS)
     if newest is None or newest.run_id != here.run.run_id:
         return now
