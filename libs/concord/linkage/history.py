@@ -39,7 +39,6 @@ class Present:
     sequence: int = 0
 
 
-EVENTS_AT_ONCE = 50_000
 PERSONS = ("record_id", "person_id")
 
 
@@ -100,15 +99,9 @@ def record(here: Index, present: Present, events: pa.Table) -> None:
     if not events.num_rows:
         return
     run, sequence = here.run, present.sequence + 1
-    # Some at a time: as objects they are many times as large.
-    ids = [
-        identity.event_id(sequence, event)
-        for some in events.to_batches(max_chunksize=EVENTS_AT_ONCE)
-        for event in identity.as_events(pa.Table.from_batches([some]))
-    ]
     same = {"sequence": sequence, "as_of": run.as_of, "run_id": run.run_id}
     same |= {"model_version": here.model.model_version, "actor": run.actor}
-    rows = events.append_column("event_id", pa.array(ids))
+    rows = events.append_column("event_id", identity.event_ids(sequence, events))
     for name, value in same.items():
         rows = rows.append_column(name, pa.repeat(pa.scalar(value), rows.num_rows))
     reach("index.decided")

@@ -8,6 +8,7 @@ the same events and looks only at clusters that are not a present person as it w
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -18,12 +19,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from concord.lake.run import digest
 from concord.linkage.arrays import distinct, places, places_of_few
 from concord.linkage.decisions import Decision
 from concord.linkage.patterns import Integers
-from concord.privacy.hashing import Key
-from concord.privacy.records import person_id
+from concord.privacy.hashing import HASH_HEX, Key
+from concord.privacy.records import SEPARATOR, person_id, person_ids
 
 Kind = Literal["minted", "joined", "left", "merged_into", "split_from", "retired"]
 # The order in which a run's events are told.
@@ -384,7 +384,7 @@ def mint_ids(founders: Sequence[str], *, key: Key, run_id: str, taken: pa.Array)
 
     A run that is repeated mints the same; the same run id given to another run does not.
     """
-    ids = [person_id(key, run_id=run_id, record_id=founder) for founder in founders]
+    ids = person_ids(key, run_id=run_id, record_ids=founders)
     attempt = 0
     while again := np.flatnonzero(pc.is_in(pa.array(ids, pa.string()), value_set=taken)).tolist():
         attempt += 1
@@ -493,6 +493,11 @@ def _flat(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays([pa.array([], column.type), *column.chunks])
 
 
-def event_id(sequence: int, event: Event) -> str:
-    """Names an event of the index's `sequence`-th change: 128 bits, hex."""
-    return digest(sequence, event.kind, event.person_id, event.other_person_id, event.record_ids)
+def event_ids(sequence: int, events: pa.Table) -> pa.Array:
+    """Names events of the index's `sequence`-th change: 128 bits each, hex, of all that changes."""
+    records = pc.binary_join(_flat(events["record_ids"]), SEPARATOR)
+    other = pc.fill_null(_flat(events["other_person_id"]), "")
+    parts = (_flat(events["kind"]), _flat(events["person_id"]), other, records)
+    said = pc.binary_join_element_wise(str(sequence), *parts, SEPARATOR)
+    digests = (hashlib.sha256(text.encode()).hexdigest()[:HASH_HEX] for text in said.to_pylist())
+    return pa.array(digests, pa.string())

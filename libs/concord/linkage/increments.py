@@ -21,6 +21,7 @@ from concord.lake.registry import RUNS, Table
 from concord.lake.tables import Lake
 from concord.lake.workers import Made
 from concord.linkage import engine, extend, files, groups, keys, pairs, spread, tables
+from concord.linkage.arrays import places
 from concord.linkage.blobs import ID, read
 from concord.linkage.blocking import blobs_in
 from concord.linkage.engine import Encoded
@@ -157,16 +158,15 @@ def delivered(here: Index, since: Base, limit: float) -> Delivered | None:
 
 
 def _differing(was: tuple[Hashes, Hashes], now: tuple[Hashes, Hashes]) -> Hashes:
-    """The numbers of records that only one side has, or that do not say the same."""
-    which, digests = (np.concatenate(sides) for sides in zip(was, now, strict=True))
-    order = np.argsort(which)
-    which, digests = which[order], digests[order]
-    # Who has not changed is there twice, with one digest.
-    same = (which[1:] == which[:-1]) & (digests[1:] == digests[:-1])
-    held = np.zeros(len(which), dtype=bool)
-    held[1:] |= same
-    held[:-1] |= same
-    return np.unique(which[~held])
+    """The numbers of records that only one side has, or that do not say the same; sorted. On either
+    side each number is once; those of `now` are sorted."""
+    at = places(now[0], was[0])
+    there = at >= 0
+    same = there.copy()
+    same[there] = now[1][at[there]] == was[1][there]
+    held = np.zeros(len(now[0]), dtype=bool)
+    held[at[same]] = True
+    return np.union1d(was[0][~same], now[0][~held])
 
 
 def extended(here: Index, since: Base, change: Delivered) -> Extension:

@@ -67,6 +67,8 @@ class Sizes:
         return int((self.keys * (self.size * (self.size - 1) // 2)).sum())
 
 
+# Beginnings of hashes: for each hash so many powers of two of them, and no more than so many bits.
+SPARSE, MOST_BITS = 4, 24
 NO_HASHES: Hashes = np.zeros(0, dtype=np.uint64)
 
 
@@ -237,10 +239,18 @@ def _within_budget(
 
 def among_sorted(keys: Hashes, some: Hashes) -> Flags:
     """Which keys are among some others, which are sorted."""
+    found = np.zeros(len(keys), dtype=bool)
     if not len(some):
-        return np.zeros(len(keys), dtype=bool)
-    place = np.minimum(np.searchsorted(some, keys), len(some) - 1)
-    return np.asarray(some[place] == keys)
+        return found
+    # Of hashes hardly one that is not among them begins as one that is.
+    shift = np.uint64(64 - min(len(some).bit_length() + SPARSE, MOST_BITS))
+    begun = np.zeros(1 << (64 - int(shift)), dtype=bool)
+    begun[(some >> shift).astype(np.int64)] = True
+    likely = np.flatnonzero(begun[(keys >> shift).astype(np.int64)])
+    sought = keys[likely]
+    place = np.minimum(np.searchsorted(some, sought), len(some) - 1)
+    found[likely] = some[place] == sought
+    return found
 
 
 def largest_block(budget: int) -> int:

@@ -39,6 +39,12 @@ def person_id(key: Key, *, run_id: str, record_id: str, attempt: int = 0) -> str
     return digest(key.fetch(), message)
 
 
+def person_ids(key: Key, *, run_id: str, record_ids: Sequence[str]) -> list[str]:
+    """As `person_id`, of many founding records at once."""
+    secret, prefix = key.fetch(), SEPARATOR.join(["person", run_id, ""]).encode()
+    return [digest(secret, prefix + record.encode()) for record in record_ids]
+
+
 def source_key(columns: Sequence[str]) -> str:
     """SQL: the text of a source key from its columns; NULL when one of them is."""
     texts = [f"cast({sql.name(column)} AS string)" for column in columns]

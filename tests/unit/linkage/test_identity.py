@@ -34,6 +34,7 @@ from concord.linkage.identity import (
     changed_rows,
     decide,
     decide_arrays,
+    event_ids,
     followed,
     mint_ids,
     moved,
@@ -510,3 +511,19 @@ def test_a_history_ends_as_the_oracle_says(
             until = [run for run, at in zip(past.runs, past.days, strict=True) if at <= day]
             assert replay(until) == past.crosswalk(day) == model.on(day)
             day += timedelta(days=1)
+
+
+def test_events_are_named_by_all_that_changes() -> None:
+    one = Event("merged_into", "P1", "P2", ("a", "b"), "why")
+    others = [
+        Event("split_from", "P1", "P2", ("a", "b"), "why"),
+        Event("merged_into", "P3", "P2", ("a", "b"), "why"),
+        Event("merged_into", "P1", None, ("a", "b"), "why"),
+        Event("merged_into", "P1", "P2", ("ab",), "why"),
+        Event("merged_into", "P1", "P2", (), "why"),
+    ]
+    told = as_table([one, *others, one])
+    names = event_ids(3, told).to_pylist()
+    assert names[0] == names[-1] and len({*names}) == len(others) + 1
+    assert not {*names} & {*event_ids(4, told).to_pylist()}
+    assert all(len(name) == 32 for name in names)

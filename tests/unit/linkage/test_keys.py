@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from random import Random
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from concord.linkage.keys import NO_HASHES, Refused
+from concord.linkage.increments import _differing
+from concord.linkage.keys import NO_HASHES, Refused, among_sorted
 
 # (rule, key) -> pairs dropped, refined keys that have too many still.
 State = Mapping[tuple[int, int], tuple[int, frozenset[int]]]
@@ -54,3 +56,31 @@ def test_keys_that_are_used_otherwise_are_told(one: State, other: State) -> None
     wanted = {key for key, _ in used[0].items() ^ used[1].items()}
     assert {(rule, int(key)) for rule, keys in found.items() for key in keys} == wanted
     assert all(len(keys) for keys in found.values()) and not len(NO_HASHES)
+
+
+# Hashes; some alike at the beginning.
+HASHES = st.integers(0, (1 << 64) - 1) | st.integers(0, 9)
+
+
+@given(st.lists(HASHES, max_size=40), st.sets(HASHES, max_size=10))
+def test_keys_are_among_others_or_not(keys: list[int], some: set[int]) -> None:
+    sought, held = (np.array(each, dtype=np.uint64) for each in (keys, sorted(some)))
+    assert among_sorted(sought, held).tolist() == [key in some for key in keys]
+    assert among_sorted(held, held).all()
+
+
+RECORDS = st.dictionaries(HASHES, st.integers(0, 2), max_size=20)
+
+
+@given(RECORDS, RECORDS, st.randoms())
+def test_records_that_came_went_or_say_another_thing_differ(
+    was: dict[int, int], now: dict[int, int], random: Random
+) -> None:
+    before, after = [*was], sorted(now)
+    random.shuffle(before)
+    sides = [
+        (np.array(of, dtype=np.uint64), np.array([says[one] for one in of], dtype=np.uint64))
+        for of, says in ((before, was), (after, now))
+    ]
+    found = _differing(*sides)
+    assert found.tolist() == sorted({one for one, _ in was.items() ^ now.items()})
