@@ -11,6 +11,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from concord.errors import InfrastructureError
 from concord.linkage import blocking, files
 from concord.linkage.blobs import ID, opened
 
@@ -99,3 +100,22 @@ def test_a_frame_that_is_more_than_its_files_goes_through_spark(
     assert files.pieces(less, ("key",)) is None
     assert sorted(row[0] for row in held(less)) == sorted(row[0] for row in ROWS if row[3] != 1)
     assert len(held(others["filtered"])) == sum(row[3] == 1 for row in ROWS)
+
+
+def test_a_file_that_can_not_be_read_is_named(rows: DataFrame, tmp_path: Path) -> None:
+    spark, place = rows.sparkSession, tmp_path / "plain"
+    rows.coalesce(1).write.parquet(str(place))
+    frame = spark.read.parquet(str(place))
+    (file,) = place.glob("*.parquet")
+    (piece,) = files.pieces(frame, ("key",)) or ()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:4] + b"\0" * 200 + whole[204:])
+    with pytest.raises(InfrastructureError, match=f"{file.name} can not be read"):
+        files.read(piece, (), ("key", *COLUMNS))
+    file.write_bytes(whole[:40])
+    with pytest.raises(InfrastructureError, match=f"{file.name} can not be read") as told:
+        files.collected(frame, ("key",), lambda table: table)
+    assert told.value.exit_code == 20 and "concord index --whole" in str(told.value)
+    file.unlink()
+    with pytest.raises(InfrastructureError, match=f"{file.name} can not be read"):
+        files.collected(frame, ("key",), lambda table: table)

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, replace
 from functools import partial, reduce
 from typing import Any
@@ -69,7 +69,8 @@ def pieces(
         return None
     found = []
     for path, values in sorted(paths.items()):
-        file = pq.ParquetFile(path)
+        with _opened(path):
+            file = pq.ParquetFile(path)
         names = {*file.schema_arrow.names}
         said = {name: values[name] for name in columns if name not in names and name in values}
         fields = [file.schema_arrow.field(name) for name in columns if name in names]
@@ -87,19 +88,35 @@ def pieces(
 
 
 def read(piece: Piece, plain: Sequence[str], columns: Sequence[str]) -> pa.Table:
-    """Columns of a piece; texts, but for those that are to be `plain`, as encoded in the file."""
-    texts = [
-        field.name
-        for field in pq.read_schema(piece.path)
-        if field.name in columns and field.name not in plain and pa.types.is_string(field.type)
-    ]
-    file = pq.ParquetFile(piece.path, read_dictionary=texts, memory_map=True)
+    """Columns of a piece; texts, but for those that are to be `plain`, as encoded in the file.
+
+    Raises InfrastructureError (exit 20) for a file that is damaged or gone.
+    """
     wanted = tuple(dict.fromkeys((*plain, *columns)))
     held = [name for name in wanted if name not in piece.partition]
-    table = file.read_row_group(piece.group, columns=held).slice(piece.begin, piece.rows)
+    with _opened(piece.path):
+        texts = [
+            field.name
+            for field in pq.read_schema(piece.path)
+            if field.name in columns and field.name not in plain and pa.types.is_string(field.type)
+        ]
+        file = pq.ParquetFile(piece.path, read_dictionary=texts, memory_map=True)
+        table = file.read_row_group(piece.group, columns=held).slice(piece.begin, piece.rows)
     for name, value in piece.partition.items():
         table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), piece.rows))
     return table.select(wanted)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[None]:
+    """Says of a file that can not be read which one it is."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise InfrastructureError(
+            f"{path} can not be read ({type(error).__name__}): restore it, or load what it holds "
+            "anew; a table of the index is made anew by `concord index --whole`"
+        ) from None
 
 
 def scheduled(records: DataFrame, found: Sequence[Piece]) -> DataFrame:
