@@ -372,9 +372,18 @@ def test_a_groups_recall_is_told_beside_what_its_records_explain(
         commonwealth.Group("sex", "M", 2, 1 / 2, pytest.approx((both + 0) / 2)),
     ]
     judged = commonwealth.Judged(
-        4, 9, 9, (1.0, 1.0, 1.0), "", Agreement(1.0, 0.5), Agreement(1.0, 0.5), tuple(told)
-    )
+        4,
+        9,
+        9,
+        (1.0, 1.0, 1.0),
+        "",
+        ("x is 1",),
+        Agreement(1.0, 0.5),
+        Agreement(1.0, 0.5),
+        tuple(told),
+    )  # fmt: skip
     assert judged.behind() == [told[0]], "less than the best, and than what they say explains"
+    assert "that it breaks: x is 1." in commonwealth.in_words(judged, 2**30)
     assert "points behind both the best of their kind and what is expected: sex F." in (
         commonwealth.in_words(judged, 2**30)
     )
