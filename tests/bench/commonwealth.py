@@ -51,6 +51,7 @@ START, END = "<!-- commonwealth:start -->", "<!-- commonwealth:end -->"
 PEOPLE, MEMORY = 1_000_000, "8g"
 # Points of recall that a group may be behind the best.
 WITHIN = 0.03
+OWN = ("expected_precision", "holdout_precision", "holdout_recall_in_reach", "blocking_recall")
 # Groups of fewer true pairs are not told: their recall is chance.
 LEAST = 1_000
 
@@ -71,13 +72,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Judged:
-    """One Commonwealth. Seconds: synthesis, ingestion of all deliveries, the index."""
+    """One Commonwealth. Seconds: synthesis, ingestion of all deliveries, the index. `told`: what
+    the index says of itself without the truth; `breaches`: the limits that it breaks."""
 
     people: int
     rows: int
     records: int
     seconds: tuple[float, float, float]
     message: str
+    told: Mapping[str, float]
     breaches: tuple[str, ...]
     pairs: Agreement
     cubed: Agreement
@@ -145,6 +148,7 @@ def in_words(found: Judged, peak: int) -> str:
     ]
     behind = ", ".join(f"{of.attribute} {of.name}" for of in found.behind()) or "none"
     broken = "; ".join(found.breaches) or "none"
+    own = ", ".join(f"{name} {value:.4f}" for name, value in found.told.items())
     return "\n\n".join(
         [
             f"{found.people:,} people, {found.rows:,} rows of {len(demo.ROUNDS)} rounds of "
@@ -155,7 +159,8 @@ def in_words(found: Judged, peak: int) -> str:
                 ("of the people", "", "true pairs", "recall", "expected of what they say"),
                 by_group,
             ),
-            f"Limits of `conf/person_index.yaml` that it breaks: {broken}.",
+            f"What it says of itself, without the truth: {own}. Limits of `conf/person_index.yaml` "
+            f"that it breaks: {broken}.",
             f"Groups of fewer than {LEAST:,} pairs are left out. More than {100 * WITHIN:g} points "
             f"behind both the best of their kind and what is expected: {behind}.",
         ]
@@ -199,7 +204,7 @@ def main(job: str) -> int:
         facts = groups.facts(
             spark.read.format("delta").load(f"{settings.lake}/{tables.RECORDS.name}")
         )
-        told = [Measure(**row) for row in of_all(lake_of(settings, "demo", spark))]
+        told = of_all(lake_of(settings, "demo", spark))
         java = java_of(spark)
     finally:
         spark.stop()
@@ -219,17 +224,18 @@ def main(job: str) -> int:
     )
     judged = Judged(
         people, made.rows, len(known), (seconds[0], seconds[1], seconds[2]), message,
+        {measure.name: measure.value for measure in told if measure.name in OWN},
         tuple(breaches(told, limits)), pairwise(found, real), b_cubed(found, real), tuple(by_group),
     )  # fmt: skip
     print(json.dumps([java, asdict(judged)]))
     return 0
 
 
-def of_all(lake: Lake) -> list[dict[str, Any]]:
+def of_all(lake: Lake) -> list[Measure]:
     """What the last run says of itself, of all records."""
-    names = {"measure": "name", **dict.fromkeys(("group", "value", "lower", "upper", "of"))}
+    columns = ("measure", "group", "value", "lower", "upper", "of")
     return [
-        {name or column: row[column] for column, name in names.items()}
+        Measure(*(row[column] for column in columns))
         for row in measured(lake)
         if row["group"] == ALL
     ]
@@ -251,20 +257,15 @@ def _of(told: Mapping[str, Any]) -> Judged:
 def attributes(truth: Path, as_of: date) -> pl.DataFrame:
     """person_id and what groups are made of, of all people."""
     people = pl.read_parquet(truth / "people" / "*.parquet")
-    sizes = pl.DataFrame(
-        {"zip": list(sizes_by_zip()), "municipality": list(sizes_by_zip().values())},
-        schema={"zip": pl.String, "municipality": pl.String},
-    )
-    told = people.join(sizes, on="zip", how="left").to_arrow()
-    ages = groups.age_bands(told["birth_date"], as_of)
+    ages = groups.age_bands(people["birth_date"].to_arrow(), as_of)
     return pl.DataFrame(
         {
             "person_id": people["person_id"],
             "race and ethnicity": people["group"],
             "sex": people["sex"],
-            "age": pl.Series(ages.to_pylist()),
+            "age": pl.Series(ages.to_pylist(), dtype=pl.String),
             "language": people["language"],
-            "municipality": pl.Series(told["municipality"].to_pylist()),
+            "municipality": people["zip"].replace_strict(sizes_by_zip(), default=None),
             "homeless": people["homeless"].cast(pl.String),
         }
     )

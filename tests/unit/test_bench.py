@@ -377,13 +377,13 @@ def test_a_groups_recall_is_told_beside_what_its_records_explain(
         9,
         (1.0, 1.0, 1.0),
         "",
+        {"holdout_precision": 0.94321},
         ("x is 1",),
         Agreement(1.0, 0.5),
         Agreement(1.0, 0.5),
         tuple(told),
-    )  # fmt: skip
-    assert judged.behind() == [told[0]], "less than the best, and than what they say explains"
-    assert "that it breaks: x is 1." in commonwealth.in_words(judged, 2**30)
-    assert "points behind both the best of their kind and what is expected: sex F." in (
-        commonwealth.in_words(judged, 2**30)
     )
+    assert judged.behind() == [told[0]], "less than the best, and than what they say explains"
+    said = commonwealth.in_words(judged, 2**30)
+    assert "holdout_precision 0.9432. Limits" in said and "that it breaks: x is 1." in said
+    assert "points behind both the best of their kind and what is expected: sex F." in said
