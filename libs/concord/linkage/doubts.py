@@ -20,7 +20,15 @@ from concord.linkage.arrays import distinct, places_of_few
 from concord.linkage.compare import Simple
 from concord.linkage.patterns import Floats, Integers
 from concord.linkage.standardise import STANDARD
-from concord.linkage.values import Flags, PairedRows, Records, Values, hashed, mixed
+from concord.linkage.values import (
+    Flags,
+    PairedRows,
+    Records,
+    Values,
+    count_within,
+    hashed,
+    mixed,
+)
 
 if TYPE_CHECKING:  # the model holds `Review`
     from concord.linkage.person_index import PersonIndex
@@ -284,8 +292,7 @@ def _within(person: Integers) -> Iterator[tuple[Integers, Integers]]:
 
 def _repeated(what: Integers, counts: Integers) -> tuple[Integers, Integers]:
     """`what`, each as often as `counts` says, and 0, 1, ... within each."""
-    whole = np.repeat(what, counts)
-    return whole, np.arange(len(whole)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(what, counts), count_within(counts)
 
 
 def _worst(

@@ -211,8 +211,9 @@ def collected_each(
     *,
     plain: Sequence[str] = (),
 ) -> list[pa.Table]:
-    """As `collected`, of several records, each with a `work` of its own, in one query: what was
-    made of their rows, some at a time; nothing of no rows."""
+    """As `collected`, of several records, each with a `work` of its own: what was made of their
+    rows, some at a time; nothing of no rows. By the driver, side by side, where all are in files of
+    this machine; else in one query."""
     given = list(records)
     names = tuple(dict.fromkeys((*plain, *columns)))
     found = [_readers(each, plain, names) for each, _ in given]
