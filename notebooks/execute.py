@@ -1,5 +1,6 @@
 """Executes the notebooks over a lake, by default the demo's, and writes them with their outputs:
-`.ipynb` files beside the scripts, or in the folder that is given.
+`.ipynb` files beside the scripts, or in the folder that is given. `execute.py [FOLDER [NAME...]]`;
+without names all of them.
 
 All in one kernel, so that Spark starts once; each begins with nothing of the one before.
 """
@@ -28,8 +29,13 @@ OF_DEMO = {
 }
 
 
-def execute(to: Path) -> int:
-    """Every notebook; 0, or 1 if one stopped: it is written as far as it came."""
+def execute(to: Path, *names: str) -> int:
+    """Every notebook, or those of `names`; 0, or 1 if one stopped or is not there: one that stops
+    is written as far as it came."""
+    scripts = {path.stem: path for path in sorted(HERE.glob("*.py")) if path != Path(__file__)}
+    if absent := [name for name in names if name not in scripts]:
+        print(f"no notebook {', '.join(absent)}; there are {', '.join(scripts)}", file=sys.stderr)
+        return 1
     if "CONCORD_LAKE" not in os.environ and "CONCORD_SETTINGS" not in os.environ:
         if not (DEMO / "lake").exists():
             print(f"{DEMO}/lake is not there: run make demo first", file=sys.stderr)
@@ -42,19 +48,17 @@ def execute(to: Path) -> int:
     manager.start_kernel(extra_arguments=["--IPKernelApp.capture_fd_output=False"])
     failed = 0
     try:
-        for script in sorted(HERE.glob("*.py")):
-            if script.name == Path(__file__).name:
-                continue
+        for name in names or scripts:
             began = time.perf_counter()
-            notebook = jupytext.read(script)
+            notebook = jupytext.read(scripts[name])
             client = NotebookClient(notebook, km=manager, timeout=900)
             try:
                 client.execute()
                 said = "executed"
             except CellExecutionError as error:
                 failed, said = 1, f"stopped: {error.ename}: {error.evalue}"
-            nbformat.write(notebook, to / f"{script.stem}.ipynb")
-            print(f"{script.stem}: {said}, {time.perf_counter() - began:.0f} s", flush=True)
+            nbformat.write(notebook, to / f"{name}.ipynb")
+            print(f"{name}: {said}, {time.perf_counter() - began:.0f} s", flush=True)
             _forget(manager)
     finally:
         manager.shutdown_kernel(now=True)
@@ -68,4 +72,4 @@ def _forget(manager: KernelManager) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(execute(Path(sys.argv[1]) if sys.argv[1:] else HERE))
+    sys.exit(execute(Path(sys.argv[1]) if sys.argv[1:] else HERE, *sys.argv[2:]))

@@ -50,7 +50,8 @@ def write_skewed(source: Path, path: Path, share: float, *, seed: int = 1) -> No
     for name, value in {"first_name": "JOHN", "surname": "SMITH", "dob": "1980-01-01"}.items():
         column = pc.if_else(pa.array(chosen), pa.scalar(value), rows[name].combine_chunks())
         rows = rows.set_column(rows.column_names.index(name), name, column)
-    pq.write_table(rows, path)
+    # As those that it is held against lie: row groups decide how fast they are read.
+    pq.write_table(rows, path, row_group_size=BLOCK)
 
 
 def _block(

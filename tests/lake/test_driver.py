@@ -150,7 +150,7 @@ def infos(lake: Lake, table: Table = VISITS) -> list[Mapping[str, Any]]:
     return [a["commitInfo"] for a in map(json.loads, lines) if "commitInfo" in a]
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(batches=BATCHES)
 def test_few_rows_are_merged_and_replaced_as_in_a_list_and_each_change_is_told(
     spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, batches: list[Batch]

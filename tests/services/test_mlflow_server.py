@@ -1,5 +1,8 @@
 """MLflow as a service for a team: over SQLite and over a real PostgreSQL, served by
-infra/mlflow/serve.py; and what a job makes of it when it is away."""
+infra/mlflow/serve.py; and what a job makes of it when it is away.
+
+What starts and kills servers, or asks hundreds of times, is `make chaos`'s.
+"""
 
 from __future__ import annotations
 
@@ -52,19 +55,26 @@ class Team:
 
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
-    """Both servers, started at once: each takes seconds to import MLflow."""
-    folders = {kind: tmp_path_factory.mktemp(kind) for kind in KINDS}
+    """The server over PostgreSQL."""
+    folder = tmp_path_factory.mktemp("postgresql")
     with postgresql() as database:
-        servers = {
-            "sqlite": Server(folders["sqlite"], f"sqlite:///{folders['sqlite'] / 'mlflow.db'}"),
-            "postgresql": Server(folders["postgresql"], database.uri, database.variables),
-        }
-        made = Team(servers, database)
+        server = Server(folder, database.uri, database.variables)
+        made = Team({"postgresql": server}, database)
         try:
             made.restart()
             yield made
         finally:
             made.stop()
+
+
+@pytest.fixture(scope="module")
+def both(team: Team, tmp_path_factory: pytest.TempPathFactory) -> Team:
+    """The server over SQLite beside it."""
+    folder = tmp_path_factory.mktemp("sqlite")
+    server = team.servers["sqlite"] = Server(folder, f"sqlite:///{folder / 'mlflow.db'}")
+    server.start()
+    server.ready()
+    return team
 
 
 def at(address: str) -> Settings:
@@ -103,14 +113,15 @@ def train(store: Store, name: str, inputs: str = "i") -> str:
     return version
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_team_keeps_runs_and_models(team: Team, kind: str, tmp_path: Path) -> None:
-    store = tracking.opened(at(team.servers[kind].address))
+def test_a_team_keeps_runs_and_models(both: Team, kind: str, tmp_path: Path) -> None:
+    store = tracking.opened(at(both.servers[kind].address))
     assert store.champion("model") is None, "and no error of a model that is not there"
     about = store.client.get_experiment(store.experiment("model", "A title"))
     assert about.tags[tracking.DESCRIPTION] == "A title"
     with urllib.request.urlopen(  # noqa: S310
-        f"{team.servers[kind].address}/ajax-api/3.0/mlflow/server-info"
+        f"{both.servers[kind].address}/ajax-api/3.0/mlflow/server-info"
     ) as answer:
         assert "gateway" in (info := answer.read().decode()) and '"gateway":true' not in info
     first = train(store, "model", "first")
@@ -136,14 +147,15 @@ def test_a_team_keeps_runs_and_models(team: Team, kind: str, tmp_path: Path) -> 
         run_id=parent.info.run_id, artifact_path="code/serve.py", dst_path=str(tmp_path)
     )
     assert Path(got).read_bytes() == SERVE.read_bytes()
-    here = team.servers[kind].folder / "artifacts"
+    here = both.servers[kind].folder / "artifacts"
     assert [it.read_text() for it in here.rglob("model_card.md")] == ["# A card"], "on the server"
 
 
-def test_after_a_restart_all_is_there(team: Team) -> None:
-    team.restart()
+@pytest.mark.chaos
+def test_after_a_restart_all_is_there(both: Team) -> None:
+    both.restart()
     for kind in KINDS:
-        server = team.servers[kind]
+        server = both.servers[kind]
         store = tracking.opened(at(server.address))
         champion = store.champion("model")
         assert champion is not None and champion.version == "1"
@@ -157,9 +169,10 @@ def test_after_a_restart_all_is_there(team: Team) -> None:
         assert again == "1", "made from the same inputs: nothing is made anew"
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_clients_at_once_do_not_hinder_each_other(team: Team, kind: str) -> None:
-    store = tracking.opened(at(team.servers[kind].address))
+def test_two_clients_at_once_do_not_hinder_each_other(both: Team, kind: str) -> None:
+    store = tracking.opened(at(both.servers[kind].address))
 
     def work(number: int) -> tuple[str, list[str]]:
         client = store.mlflow.MlflowClient()
@@ -201,13 +214,14 @@ def test_no_password_is_on_a_command_line_or_in_the_log(team: Team) -> None:
 # --- its documents -------------------------------------------------------------------------------
 
 
-def test_the_documented_commands_work(team: Team, tmp_path: Path) -> None:
+@pytest.mark.chaos
+def test_the_documented_commands_work(both: Team, tmp_path: Path) -> None:
     """Backup, check and restore as infra/mlflow/README.md has them, each block in its order."""
     text = (ROOT / "infra" / "mlflow" / "README.md").read_text()
     blocks = re.findall(r"<!-- run: (\w+) -->\n```sh\n(.*?)```", text, re.DOTALL)
     assert [name for name, _ in blocks] == ["check", "backup", "restore", "sqlite"]
-    server, other = team.servers["postgresql"], team.servers["sqlite"]
-    path = f"{Path(sys.executable).parent}:{team.database.programs}:{os.environ['PATH']}"
+    server, other = both.servers["postgresql"], both.servers["sqlite"]
+    path = f"{Path(sys.executable).parent}:{both.database.programs}:{os.environ['PATH']}"
     for name, body in blocks:
         of = other if name == "sqlite" else server
         done = subprocess.run(
@@ -234,6 +248,7 @@ def test_the_documented_commands_work(team: Team, tmp_path: Path) -> None:
         restored.stop()
 
 
+@pytest.mark.chaos
 def test_tables_of_another_version_are_upgraded_on_demand_only(tmp_path: Path) -> None:
     place = tmp_path / "mlflow.db"
     server = Server(tmp_path, f"sqlite:///{place}")
@@ -318,6 +333,7 @@ def requests(flaky: Gate, settings: Settings) -> list[str]:
     return list(flaky.asked)
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("mode", ["lost", 503])
 def test_whenever_the_server_dies_nothing_is_half_registered(
     mode: str | int, team: Team, flaky: Gate, monkeypatch: pytest.MonkeyPatch
@@ -346,6 +362,7 @@ def test_whenever_the_server_dies_nothing_is_half_registered(
     assert whole_at_death == {(0, 0), (1, 0), (1, 1)}, "it died before, between and after"
 
 
+@pytest.mark.chaos
 def test_an_answer_that_is_lost_once_is_no_failure(
     team: Team, flaky: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:

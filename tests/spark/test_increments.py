@@ -121,7 +121,12 @@ class World:
 
 
 @pytest.mark.parametrize(
-    ("by", "frequent"), [("workers", True), ("driver", True), ("driver", False)]
+    ("by", "frequent"),
+    [
+        ("workers", True),
+        ("driver", False),
+        pytest.param("driver", True, marks=pytest.mark.chaos),
+    ],
 )
 def test_an_increment_leaves_what_a_whole_run_does(
     by: str, frequent: bool, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

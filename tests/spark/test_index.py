@@ -104,7 +104,9 @@ def wage(number: int, employer: str = "e1", **changes: Any) -> dict[str, Any]:
     return {**who, **changes}
 
 
-@pytest.mark.parametrize("written_by", ["the driver", "Spark"])
+@pytest.mark.parametrize(
+    "written_by", ["the driver", pytest.param("Spark", marks=pytest.mark.chaos)]
+)
 def test_persons_are_recognised_kept_and_followed_over_time(
     archive: Archive, written_by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,10 +182,12 @@ def test_em_finds_the_shares_that_made_the_pairs(model: PersonIndex) -> None:
             name: rng.choice(len(share), count, p=np.array(share) / sum(share))
             for name, share in shares.items()
         }
-        return [
-            model.pattern(**{name: levels[name][columns[name][i]] for name in shares}, **fixed)
-            for i in range(count)
+        drawn, which = np.unique(np.array([*columns.values()]), axis=1, return_inverse=True)
+        each = [
+            model.pattern(**{n: levels[n][at] for n, at in zip(shares, one, strict=True)}, **fixed)
+            for one in drawn.T
         ]
+        return np.array(each)[which].tolist()
 
     one = draw(wanted, 20_000, ssn="exact", birth="exact")
     two = draw(apart, 5_000, ssn="exact", birth="differ")
