@@ -69,6 +69,9 @@ from concord.linkage.report import Compared, Measure
 from concord.linkage.standardise import STANDARD
 from concord.privacy.keys import mint_key
 
+# How many things are done beside what keeps one core busy: the driver's arrays, a table of Spark's.
+ASIDE = 2
+
 
 @dataclass(frozen=True)
 class How:
@@ -196,14 +199,15 @@ def _stands(run: Run, config_digest: str) -> bool:
 
 def _index(here: Index, how: How, digest: str) -> Outcome:
     run = here.run
-    with run.reporter.stage("index", 4) as progress, ThreadPoolExecutor(1) as aside:
-        # Wanted late, and made beside what keeps one core busy.
+    with run.reporter.stage("index", 4) as progress, ThreadPoolExecutor(ASIDE) as aside:
+        # Wanted late, and made beside what keeps one core busy, as all that is set aside.
         told = aside.submit(inputs.demographics, here.found, here.feeds)
         present = history.catch_up(here)
         decided = _decisions(here)
         taken = decisions.in_force(decided)
         extension = _compared(here, how, digest)
         origin, compared = extension.origin, extension.compared
+        writing = [aside.submit(here.aside().remake, *each) for each in compared.writes]
         progress.step("pairs compared and weighed")
         again = _again(origin, extension, decided)
         ids = origin["record_id"].combine_chunks()
@@ -215,6 +219,7 @@ def _index(here: Index, how: How, digest: str) -> Outcome:
         if not how.accept_churn:
             _check_churn(here.model, moved, present)
         measured = aside.submit(lambda: _measures(here, origin, compared, grouped, told.result()))
+        weights = aside.submit(link_weights.link_weights, origin, grouped.of, as_of=run.as_of)
         persons = _persons_before(here, len(before.dictionary))
         counted: Mapping[str, int] = Counter(events["kind"].to_pylist())
         if not run.dry_run:
@@ -223,15 +228,16 @@ def _index(here: Index, how: How, digest: str) -> Outcome:
             after = said["person_id"].filter(pa.array(at >= 0)).combine_chunks()
             persons_now = identity.followed(before, at[at >= 0], after)
             queue = _waiting(here, extension, persons_now, taken)
-            weights = link_weights.link_weights(origin, grouped.of, as_of=run.as_of)
         found = [*measured.result(), *report.placeholders(extension.placeholders)]
         _check_limits(here.model, [*found, *report.changes(counted, before=persons)])
+        for each in writing:
+            each.result()
         progress.step("persons decided on")
         if not run.dry_run:
             history.record(here, present, events)
             progress.step("crosswalk written")
             here.remake(queue, tables.REVIEW_QUEUE)
-            here.remake(weights, tables.LINK_WEIGHTS)
+            here.remake(weights.result(), tables.LINK_WEIGHTS)
             counted = history.told(here)
             found += report.changes(counted, before=persons)
             _tell(here, found)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +10,6 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 
 from concord.errors import UsageError
-from concord.lake.registry import Table
 from concord.lake.workers import Made
 from concord.linkage import engine, extend, files, spread, tables
 from concord.linkage.arrays import Directory, distinct
@@ -38,8 +36,8 @@ PLACED = pa.schema({"code": pa.int64(), "pattern": pa.int64(), "rule": pa.int8()
 
 
 def compared(here: Index, records: DataFrame, origin: pa.Table) -> Compared:
-    """Makes and weighs all pairs, and writes keys, patterns, pairs and links unless the run is
-    dry. `origin`: as groups.facts of the records."""
+    """Makes and weighs all pairs, and writes them unless the run is dry; the rest is still to be
+    written. `origin`: as groups.facts of the records."""
     spark, model = here.lake.spark, here.model
     encoded = engine.encode(records, model, id="record_id")
     held = [encoded.blobs]
@@ -124,9 +122,9 @@ def _rules(model: PersonIndex) -> pa.Array:
 
 
 def written(here: Index, counts: pa.Table, pairs: Made, apart: Apart, origin: pa.Table) -> Compared:
-    """Writes keys, patterns, pairs and links, unless the run is dry, and brings the pairs to the
-    driver. `counts`: as blocking.counts_of, of all pairs; `pairs`: all that are kept, as rows of
-    vault/linkage_pairs."""
+    """Writes pairs, unless the run is dry, and brings them to the driver; keys, patterns and links
+    are still to be written. `counts`: as blocking.counts_of, of all pairs; `pairs`: all that are
+    kept, as rows of vault/linkage_pairs."""
     model = here.model
     told = _counts(counts, model)
     if here.run.dry_run:
@@ -140,23 +138,11 @@ def written(here: Index, counts: pa.Table, pairs: Made, apart: Apart, origin: pa
         (extend.rows_of(apart, model), tables.KEYS),
         (told, tables.PATTERNS),
     )
-    return Compared(told, _brought(here, rows, origin, writes), apart.refused)
-
-
-def _brought(
-    here: Index, rows: DataFrame, origin: pa.Table, writes: Sequence[tuple[Rows | Made, Table]]
-) -> pa.Table:
-    """Pairs as they are stored, as `_in_order`; what is to be written is written beside."""
-    with ThreadPoolExecutor(max_workers=max(len(writes), 1)) as pool:
-        done = [pool.submit(here.aside().remake, *write) for write in writes]
-        found = _stored(rows, origin, here.model)
-        for future in done:
-            future.result()
-    return found
+    return Compared(told, _stored(rows, origin, model), apart.refused, writes)
 
 
 def rescored(here: Index, origin: pa.Table) -> Compared:
-    """The last run's pairs by the weights of the model as it is now; writes links unless dry.
+    """The last run's pairs by the weights of the model as it is now; links are still to be written.
 
     Of a pair's variants the pattern stays that the last run found the heaviest. Raises UsageError
     (exit 2) where stored patterns do not tell what the model asks.
@@ -182,7 +168,7 @@ def rescored(here: Index, origin: pa.Table) -> Compared:
         )
     rows = lake.read(tables.PAIRS)
     writes = () if here.run.dry_run else ((_links(stored(rows), model), tables.LINKS),)
-    return Compared(told, _brought(here, rows, origin, writes), Refused())
+    return Compared(told, _stored(rows, origin, model), Refused(), writes)
 
 
 def _counts(counts: pa.Table, model: PersonIndex) -> pa.Table:

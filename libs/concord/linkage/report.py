@@ -15,10 +15,10 @@ many pairs are wrong is told. index/quality is for those who keep the index and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +41,11 @@ from concord.linkage.placeholders import OTHERS
 from concord.linkage.standardise import STANDARD
 from concord.linkage.values import PairedRows, Records
 
+if TYPE_CHECKING:  # what is written is none of this module's
+    from concord.lake.registry import Table
+    from concord.lake.workers import Made
+    from concord.linkage.spread import Rows
+
 ALL = "all"
 LARGE = 10  # persons of so many records and more are counted together
 FEEDS = "feeds"
@@ -54,12 +59,13 @@ class Compared:
 
     `counts`: rule, pattern, pairs (all pairs of variants that were compared); `pairs`:
     left, right (places in `origin`, groups.facts of all records), pattern, rule (its name), weight
-    (bits), of all that were kept.
+    (bits), of all that were kept; `writes`: what of it is still to be written, and where to.
     """
 
     counts: pa.Table
     pairs: pa.Table
     refused: Refused
+    writes: Sequence[tuple[Rows | Made, Table]] = ()
 
 
 @dataclass(frozen=True)
