@@ -101,10 +101,10 @@ def blocking(rule: Rule) -> dict[str, Any]:
 
 def comparison(compared: compare.Comparison, u: Mapping[str, float]) -> dict[str, Any]:
     """Missing is where no level's condition is met; the last level is what is left. `u`: those that
-    stay as they are."""
+    stay as they are. Where a level counts rare values apart, Splink adjusts for term frequencies in
+    its own way: by each value's, not by classes of them."""
     met = {level.name: condition(level.when) for level in compared.levels}
-    if any(level.classes > 1 for level in compared.levels):
-        raise UsageError(f"{compared.name}: classes of frequencies are not told in Splink's terms")
+    counted = {level.name: column_of(level.part) for level in compared.levels if level.part}
     none = " or ".join(f"coalesce({sql}, false)" for sql in met.values())
     last = compared.levels[-1].name
     levels: list[dict[str, Any]] = [
@@ -113,7 +113,8 @@ def comparison(compared: compare.Comparison, u: Mapping[str, float]) -> dict[str
     for name, sql in met.items():
         level = {"sql_condition": "ELSE" if name == last else sql, "label_for_charts": name}
         fixed = {"u_probability": u[name], "fix_u_probability": True} if name in u else {}
-        levels.append({**level, **fixed})
+        rare = {"tf_adjustment_column": counted[name]} if name in counted else {}
+        levels.append({**level, **fixed, **rare})
     return {"output_column_name": compared.name, "comparison_levels": levels}
 
 

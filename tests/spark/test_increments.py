@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from pyspark.sql import SparkSession
 from concord.lake.session import interpret
 from concord.linkage import index as index_of_few
 from concord.linkage import pairs, spread, tables
+from concord.linkage.model import Comparison
 from concord.linkage.person_index import load_person_index
 from concord.linkage.placeholders import Search
 from tests.archive import FEEDS, Archive
@@ -43,24 +44,26 @@ def _interpreted(spark: SparkSession) -> Iterator[None]:
     interpret(spark, False)
 
 
+def exactly(comparison: Comparison, update: Mapping[str, Any]) -> Comparison:
+    """Other numbers for those who agree."""
+    exact = comparison.levels["exact"].model_copy(update=update)
+    return comparison.model_copy(update={"levels": {**comparison.levels, "exact": exact}})
+
+
 class World:
     """People of a few names, birth dates and homes: many share keys, and the large ones break."""
 
     def __init__(self, spark: SparkSession, folder: Path, seed: int, *, frequent: bool) -> None:
         model = load_person_index(ROOT / "conf/person_index.yaml")
-        given = model.comparisons["given"]
-        exact = given.levels["exact"]
-        often = exact.model_copy(
-            update={
-                "frequencies": (0.12, 0.2),
-                "m": (0.3, 0.3, 0.209),
-                "u": (0.001, 0.0008, 0.0008),
-            }
-        )
-        counted = given.model_copy(update={"levels": {**given.levels, "exact": often}})
+        counted = {"frequencies": (0.12, 0.2), "m": (0.3, 0.3, 0.209), "u": (0.001, 0.0008, 0.0008)}
+        plain = {"frequencies": (), "m": 0.809, "u": 0.0026}
         model = model.model_copy(
             update={
-                "comparisons": {**model.comparisons, "given": counted if frequent else given},
+                "comparisons": {
+                    **model.comparisons,
+                    "given": exactly(model.comparisons["given"], counted if frequent else plain),
+                    "family": exactly(model.comparisons["family"], plain),
+                },
                 "placeholders": model.placeholders.model_copy(update={"search": Search()}),
                 "pair_budget": 6,
                 "increment_limit": 0.9,

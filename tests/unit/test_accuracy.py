@@ -123,6 +123,9 @@ def test_the_committed_index_can_be_told() -> None:
     told = splink_model.translated(INDEX)
     assert len(told["blocking"]) == len(INDEX.blocking)
     assert len(told["never"]) == len(INDEX.never)
+    levels = [level for of in told["comparisons"] for level in of["comparison_levels"]]
+    rare = [of["tf_adjustment_column"] for of in levels if "tf_adjustment_column" in of]
+    assert rare == ["given", "family"], "names are adjusted for how common they are"
 
 
 def test_a_model_is_fitted_anew_but_for_what_is_reckoned() -> None:

@@ -23,6 +23,7 @@ STEP = 2.0  # bits by which the weight is raised inside a component that is too 
 # but one pair out of four does not join two and two records, be it as strong as can be.
 ABSENT = -7.0
 CLIP = 20.0  # bits either way: no pair says more, so none outweighs all others of its cluster
+MORE_AGAINST = 1.0  # bits beyond CLIP: a pair that is ruled out outweighs any one link
 # Weights are whole units, this many to a bit: sums are exact whatever the order of the pairs.
 UNITS = 2.0**20
 LAST = np.iinfo(np.uint64).max
@@ -147,7 +148,8 @@ def clusters(
     of more than `limit` records `loose` is raised, step by step, until all its parts are within
     the limit or only the heaviest links are left. Inside a part the two clusters of the highest
     mean weight, over all pairs between them, are merged while that is at least `threshold`. A
-    weight is clipped to `clip` bits either way; a pair that is not given weighs `absent`.
+    weight is clipped to `clip` bits, one against it to MORE_AGAINST below -clip; a pair that is not
+    given weighs `absent`.
 
     `loose` is the threshold, or higher: two clusters whose mean reaches the threshold have a link
     that does, so a lower one would find larger components, but no other clusters.
@@ -187,7 +189,8 @@ def clusters(
     inside = np.flatnonzero((of[left] == of[right]) & ~(done | held)[left])
     inside = inside[node[left[inside]] != node[right[inside]]]
     one, other, order, _ = _runs(place[left[inside]], place[right[inside]], len(rest))
-    excess = np.clip(units[inside[order]], _units(-clip), _units(clip)) - _units(absent)
+    against = _units(-clip - MORE_AGAINST)
+    excess = np.clip(units[inside[order]], against, _units(clip)) - _units(absent)
     edges = _Edges(at[one], at[other], excess, np.zeros(len(one), dtype=bool))
     if len(must[0]) or len(cannot[0]):
         barred = (of[cannot[0]] == of[cannot[1]]) & ~held[cannot[0]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
@@ -29,7 +29,7 @@ def written(path: Path, fitted: PersonIndex) -> str:
             said = data["comparisons"][name]["levels"][level]
             for which in SHARES:
                 shares = [float(share) for share in rounded(of.each(which))]
-                said[which] = shares[0] if len(shares) == 1 else shares
+                said[which] = shares[0] if len(shares) == 1 else _in_line(shares)
     for place, each in enumerate(fitted.interactions):
         data["interactions"][place]["bits"] = _by_line(each.bits)
     for key in ("data_digest", "fitted_on"):
@@ -61,6 +61,12 @@ def _yaml() -> YAML:
     yaml.brace_single_entry_mapping_in_flow_sequence = True
     yaml.indent(mapping=2, sequence=4, offset=2)
     return yaml
+
+
+def _in_line(shares: list[float]) -> CommentedSeq:
+    found = CommentedSeq(shares)
+    found.fa.set_flow_style()
+    return found
 
 
 def _by_line(bits: Mapping[str, Mapping[str, float]]) -> CommentedMap:

@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 MODEL = load_person_index(ROOT / "conf" / "person_index.yaml")
 SVG = "{http://www.w3.org/2000/svg}"
 FULL = {"given": "exact", "family": "exact", "birth": "exact", "contact": "household"}
-NAMES = {"given": "exact", "family": "exact", "middle": "same"}
+NAMES = {"given": "initial", "family": "exact", "middle": "same"}
 COUNTS = pa.table(
     {
         "rule": ["ssn"] * 3,
@@ -35,7 +35,7 @@ COUNTS = pa.table(
     }
 )
 PLAN = [Planned("ssn", 3, 40, 40, (2,), 0), Planned("zip_birth", 3, 1200, 7, (2,), 0)]
-RARE = MODEL.with_levels({"given": {"exact": (0.01, 0.0026), "near": (0.8145, 0.00155)}})
+RARE = MODEL.with_levels({"given": {"initial": (0.01, 0.00778), "nickname": (0.1641, 0.00316)}})
 
 EVERY: dict[str, Callable[[], Chart]] = {
     "match_weights": lambda: charts.match_weights(MODEL),
@@ -83,8 +83,10 @@ def test_every_level_has_its_weight() -> None:
     chart = charts.match_weights(MODEL)
     for name, comparison in MODEL.comparisons.items():
         for level, of in comparison.levels.items():
-            assert f"{name}: {level}: {np.log2(of.m / of.u):+.1f}" in chart.description
-            assert f">{name}: {level}</text>" in chart.svg
+            for at, bits in enumerate(np.log2(np.divide(of.each("m"), of.each("u"))), start=1):
+                told = f"{name}: {level}" + (f" {at} of {of.classes}" if of.classes > 1 else "")
+                assert f"{told}: {bits:+.1f}" in chart.description
+                assert f">{told}</text>" in chart.svg
 
 
 def test_classes_of_frequency_are_told_apart() -> None:
@@ -131,7 +133,7 @@ def test_the_share_of_records_that_fall_short() -> None:
 
 def test_two_models_are_compared_by_weights_and_pairs() -> None:
     told = charts.compared(MODEL, RARE, counts=COUNTS).description
-    assert "given: exact: 8.3 and 1.9" in told
+    assert "given: initial: 4.0 and 0.4" in told
     # A full match keeps its side; three names alone fall below even odds.
     assert "by both models: 100; only by the first: 10; only by the second: 0" in told
     turned = charts.compared(RARE, MODEL, counts=COUNTS).description

@@ -21,7 +21,16 @@ from concord.contracts.odcs import load_contracts
 from concord.ingest import tables as ingest_tables
 from concord.lake.registry import Table
 from concord.linkage import inputs, job
-from concord.linkage.clusters import ABSENT, CLIP, STEP, Clusters, Pairs, clusters, contradictions
+from concord.linkage.clusters import (
+    ABSENT,
+    CLIP,
+    MORE_AGAINST,
+    STEP,
+    Clusters,
+    Pairs,
+    clusters,
+    contradictions,
+)
 from concord.linkage.index import Index
 from concord.linkage.person_index import load_person_index
 from concord.linkage.quality import b_cubed, pairwise
@@ -136,8 +145,9 @@ def merged(part: set[int], weight: Mapping[Pair, float], case: Case) -> list[set
             between = [(min(p), max(p)) for p in product(found[one], found[other])]
             if any(apart(pair, case) for pair in between):
                 continue
-            bits = [max(-CLIP, min(CLIP, weight.get(pair, ABSENT))) for pair in between]
-            means[one, other] = sum(map(Fraction, bits)) / len(bits)
+            bits = [min(CLIP, weight.get(pair, ABSENT)) for pair in between]
+            clipped = [Fraction(max(-CLIP - MORE_AGAINST, each)) for each in bits]
+            means[one, other] = sum(clipped) / len(clipped)
         best = max(means, key=means.__getitem__, default=None)
         if best is None or means[best] < case.threshold:
             return found
@@ -299,6 +309,8 @@ def test_no_pair_says_more_than_the_clip() -> None:
     # Unclipped, the mean of 60 and three absent ones would do, and of 18 and -60 it would not.
     assert group(5, [*family(0, 1, 2, 3, weight=20), (3, 4, 60.0)]).number == 2
     assert group(3, [(0, 1, 20.0), (1, 2, 18.0), (0, 2, -60.0)], threshold=-2).number == 1
+    # Twins, and a newborn without a name who may be either: what parts them is the stronger.
+    assert group(3, [(0, 1, -math.inf), (0, 2, 60.0), (1, 2, 60.0)]).number == 2
 
 
 def test_a_giant_breaks_at_its_weakest_links() -> None:
