@@ -3,7 +3,9 @@
 Records that neither changed nor are new keep their pairs among themselves: the rules that make such
 a pair, and the first of them, depend on the two records and on which keys the budget keeps out. So
 what is to be made anew are the pairs of changed records, and those of records under a key that the
-budget now uses otherwise, or with a value that is now more or less common.
+budget now uses otherwise. Which values are common stays as the last whole run found it, as its
+placeholders do: a name that crosses a bound would make the pairs of all who bear it anew, and a
+delivery would move the weights of pairs that it says nothing of.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from concord.linkage import engine, keys, spread
 from concord.linkage.blobs import ID
 from concord.linkage.blocking import Anew, Matching, counts_of
 from concord.linkage.engine import Encoded
-from concord.linkage.keys import NO_HASHES, Refused
+from concord.linkage.keys import Refused
 from concord.linkage.model import Model
 from concord.linkage.spread import Rows
 from concord.linkage.values import Common, Flags, Hashes
@@ -99,12 +101,10 @@ def extended(
 
     near, stable = near_to(changed), None
     try:
-        if model.frequent:  # How common a value is hangs on all records.
-            stable = engine.encode(records, model, id="record_id", choose=others)
-        now = _apart(spark, stable, near, new, was, model, changed)
+        now = _apart(spark, near, new, was, model, changed)
         otherwise, anew = _otherwise(was, now, model), ids
         if otherwise:
-            stable = stable or engine.encode(records, model, id="record_id", choose=others)
+            stable = engine.encode(records, model, id="record_id", choose=others)
             more = keys.ids_with(stable.blobs, otherwise)
             anew = pa.concat_arrays([ids, more])
             changed = _both(changed, keys.keys_had(stable.blobs, rules, ids=more))
@@ -140,7 +140,6 @@ def extended(
 
 def _apart(
     spark: SparkSession,
-    stable: Encoded | None,
     near: Encoded,
     new: Encoded,
     was: Apart,
@@ -148,17 +147,11 @@ def _apart(
     changed: Mapping[int, Hashes],
 ) -> Apart:
     """What is treated apart now. `changed`: the keys, by rule, that changed records had or have:
-    of no other did the number of rows change. `stable`: where there are frequent values."""
-    limit, frequent = keys.largest_block(model.pair_budget), model.frequent
+    of no other did the number of rows change."""
+    limit = keys.largest_block(model.pair_budget)
     present = near.beside(new)
     kinds = [(rule.on, limit) for rule in model.rules]
     of_rules = keys.counted(present.blobs, kinds, shares=present.shares(spark), within=changed)
-    common: Mapping[str, Common] = {}
-    if stable is not None and frequent:
-        every = stable.beside(new)
-        kinds = [((part,), int(bounds[0] * every.rows)) for part, bounds in frequent.items()]
-        of_parts = keys.counted(every.blobs, kinds, shares=every.shares(spark))
-        common = engine.common_values(frequent, of_parts, every.rows)
     large = {number: one.large for number, one in enumerate(of_rules) if len(one.large)}
     found = keys.refused(present.blobs, model.rules, large, limit=limit)
     made = sum(one.sizes.pairs for one in of_rules) - sum(found.pairs.values())
@@ -167,7 +160,7 @@ def _apart(
             f"the keys of changed records would make {made:,} pairs, more than run_budget "
             f"{model.run_budget:,}; `concord index --plan` shows which rule makes most"
         )
-    return Apart(was.refused.replaced(changed, found), common)
+    return Apart(was.refused.replaced(changed, found), was.common)
 
 
 def _both(one: Mapping[int, Hashes], other: Mapping[int, Hashes]) -> dict[int, Hashes]:
@@ -176,19 +169,10 @@ def _both(one: Mapping[int, Hashes], other: Mapping[int, Hashes]) -> dict[int, H
 
 def _otherwise(was: Apart, now: Apart, model: Model) -> list[tuple[tuple[str, ...], Hashes]]:
     """Parts that make a key, and the keys of which pairs are not what they were."""
-    found = [
+    return [
         (model.rules[number].on, some)
         for number, some in sorted(was.refused.differing(now.refused).items())
     ]
-    for part, common in now.common.items():
-        old = was.common.get(part, Common(NO_HASHES, np.zeros(0, dtype=np.int8)))
-        classes = [
-            dict(zip(c.hashes.tolist(), c.classes.tolist(), strict=True)) for c in (old, common)
-        ]
-        some = {key for key, _ in classes[0].items() ^ classes[1].items()}
-        if some:
-            found.append(((part,), np.array(sorted(some), dtype=np.uint64)))
-    return found
 
 
 def rows_of(apart: Apart, model: Model) -> pa.Table:
