@@ -52,7 +52,8 @@ class Judged:
     same: the SSNs are exactly or nearly the same.
     true: the SSNs are the same, and the model does not rule the pair out.
     reach: what both say without the SSN could weigh as much as the threshold if all of it agreed,
-        and a rule that does not read the SSN could make the pair.
+        on values as rare as those that do agree, and a rule that does not read the SSN could make
+        the pair.
     """
 
     chance: Floats
@@ -91,7 +92,7 @@ def judged(model: Model, pairs: pa.Table, *, threshold: float) -> Judged:
     exact, near, differ = (np.isin(ssn, list(digits[name])) for name in (EXACT, NEAR, DIFFER))
     levels[:, column] = 0
     weight = weights.of(weights.space.encode(levels))
-    reach = (weights.most(levels > 0) >= threshold) & _could_be_made(model, levels > 0)
+    reach = (_most(model, levels) >= threshold) & _could_be_made(model, levels > 0)
     found = np.ones(pairs.num_rows, dtype=bool)
     if blind_first(model):
         by = pc.is_in(pairs["rule"], value_set=pa.array(blind(model), pa.string()))
@@ -105,6 +106,21 @@ def judged(model: Model, pairs: pa.Table, *, threshold: float) -> Judged:
         true=(exact & ~weights.refuses(patterns))[place],
         reach=reach[place],
     )
+
+
+def _most(model: Model, levels: Integers) -> Floats:
+    """The heaviest that pairs can be: of values that agree their own rarity, of others the rarest.
+
+    `levels`: a row per pair, a column per comparison: the digits of its pattern.
+    """
+    most = model.weights.most(levels > 0)
+    for place, comparison in enumerate(model.comparisons.values()):
+        bits = np.array(model.weights.bits[place])
+        for name in comparison.levels:
+            classes = comparison.digits[name]
+            agree = np.isin(levels[:, place], classes)
+            most[agree] += bits[levels[agree, place]] - bits[classes].max()
+    return most
 
 
 def shares(of: Judged, pairs: Integers) -> dict[str, Share]:

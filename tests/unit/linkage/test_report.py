@@ -196,6 +196,20 @@ def test_rules_that_read_the_ssn_are_known() -> None:
     assert not holdout.blind_first(ordered(blind_first=False))
 
 
+def test_common_names_reach_less_far_than_rare_ones() -> None:
+    names = {"given": "exact", "family": "exact", "middle": "same", "sex": "same"}
+    rare, space = MODEL.pattern(**names), MODEL.weights.space
+    places = dict(zip(MODEL.comparisons, space.places.tolist(), strict=True))
+    common = rare + 3 * places["given"] + 3 * places["family"]
+    assert {level: MODEL.words(common)[level] for level in names} == names
+    # Given names that do not agree could have been rare ones.
+    nothing = MODEL.pattern(**{**names, "given": "differ"})
+    counts = pa.table({"rule": ["names_middle"] * 3, "pattern": [rare, common, nothing]})
+    of = holdout.judged(MODEL, counts, threshold=MODEL.cluster_weight)
+    assert of.reach.tolist() == [True, False, True]
+    assert of.linked.tolist() == [True, False, False]
+
+
 def test_calibration_sets_what_was_expected_beside_what_came() -> None:
     strong, weak = {**FULL, "sex": "same"}, {"given": "near", "family": "exact", "contact": "zip"}
     counts = table(
