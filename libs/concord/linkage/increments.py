@@ -170,8 +170,8 @@ def _differing(was: tuple[Hashes, Hashes], now: tuple[Hashes, Hashes]) -> Hashes
 
 
 def extended(here: Index, since: Base, change: Delivered) -> Extension:
-    """Compares what changed, and writes records, keys, patterns, pairs and links unless the run is
-    dry."""
+    """Compares what changed, and writes records and pairs unless the run is dry; the rest is still
+    to be written."""
     lake, model = here.lake, here.model
     before = since.rows(lake, tables.RECORDS)
     new = engine.encode(change.fresh, model, id="record_id")
