@@ -46,7 +46,7 @@ build/real/made: infra/real/requirements.txt | setup
 	  || $(python) -m pip --python $(real_python) $(real_install)
 	@touch $@
 
-chaos: setup ## the slow tests: jobs, executors and servers killed at every point; all notebooks
+chaos: setup ## the slow tests: jobs, executors and servers killed at every point, all notebooks
 	@$(python) -m pytest -m chaos $(TEST)
 
 lint: setup ## ruff, mypy and the import rules alone

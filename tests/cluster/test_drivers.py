@@ -1,7 +1,7 @@
 """Drivers that are killed, meet one another, or find no room: each a process of its own.
 
-All but two need a site that nothing happened to, to be held against: they are `make chaos`'s. What
-is left in the suite is what a second driver and a folder that can not be written are told.
+Most are `make chaos`'s. What is left in the suite is what a second driver and a folder that can not
+be written are told.
 """
 
 from __future__ import annotations

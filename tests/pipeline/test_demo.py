@@ -96,9 +96,9 @@ def test_a_second_demo_finds_nothing_to_do(demo: Demo) -> None:
     assert changed == {"runs", "access_log"}, "what was asked is told again, nothing is made"
 
 
-# Spark takes seconds for what the others read at once: of tables that are all written by one job,
-# it reads those of one agreement.
-BY_SPARK = re.compile(r"/(curated|index|products|ops|studies/DULA-2026-0001)/")
+# Spark takes seconds for what the others read at once: of the studies, which the same jobs write,
+# it reads one, and the scores of another.
+BY_SPARK = re.compile(r"/(curated|index|products|ops|studies/DULA-2026-0001|scores_[a-z_]+)(?=/|$)")
 
 
 def test_every_reader_sees_what_spark_sees(demo: Demo, spark: SparkSession) -> None:
@@ -122,7 +122,8 @@ def test_every_reader_sees_what_spark_sees(demo: Demo, spark: SparkSession) -> N
         wanted = seen(readers["delta-rs"])
         for name, frame in readers.items():
             assert seen(frame) == wanted, f"{path.name} by {name}"
-    assert by_spark == {*BY_SPARK.pattern[2:-2].split("|")}
+    zones = {"curated", "index", "products", "ops", "studies/DULA-2026-0001"}
+    assert zones < by_spark and any(name.startswith("scores_") for name in by_spark)
 
 
 def seen(frame: pl.DataFrame) -> tuple[int, dict[str, int], int]:

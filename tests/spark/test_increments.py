@@ -165,7 +165,8 @@ def test_an_increment_leaves_what_a_whole_run_does(
             f"n{n}": {**world.person(f"n{n}"), "given_name": "Liv"} for n in range(60)
         }
         world.deliver(FEEDS[0])
-        world.run()
+        with patch.object(pairs, "compared", side_effect=AssertionError("all were made anew")):
+            world.run()
         assert world.common() == common, "as the last whole run found them"
         world.run(whole=True)
         assert world.common() != common

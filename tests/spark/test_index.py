@@ -104,6 +104,14 @@ def wage(number: int, employer: str = "e1", **changes: Any) -> dict[str, Any]:
     return {**who, **changes}
 
 
+def written_by_spark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a lake whose tables are large: nothing is read or written past Spark."""
+    monkeypatch.setattr(index_of_few, "FEW", 0)
+    monkeypatch.setattr(index_of_few, "ONE_FILE", 0)
+    monkeypatch.setattr(log, "MOST_FILES", -1)
+    monkeypatch.setattr(driver, "write_stored", lambda *_: False)
+
+
 @pytest.mark.parametrize(
     "written_by", ["the driver", pytest.param("Spark", marks=pytest.mark.chaos)]
 )
@@ -111,11 +119,7 @@ def test_persons_are_recognised_kept_and_followed_over_time(
     archive: Archive, written_by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if written_by == "Spark":
-        # As of a lake whose tables are large: nothing is read or written past Spark.
-        monkeypatch.setattr(index_of_few, "FEW", 0)
-        monkeypatch.setattr(index_of_few, "ONE_FILE", 0)
-        monkeypatch.setattr(log, "MOST_FILES", -1)
-        monkeypatch.setattr(driver, "write_stored", lambda *_: False)
+        written_by_spark(monkeypatch)
     archive.load("snap", [person(1), person(2), person(3)])
     archive.load("wages", [wage(1), wage(1, "e2", given_name="M"), wage(4)])
     first = archive.index(MAY)
@@ -214,6 +218,7 @@ def test_killed_at_every_point_and_run_again_the_tables_are_the_same(
 def test_a_run_of_other_inputs_finishes_what_a_killed_one_began(
     archive: Archive, dying: pytest.MonkeyPatch
 ) -> None:
+    written_by_spark(dying)
     archive.load("snap", [person(1)])
     assert killed(archive, MAY, "index.wrote.index/events", dying)
     archive.load("snap", [person(1), person(2)])

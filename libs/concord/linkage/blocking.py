@@ -48,8 +48,9 @@ CHUNK = 1_000_000
 TOGETHER = 1_000_000
 # Patterns up to here are counted in an array of all that there can be.
 DENSE = 1 << 23
-# A part whose commonest value has more records than a partition should hold is none to place by: at
-# most one partition then has twice its share, and to send all records once more takes longer.
+# A part whose commonest value has more records than a partition should hold is none to place by.
+# Up to there one partition may have twice its share, or more if two such values meet in it; to send
+# all records once more takes longer than to wait for it.
 UNEVEN = 1.0
 
 ENCODED = "records bigint, tops array<bigint>, sample binary, blob binary"
@@ -232,9 +233,9 @@ def placements(
     """Rules grouped by parts that all of them determine, as few groups as a greedy choice finds.
 
     Who agrees on a column agrees on every transform of it. `top_shares`: part -> the share of
-    records with its commonest value, at most. Records are not placed by parts so uneven that one
-    partition could get more than UNEVEN times what is meant for it, besides that. By lists records
-    are placed for one rule alone.
+    records with its commonest value, at most. Records are not placed by parts of which one value
+    has more than UNEVEN times the records that a partition should hold. By lists records are placed
+    for one rule alone.
     """
     most = UNEVEN / shares if shares > 2 else 1.0
     parts = [

@@ -22,8 +22,8 @@ STEP = 2.0  # bits by which the weight is raised inside a component that is too 
 # Bits of a pair that was not compared, or not kept: mild, for blocking misses pairs of one person,
 # but one pair out of four does not join two and two records, be it as strong as can be.
 ABSENT = -7.0
-CLIP = 20.0  # bits either way: no pair says more, so none outweighs all others of its cluster
-MORE_AGAINST = 1.0  # bits beyond CLIP: a pair that is ruled out outweighs any one link
+CLIP = 20.0  # bits: no pair says more for a link, so none outweighs all others of its cluster
+MORE_AGAINST = 1.0  # bits below -CLIP: against, a pair may say so much more than any for it
 # Weights are whole units, this many to a bit: sums are exact whatever the order of the pairs.
 UNITS = 2.0**20
 LAST = np.iinfo(np.uint64).max

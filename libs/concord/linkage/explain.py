@@ -42,7 +42,7 @@ LEVELS: Mapping[str, str] = {
 SAYINGS: Mapping[tuple[str, str], str] = {
     ("ssn", "near"): "SSNs are one digit or one swap apart",
     ("ssn", "last_four"): "same last four digits of the SSN, which is all that both say",
-    ("family", "form"): "family names are of the same words, in one or in another order",
+    ("family", "form"): "family names are of the same words, written as one or in another order",
     ("birth", "near"): "birth dates agree in two of year, month and day, or swap day and month",
     ("birth", "year"): "same birth year, of which one record says no more",
     ("birth_order", "one_says"): "one is called the first or second of twins, the other is not",

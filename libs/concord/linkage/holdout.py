@@ -116,10 +116,12 @@ def _most(model: Model, levels: Integers) -> Floats:
     most = model.weights.most(levels > 0)
     for place, comparison in enumerate(model.comparisons.values()):
         bits = np.array(model.weights.bits[place])
-        for name in comparison.levels:
-            classes = comparison.digits[name]
-            agree = np.isin(levels[:, place], classes)
-            most[agree] += bits[levels[agree, place]] - bits[classes].max()
+        for name, level in comparison.levels.items():
+            if level.classes > 1:
+                classes = [*comparison.digits[name]]
+                agree = np.isin(levels[:, place], classes)
+                others = np.delete(bits, classes).max()
+                most[agree] += np.maximum(bits[levels[agree, place]], others) - bits.max()
     return most
 
 

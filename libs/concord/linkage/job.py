@@ -1,10 +1,11 @@
 """The `index` job: records recognised as persons, and persons kept over time.
 
-A run writes, in this order: the placeholders that it found, the standardised records, counts per
-pattern and candidate pairs (in the vault), links, events, the crosswalk, quality. The first five
-are made anew by every run. The events decide: once they are written, the crosswalk follows them, by
-this run or, if it is killed in between, by the next one, whatever that one is about. Before that, a
-run that is repeated finds the same persons and mints the same ids.
+A run writes the placeholders that it found, the standardised records and candidate pairs (in the
+vault); then, side by side and while it makes persons, keys, counts per pattern and links; and when
+all these stand: events, the crosswalk, the review queue, link weights, quality. The events decide:
+once they are written, the crosswalk follows them, by this run or, if it is killed in between, by
+the next one, whatever that one is about. Before that, a run that is repeated finds the same persons
+and mints the same ids.
 """
 
 from __future__ import annotations
@@ -216,13 +217,15 @@ def _index(here: Index, how: How, digest: str) -> Outcome:
         grouped = _clusters(here, origin, compared.pairs, taken, before, again)
         events = _events(here, ids, grouped, before, gone, present, taken)
         moved = identity.churn(events)
+        for each in writing:  # What could not be written is told before what must not be.
+            each.result()
         if not how.accept_churn:
             _check_churn(here.model, moved, present)
         measured = aside.submit(lambda: _measures(here, origin, compared, grouped, told.result()))
-        weights = aside.submit(link_weights.link_weights, origin, grouped.of, as_of=run.as_of)
         persons = _persons_before(here, len(before.dictionary))
         counted: Mapping[str, int] = Counter(events["kind"].to_pylist())
         if not run.dry_run:
+            weights = aside.submit(link_weights.link_weights, origin, grouped.of, as_of=run.as_of)
             said = identity.moves(events)
             at = places(known, numbers(said["record_id"]))
             after = said["person_id"].filter(pa.array(at >= 0)).combine_chunks()
@@ -230,8 +233,6 @@ def _index(here: Index, how: How, digest: str) -> Outcome:
             queue = _waiting(here, extension, persons_now, taken)
         found = [*measured.result(), *report.placeholders(extension.placeholders)]
         _check_limits(here.model, [*found, *report.changes(counted, before=persons)])
-        for each in writing:
-            each.result()
         progress.step("persons decided on")
         if not run.dry_run:
             history.record(here, present, events)

@@ -158,6 +158,11 @@ def rescored(here: Index, origin: pa.Table) -> Compared:
             "--rescore: the last run's pairs were made by other blocking rules, comparisons or "
             "placeholders than conf/person_index.yaml has now; run concord index"
         )
+    newest = [lake.newest(table) for table in (tables.RECORDS, tables.PATTERNS, tables.PAIRS)]
+    if len({each.run_id for each in newest if each}) > 1:
+        raise UsageError(
+            "--rescore: the last run ended before all that it made was written; run concord index"
+        )
     weight = model.weights.of(told["pattern"].to_numpy())
     lost = (weight >= model.keep_weight) & ~told["kept"].to_numpy(zero_copy_only=False)
     if lost.any():

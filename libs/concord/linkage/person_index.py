@@ -174,7 +174,7 @@ def _index_mistakes(
             yield ("sex_codes", code), "must be F or M; leave out codes that mean neither"
     if not model.keep_weight <= model.link_weight:
         yield ("link_weight",), "must not be less than keep_weight"
-    # clusters.py counts in bits of the odds, of which it takes no more than CLIP.
+    # clusters.py counts in bits of the odds, of which it takes no more than CLIP for a link.
     odds = model.cluster_weight + model.prior_bits
     if not -CLIP <= model.absent_weight + model.prior_bits < odds <= CLIP:
         yield (

@@ -66,7 +66,7 @@ KEYS = Table(
     name="vault/linkage_keys",
     description=(
         "Blocking keys with more pairs than the budget allows, and values that the model takes "
-        "for common: an increment asks whether the keys still have, and keeps the values."
+        "for common: an increment counts the keys anew, and keeps the values."
     ),
     owner=OWNER,
     key=("of", "key"),
