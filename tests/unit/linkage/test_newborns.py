@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from concord.linkage.clusters import clusters
 from concord.linkage.compare import patterns
+from concord.linkage.patterns import Floats, Integers
 from concord.linkage.person_index import load_person_index
 from concord.linkage.standardise import ORIGIN, SOURCES, standardise
 from concord.linkage.values import PairedRows, Records
@@ -91,9 +93,24 @@ def persons(*rows: dict[str, Any]) -> list[int]:
     records = Records(pa.table({n: table[n].cast(pa.string()) for n in MODEL.columns}))
     left, right = np.triu_indices(len(rows), 1)
     weight = MODEL.weights.of(patterns(MODEL.compiled, PairedRows(records, left, right)))
-    prior = MODEL.prior_bits
-    bounds = {"threshold": MODEL.cluster_weight + prior, "absent": MODEL.absent_weight + prior}
-    return clusters(len(rows), left, right, weight + prior, limit=100, **bounds).of.tolist()
+    return clustered(len(rows), left, right, weight + MODEL.prior_bits)
+
+
+def clustered(records: int, left: Integers, right: Integers, bits: Floats) -> list[int]:
+    """By the committed thresholds; `bits`: log2 of the odds of each pair."""
+    threshold, absent = (
+        weight + MODEL.prior_bits for weight in (MODEL.cluster_weight, MODEL.absent_weight)
+    )
+    found = clusters(records, left, right, bits, threshold=threshold, absent=absent, limit=100)
+    return found.of.tolist()
+
+
+def test_a_missing_pair_parts_nobody_and_a_false_link_joins_no_families() -> None:
+    """Of three and three whose own links have 5 bits one may change sides."""
+    assert clustered(3, np.array([0, 1]), np.array([1, 2]), np.array([9.0, 9.0])) == [0, 0, 0]
+    own = [(*pair, 5.0) for family in ((0, 1, 2), (3, 4, 5)) for pair in combinations(family, 2)]
+    left, right, bits = map(np.array, zip(*own, (2, 3, 20.0), strict=True))
+    assert len({*clustered(6, left, right, bits)}) == 2
 
 
 BOY, JAMES, JOHN = ({"given_name": name} for name in ("Baby Boy", "James", "John"))
