@@ -145,10 +145,10 @@ def linkage(
 ) -> None:
     """Measure the linkage engine, and Splink beside it, on invented people."""
     check_markers(docs, START, END)
+    sizes = sorted({*sizes_of(records), *([FULL] if full else [])})
     if histories:
         console.print(f"{histories:,} histories of the index", end=": ")
         console.print(f"as the oracle says, {checked_histories(histories):.0f} s")
-    sizes = sorted({*sizes_of(records), *([FULL] if full else [])})
     asked = {"full": full, "no-skew": not skew, "no-splink": not splink, "on-spark": on_spark}
     results = Linkage(
         datetime.now(UTC).date().isoformat(),
