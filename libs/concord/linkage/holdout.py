@@ -118,10 +118,8 @@ def _most(model: Model, levels: Integers) -> Floats:
         bits = np.array(model.weights.bits[place])
         for name, level in comparison.levels.items():
             if level.classes > 1:
-                classes = [*comparison.digits[name]]
-                agree = np.isin(levels[:, place], classes)
-                others = np.delete(bits, classes).max()
-                most[agree] += np.maximum(bits[levels[agree, place]], others) - bits.max()
+                agree = np.isin(levels[:, place], comparison.digits[name])
+                most[agree] += bits[levels[agree, place]] - bits.max()
     return most
 
 
